@@ -1,0 +1,54 @@
+"""Alembic environment of the ready-made table."""
+
+from __future__ import annotations
+
+import logging
+
+from alembic import context
+from alembic.util import CommandError
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+from sealchemy import SealchemyError, attach_key_ring
+from sealchemy.integrations.models import Base
+from sealchemy.integrations.settings import IntegrationSettings
+from sealchemy.operations import render_item
+
+
+def run_offline(settings: IntegrationSettings) -> None:
+    """Print the SQL; the revisions that encrypt refuse that."""
+    context.configure(url=settings.database_url, target_metadata=Base.metadata, literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def run_online(settings: IntegrationSettings) -> None:
+    """Run the revisions on an engine that has the keys."""
+    engine = create_engine(settings.database_url, poolclass=NullPool)
+    attach_key_ring(engine, settings.key_ring(), rollout=settings.integration_token_encryption_rollout)
+    with engine.connect() as connection:
+        context.configure(
+            connection=connection,
+            target_metadata=Base.metadata,
+            render_item=render_item,
+            transaction_per_migration=True,
+        )
+        with context.begin_transaction():
+            context.run_migrations()
+
+
+def run() -> None:
+    """Run in the mode that was asked for; on the command line, an error of sealchemy is one line."""
+    from_command_line = hasattr(context.config.cmd_opts, "cmd")
+    if from_command_line:
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s [%(name)s] %(message)s")
+    settings = context.config.attributes.get("settings") or IntegrationSettings()
+    try:
+        (run_offline if context.is_offline_mode() else run_online)(settings)
+    except SealchemyError as error:
+        if not from_command_line:
+            raise
+        raise CommandError(str(error)) from None
+
+
+run()

@@ -1,0 +1,99 @@
+"""What a rewriting does with one stored value: encrypt, rekey or decrypt it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqlalchemy import not_
+
+from . import envelope
+from .backends import ANY_STORED_VALUE
+from .errors import PlaintextFoundError
+from .redaction import SecretString
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
+
+    from .backends import Backend
+    from .keys import KeyRing
+
+
+class Cipher(NamedTuple):
+    """What a key ring does with the values of one column."""
+
+    context: str
+    encrypt: Callable[[str], str]
+    decrypt: Callable[[str], SecretString]
+    is_current: Callable[[str], bool]
+
+    @classmethod
+    def of(cls, key_ring: KeyRing, context: str) -> Cipher:
+        """Return the functions of a ring for one context."""
+        return cls(context, key_ring.encryptor(context), key_ring.decryptor(context), key_ring.is_current)
+
+
+class Change(NamedTuple):
+    """What is to be stored, and the plaintext that it and the old value stand for; None if it is the old value."""
+
+    stored: str | None
+    plaintext: SecretString | None
+
+
+class Operation(NamedTuple):
+    """One kind of rewriting.
+
+    `pending` selects, in SQL, the values that may have to change. `change` returns the change of one stored
+    value, None if it is to stay, and raises if it cannot be read.
+    """
+
+    name: str
+    pending: Callable[[Backend, KeyRing, ColumnElement[str]], ColumnElement[bool]]
+    change: Callable[[Cipher, str], Change | None]
+
+
+def _is_plaintext(stored: object) -> bool:
+    # What is not even text is left to `decrypt`, which refuses it.
+    return isinstance(stored, str) and not stored.startswith(envelope.PREFIX)
+
+
+def _encrypt(cipher: Cipher, stored: str) -> Change | None:
+    if _is_plaintext(stored):
+        return Change(cipher.encrypt(stored), SecretString(stored))
+    cipher.decrypt(stored)
+    return None
+
+
+def _rekey(cipher: Cipher, stored: str) -> Change | None:
+    if _is_plaintext(stored):
+        # Encrypting it here would authenticate what somebody may have planted.
+        message = f"{cipher.context}: plaintext is stored; if it belongs there, encrypt the column first"
+        raise PlaintextFoundError(message)
+    plaintext = cipher.decrypt(stored)
+    return None if cipher.is_current(stored) else Change(cipher.encrypt(plaintext), plaintext)
+
+
+def _decrypt(cipher: Cipher, stored: str) -> Change | None:
+    if _is_plaintext(stored):
+        return None
+    plaintext = cipher.decrypt(stored)
+    return Change(str(plaintext), plaintext)
+
+
+ENCRYPT = Operation(
+    "encrypt",
+    pending=lambda backend, _ring, stored: not_(backend.matches(stored, ANY_STORED_VALUE)),
+    change=_encrypt,
+)
+REKEY = Operation(
+    "rekey",
+    pending=lambda backend, ring, stored: not_(
+        backend.matches(stored, f"{envelope.header(ring.primary.id)}?*")
+    ),
+    change=_rekey,
+)
+DECRYPT = Operation(
+    "decrypt",
+    pending=lambda backend, _ring, stored: backend.matches(stored, f"{envelope.PREFIX}*"),
+    change=_decrypt,
+)

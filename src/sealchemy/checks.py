@@ -1,0 +1,204 @@
+"""The CHECK with which the database itself refuses plaintext, and the width that ciphertext needs."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, Engine, Text, func, inspect, not_, select
+from sqlalchemy.exc import IntegrityError
+
+from . import sqlite_schema
+from .backends import ANY_STORED_VALUE, Target, backend_of, connect, load_target, retry
+from .engine import Rollout, binding
+from .errors import RewriteError, UnsupportedOperationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from sqlalchemy import ColumnElement
+
+_NAME_LIMIT = 63
+
+
+def constraint_name(table: str, column: str) -> str:
+    """Return the name of the CHECK on a column, at most 63 characters."""
+    name = f"ck_{table}_{column}_encrypted"
+    if len(name.encode()) <= _NAME_LIMIT:
+        return name
+    return f"ck_{hashlib.sha256(name.encode()).hexdigest()[:16]}_encrypted"
+
+
+def require_encryption(
+    bind: Engine | Connection,
+    table: str,
+    columns: Mapping[str, str],
+    *,
+    schema: str | None = None,
+    lock_timeout: float = 5.0,
+) -> None:
+    """Make the database refuse everything but stored values of ours in these columns.
+
+    A column that is done already is left alone. On PostgreSQL a constraint is added NOT VALID and then
+    validated, in two transactions: in one, the strong lock would be held through the scan.
+
+    Raises:
+        UnsupportedOperationError: the rollout stage of a column is not STRICT.
+        RewriteError: there is plaintext; the text says how much.
+        ColumnDefinitionError: the table or a column does not exist.
+
+    """
+    for context in columns.values():
+        _require_strict(bind, context)
+    with connect(bind) as connection:
+        check = _Check(bind, connection, load_target(connection, table, columns, schema), lock_timeout)
+        check.refuse_plaintext()
+        for column in check.target.columns:
+            check.add(column)
+
+
+def allow_plaintext(
+    bind: Engine | Connection,
+    table: str,
+    columns: Mapping[str, str],
+    *,
+    schema: str | None = None,
+    lock_timeout: float = 5.0,
+) -> None:
+    """Drop what `require_encryption` added."""
+    with connect(bind) as connection:
+        check = _Check(bind, connection, load_target(connection, table, columns, schema), lock_timeout)
+        for column in check.target.columns:
+            check.drop(column)
+
+
+def widen(
+    bind: Engine | Connection,
+    table: str,
+    columns: Mapping[str, str],
+    *,
+    schema: str | None = None,
+    lock_timeout: float = 5.0,
+) -> None:
+    """Give these columns the type that ciphertext fits into, if they have another: TEXT."""
+    with connect(bind) as connection:
+        check = _Check(bind, connection, load_target(connection, table, columns, schema), lock_timeout)
+        for column in inspect(connection).get_columns(table, schema=schema):
+            if column["name"] in columns and not isinstance(column["type"], Text):
+                check.widen(column["name"])
+
+
+class _Check:
+    """The definition of one table, changed in transactions that wait for nobody for long."""
+
+    def __init__(self, bind: Engine | Connection, connection: Connection, target: Target, lock_timeout: float) -> None:
+        self.connection, self.target, self.lock_timeout = connection, target, lock_timeout
+        self.owns_connection = isinstance(bind, Engine)
+        self.backend = backend_of(connection)
+        self.is_sqlite = connection.dialect.name == "sqlite"
+        self.is_postgresql = connection.dialect.name == "postgresql"
+        self.quote = connection.dialect.identifier_preparer.quote
+        self.alter = f"ALTER TABLE {connection.dialect.identifier_preparer.format_table(target.table)}"
+        if self.owns_connection:
+            connection.commit()
+
+    def refuse_plaintext(self) -> None:
+        with self._transaction(write=False):
+            for column in self.target.columns:
+                query = select(func.count()).select_from(self.target.table).where(not_(self._test(column)))
+                if count := self.connection.scalar(query):
+                    message = (
+                        f"{self.target.name}.{column.name}: {count} values are no stored values of sealchemy, so the"
+                        " database cannot be told to refuse such: run encrypt_columns first"
+                    )
+                    raise RewriteError(message)
+
+    def add(self, column: ColumnElement[str]) -> None:
+        name = constraint_name(self.target.table.name, column.name)
+        existing = self._existing()
+        if name not in existing:
+            self._change(lambda: self._add_unvalidated(column, name))
+        if self.is_postgresql and existing.get(name, "not valid") == "not valid":
+            self._validate(name)
+
+    def drop(self, column: ColumnElement[str]) -> None:
+        name = constraint_name(self.target.table.name, column.name)
+        if name not in self._existing():
+            return
+        if self.is_sqlite:
+            table = self.target.table
+            self._change(lambda: sqlite_schema.drop_check(self.connection, table.schema, table.name, name))
+        else:
+            self._change(lambda: self.connection.exec_driver_sql(f"{self.alter} DROP CONSTRAINT {self.quote(name)}"))
+
+    def widen(self, column: str) -> None:
+        if self.is_postgresql:
+            sql = f"{self.alter} ALTER COLUMN {self.quote(column)} TYPE TEXT"
+            self._change(lambda: self.connection.exec_driver_sql(sql))
+
+    def _test(self, column: ColumnElement[str]) -> ColumnElement[bool]:
+        return self.backend.matches(column, ANY_STORED_VALUE)
+
+    def _add_unvalidated(self, column: ColumnElement[str], name: str) -> None:
+        test = self._test(column).compile(self.connection, compile_kwargs={"literal_binds": True})
+        if self.is_sqlite:
+            table = self.target.table
+            sqlite_schema.add_check(self.connection, table.schema, table.name, name, str(test))
+        else:
+            option = " NOT VALID" if self.is_postgresql else ""
+            self.connection.exec_driver_sql(f"{self.alter} ADD CONSTRAINT {self.quote(name)} CHECK ({test}){option}")
+
+    def _validate(self, name: str) -> None:
+        """Scan the table under a lock that lets everybody read and write."""
+        try:
+            self._change(lambda: self.connection.exec_driver_sql(f"{self.alter} VALIDATE CONSTRAINT {self.quote(name)}"))
+        except IntegrityError:
+            # Left in place, it would fail each update of the rows that violate it.
+            self._change(lambda: self.connection.exec_driver_sql(f"{self.alter} DROP CONSTRAINT {self.quote(name)}"))
+        else:
+            return
+        message = (
+            f"{self.target.name}: plaintext was written while {name} was added, which is dropped again: bring every"
+            " process to rollout stage strict, run encrypt_columns, then this again"
+        )
+        raise RewriteError(message)
+
+    def _existing(self) -> dict[str, str]:
+        """Return the CHECKs of the table by name, and whether they are validated."""
+        with self._transaction(write=False):
+            found = inspect(self.connection).get_check_constraints(self.target.table.name, schema=self.target.table.schema)
+        return {
+            str(item["name"]): "not valid" if item.get("dialect_options", {}).get("not_valid") else "valid"
+            for item in found
+        }
+
+    def _change(self, work: Callable[[], object]) -> None:
+        def transaction() -> None:
+            with self._transaction(write=True):
+                work()
+
+        if self.owns_connection:
+            retry(self.backend, transaction)
+        else:
+            transaction()
+
+    @contextmanager
+    def _transaction(self, *, write: bool) -> Iterator[None]:
+        if not self.owns_connection:
+            yield
+            return
+        with self.connection.begin():
+            self.backend.begin(self.connection, self.target, self.lock_timeout, write=write)
+            yield
+
+
+def _require_strict(bind: Engine | Connection, context: str) -> None:
+    keys = binding(bind.dialect)
+    keys.require_ring(context)
+    if keys.stage(context) is not Rollout.STRICT:
+        message = (
+            f"{context}: its rollout stage is {keys.stage(context).value}: the database may only refuse plaintext once"
+            " no process writes any, which is stage strict everywhere"
+        )
+        raise UnsupportedOperationError(message)

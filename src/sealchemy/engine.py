@@ -1,0 +1,226 @@
+"""`attach_key_ring`: keys and rollout stages on an engine, and errors without parameters.
+
+Keys belong to the engine, as SQLAlchemy's JSON serialiser does: so there is none in model code, in a type's
+`repr`, in a pickle, in a statement cache key or in a migration file, and two engines can hold two rings.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import StatementError
+
+from .envelope import check_context
+from .errors import (
+    KeyRingNotAttachedError,
+    PlaintextFoundError,
+    RolloutError,
+    UnsupportedOperationError,
+)
+from .keys import KeyRing
+from .redaction import SecretString
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Dialect, ExceptionContext
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    _Engine = TypeVar("_Engine", Engine, AsyncEngine)
+
+logger = logging.getLogger("sealchemy")
+
+plaintext_reads: Counter[str] = Counter()
+"""How often this process read plaintext, by context. It stays empty once a column is done."""
+
+_FAILING_ROW = re.compile(r"\s*DETAIL:\s+Failing row contains .*", re.DOTALL)
+_ROW_DETAIL_SQLSTATES = frozenset({"23502", "23514", "44000"})
+
+
+class Rollout(StrEnum):
+    """What a process writes to a column, and what it accepts there.
+
+    Every process that reads must understand ciphertext before any process writes it: hence three stages,
+    each deployed everywhere before the next.
+    """
+
+    PREPARE = "prepare"
+    """Write plaintext, read both."""
+
+    MIGRATE = "migrate"
+    """Write ciphertext, read both."""
+
+    STRICT = "strict"
+    """Write ciphertext, read ciphertext only. The default."""
+
+
+class _PerContext(dict[str, Callable[[str], Any]]):
+    """The ready functions of one ring, by context, made when first used."""
+
+    def __init__(self, make: Callable[[str], Callable[[str], Any]]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, context: str) -> Callable[[str], Any]:
+        function = self[context] = self._make(context)
+        return function
+
+
+class Binding:
+    """What a dialect carries: the current ring, and how each context is written and read with it.
+
+    One object for the life of the dialect, whose content is replaced when a ring is: SQLAlchemy keeps the
+    functions that hold it, with the statements that it has compiled.
+    """
+
+    __slots__ = ("key_ring", "read", "rollout", "write")
+
+    key_ring: KeyRing | None
+    rollout: Mapping[str, Rollout] | Rollout
+
+    def __init__(self) -> None:
+        """Start without a ring: everything raises `KeyRingNotAttachedError`."""
+        self.key_ring, self.rollout = None, Rollout.STRICT
+        self.write = self.read = _PerContext(_refuse_without_ring)
+
+    def stage(self, context: str) -> Rollout:
+        """Return the rollout stage of a context."""
+        return self.rollout if isinstance(self.rollout, Rollout) else self.rollout.get(context, Rollout.STRICT)
+
+    def require_ring(self, context: str) -> KeyRing:
+        """Return the ring, or raise `KeyRingNotAttachedError` naming the column that needs it."""
+        return self.key_ring or _refuse_without_ring(context)
+
+    def replace(self, key_ring: KeyRing, rollout: Mapping[str, Rollout] | Rollout) -> None:
+        """Use another ring and other stages from now on."""
+        self.key_ring, self.rollout = key_ring, rollout
+        self.write, self.read = _PerContext(self._writer), _PerContext(self._reader)
+
+    def _writer(self, context: str) -> Callable[[str], str]:
+        encrypt = self.require_ring(context).encryptor(context)
+        if self.stage(context) is not Rollout.PREPARE:
+            return encrypt
+
+        def write_plaintext(value: str) -> str:
+            encrypt(value)  # refuses what could not be encrypted later
+            return str(value)
+
+        return write_plaintext
+
+    def _reader(self, context: str) -> Callable[[str], SecretString]:
+        strict = self.stage(context) is Rollout.STRICT
+        on_plaintext = _refuse_plaintext if strict else _accept_plaintext
+        return self.require_ring(context).decryptor(context, lambda value: on_plaintext(context, value))
+
+
+def attach_key_ring(
+    engine: _Engine,
+    key_ring: KeyRing,
+    *,
+    rollout: Rollout | Mapping[str, Rollout] = Rollout.STRICT,
+) -> _Engine:
+    """Give an engine the keys of its encrypted columns, and return the same engine.
+
+    Calling it again replaces the ring and the stages, for statements that are compiled already too. From
+    the first call on, the errors of this engine carry no statement parameters.
+
+    Args:
+        engine: an `Engine` or `AsyncEngine`; engines made from it with `execution_options()` are included.
+        key_ring: usually `KeyRing.from_env(...)`.
+        rollout: one stage for all columns, or stages by context; a context that is absent is STRICT.
+
+    Raises:
+        RolloutError: a stage that is none of the three.
+        UnsupportedOperationError: `engine` is no engine, or `key_ring` no key ring.
+
+    """
+    target = getattr(engine, "sync_engine", engine)
+    if not isinstance(target, Engine) or not isinstance(key_ring, KeyRing):
+        message = (
+            "attach_key_ring takes an Engine or AsyncEngine and a KeyRing, not"
+            f" {type(engine).__name__} and {type(key_ring).__name__}"
+        )
+        raise UnsupportedOperationError(message)
+    stages = _parse_rollout(rollout)
+    binding(target.dialect).replace(key_ring, stages)
+    if not event.contains(target, "handle_error", _scrub):
+        event.listen(target, "handle_error", _scrub, insert=True)
+    logger.info("attached %r to %s, rollout %s", key_ring, target.dialect.name, _describe(stages))
+    return engine
+
+
+def binding(dialect: Dialect) -> Binding:
+    """Return what a dialect carries, made on first use."""
+    attributes: dict[str, Any] = dialect.__dict__
+    found: Binding = attributes.setdefault("_sealchemy", Binding())
+    return found
+
+
+def _parse_rollout(rollout: object) -> Mapping[str, Rollout] | Rollout:
+    if isinstance(rollout, Mapping):
+        return {check_context(context): _parse_stage(stage, context) for context, stage in rollout.items()}
+    return _parse_stage(rollout, "all contexts")
+
+
+def _parse_stage(stage: object, context: str) -> Rollout:
+    try:
+        return Rollout(stage)
+    except ValueError:
+        names = ", ".join(member.value for member in Rollout)
+        message = f"the rollout stage of {context} is {stage!r}; it must be one of {names}"
+    raise RolloutError(message)
+
+
+def _describe(rollout: Mapping[str, Rollout] | Rollout) -> str:
+    if isinstance(rollout, Rollout):
+        return rollout.value
+    return ", ".join(f"{context}={stage.value}" for context, stage in rollout.items()) or Rollout.STRICT.value
+
+
+def _refuse_without_ring(context: str) -> Any:  # noqa: ANN401 - it never returns, in place of many types
+    message = (
+        f"{context} is encrypted, and this engine has no key ring: call"
+        ' attach_key_ring(engine, KeyRing.from_env("INTEGRATION_TOKEN_ENCRYPTION")) where the engine is made'
+    )
+    raise KeyRingNotAttachedError(message)
+
+
+def _refuse_plaintext(context: str, value: str) -> SecretString:
+    del value
+    message = (
+        f"{context}: plaintext is stored in this column, and its rollout stage is strict: encrypt the rows"
+        " (op.encrypt_columns), or attach the key ring with rollout=Rollout.MIGRATE until that is done"
+    )
+    raise PlaintextFoundError(message)
+
+
+def _accept_plaintext(context: str, value: str) -> SecretString:
+    plaintext_reads[context] += 1
+    if plaintext_reads[context] == 1:
+        logger.warning("%s: read plaintext; this is logged once, plaintext_reads counts on", context)
+    return SecretString(value)
+
+
+def _scrub(error: ExceptionContext) -> None:
+    """Empty what SQLAlchemy and the driver would tell about the row."""
+    if isinstance(error.sqlalchemy_exception, StatementError):
+        error.sqlalchemy_exception.params = None
+        error.sqlalchemy_exception.hide_parameters = True
+    for cause in (error.original_exception, error.original_exception.__cause__):
+        if cause is not None:
+            cause.args = tuple(_without_row(cause, argument) for argument in cause.args)
+
+
+def _without_row(error: BaseException, argument: object) -> object:
+    """Cut what PostgreSQL tells of a row that violates NOT NULL or a CHECK: it may still be plaintext."""
+    if not isinstance(argument, str):
+        return argument
+    if getattr(error, "sqlstate", None) in _ROW_DETAIL_SQLSTATES:
+        # The server translates the words, so the text is taken from the error itself.
+        detail = getattr(getattr(error, "diag", None), "message_detail", None)
+        argument = argument.replace(detail, "(removed)") if detail else argument
+    return _FAILING_ROW.sub("", argument)

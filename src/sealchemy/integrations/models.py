@@ -1,0 +1,105 @@
+"""The `Integration` model: what a provider granted to a user, with its tokens encrypted."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import DateTime, String, UniqueConstraint, false, func
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    MappedSQLExpression,
+    column_property,
+    declared_attr,
+    mapped_column,
+)
+from sqlalchemy.types import TypeDecorator
+
+from sealchemy import EncryptedString
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Dialect
+
+TOKEN_CONTEXTS = {
+    "access_token": "integrations.access_token",
+    "refresh_token": "integrations.refresh_token",
+}
+"""The context of each token column, by column name."""
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A point in time: aware in Python, in UTC, also where the database keeps none (SQLite, MariaDB)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse a naive value, which would mean another time on another machine."""
+        del dialect
+        if value is not None and value.tzinfo is None:
+            message = "a datetime without a time zone; use datetime.now(UTC)"
+            raise ValueError(message)
+        return value and value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return the value in UTC."""
+        del dialect
+        return value and (value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC))
+
+
+class IntegrationMixin:
+    """The columns of `Integration`, for an application with a declarative base of its own.
+
+    The token columns are deferred: listing integrations neither fetches nor decrypts them. In async code, where
+    an attribute cannot load itself, ask for them with `undefer_group("tokens")`.
+    """
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[str] = mapped_column(String(255))
+    provider: Mapped[str] = mapped_column(String(64))
+    access_token: Mapped[str | None] = mapped_column(
+        EncryptedString(TOKEN_CONTEXTS["access_token"]), deferred=True, deferred_group="tokens"
+    )
+    refresh_token: Mapped[str | None] = mapped_column(
+        EncryptedString(TOKEN_CONTEXTS["refresh_token"]), deferred=True, deferred_group="tokens"
+    )
+    token_type: Mapped[str] = mapped_column(String(32), default="Bearer", server_default="Bearer")
+    scope: Mapped[str | None] = mapped_column(String(4096))
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    reauthorization_required: Mapped[bool] = mapped_column(default=False, server_default=false())
+    refresh_lease: Mapped[str | None] = mapped_column(String(36))
+    refresh_lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now(), onupdate=func.now())
+
+    @declared_attr
+    def has_access_token(cls) -> MappedSQLExpression[bool]:  # noqa: N805 - SQLAlchemy passes the class
+        """Whether an access token is stored, without fetching it."""
+        return column_property(cls.access_token.is_not(None))
+
+    @declared_attr
+    def has_refresh_token(cls) -> MappedSQLExpression[bool]:  # noqa: N805 - SQLAlchemy passes the class
+        """Whether a refresh token is stored, without fetching it."""
+        return column_property(cls.refresh_token.is_not(None))
+
+    @declared_attr.directive
+    def __table_args__(cls) -> tuple[Any, ...]:  # noqa: N805 - SQLAlchemy passes the class
+        """Allow one row for a user and a provider."""
+        return (UniqueConstraint("user_id", "provider"),)
+
+    def __repr__(self) -> str:
+        """Return what names the row, if it is loaded: a repr must not run a query."""
+        loaded = self.__dict__
+        shown = ", ".join(f"{name}={loaded.get(name)!r}" for name in ("id", "user_id", "provider"))
+        return f"{type(self).__name__}({shown})"
+
+
+class Base(DeclarativeBase):
+    """The declarative base of the ready-made table."""
+
+
+class Integration(IntegrationMixin, Base):
+    """What a provider granted to a user."""
+
+    __tablename__ = "integrations"

@@ -1,0 +1,335 @@
+"""`Key` and `KeyRing`: from the text of a key to encrypting and decrypting stored values."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from weakref import WeakSet
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from . import envelope, keytext, xaes
+from .errors import (
+    AlreadyEncryptedError,
+    DecryptionError,
+    KeyFormatError,
+    MissingKeyError,
+    PlaintextTypeError,
+    UnknownKeyError,
+)
+from .redaction import SecretString
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+_VALUES_PER_PREFIX = 4096
+_PREFIXES_PER_READER = 1024
+
+
+class _Writer(NamedTuple):
+    # One immutable tuple, replaced by one assignment: with separate fields a thread would
+    # combine the prefix of one cipher with the other's.
+    prefix: bytes
+    encrypt: Callable[[bytes, bytes, bytes], bytes]
+    next_count: Callable[[], int]
+
+
+class Key:
+    """A 256-bit key; its id is 12 hex digits derived from it.
+
+    A class without `__dict__`, so that no serialiser, copy or debugger display meets its bytes by chance.
+    """
+
+    __slots__ = ("__weakref__", "_data_key", "_readers", "_secret", "_writer", "id")
+
+    id: str
+
+    def __init__(self, secret: bytes) -> None:
+        """Make a key of exactly 32 uniformly random bytes; raises `KeyFormatError` if they cannot be."""
+        keytext.check_strength(secret)
+        self._secret = secret
+        self.id = _derive(secret, b"sealchemy v1 key id", 6).hex()
+        self._data_key = _derive(secret, b"sealchemy v1 xaes-256-gcm", xaes.KEY_SIZE)
+        self._readers: dict[bytes, Callable[[bytes, bytes, bytes], bytes]] = {}
+        self._writer: _Writer | None = None
+        _live_keys.add(self)
+
+    @classmethod
+    def generate(cls) -> Key:
+        """Return a new random key."""
+        return cls(os.urandom(xaes.KEY_SIZE))
+
+    @classmethod
+    def parse(cls, text: str) -> Key:
+        """Return the key that `text` writes.
+
+        Args:
+            text: `sealchemy-key-v1.` and the base64url of 32 bytes, as `reveal()` gives it; or the base64
+                of 32 bytes alone, in either alphabet, padded or not.
+
+        Raises:
+            KeyFormatError: anything else. The message says what is wrong and never shows the text.
+
+        """
+        return cls(keytext.decode(text))
+
+    def reveal(self) -> str:
+        """Return the key as text. Whoever reads it can decrypt everything: print it to a secret store."""
+        return keytext.encode(self._secret)
+
+    def __repr__(self) -> str:
+        """Return the id, never the key."""
+        return f"Key(id={self.id!r})"
+
+    def __eq__(self, other: object) -> bool:
+        """Compare in constant time."""
+        return isinstance(other, Key) and hmac.compare_digest(self._secret, other._secret)
+
+    def __hash__(self) -> int:
+        """Hash the id."""
+        return hash(self.id)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Refuse pickle, copy and deepcopy: each would leave the key where nobody looks for one."""
+        message = "a Key is not copied or pickled; load it again, with KeyRing.from_env or Key.parse"
+        raise TypeError(message)
+
+    def _encryptor(self, context: str) -> Callable[[str], str]:
+        header = envelope.header(self.id)
+        associated_data = (header + context).encode("ascii")
+        encode, urandom = envelope.encode, os.urandom
+
+        def encrypt(plaintext: str) -> str:
+            try:
+                data = encode_plaintext(plaintext, context)
+            finally:
+                del plaintext
+            writer = self._writer
+            if writer is None or writer.next_count() >= _VALUES_PER_PREFIX:
+                writer = self._renew_writer()
+            tail = urandom(12)
+            return header + encode(writer.prefix + tail + writer.encrypt(tail, data, associated_data))
+
+        return encrypt
+
+    def _renew_writer(self) -> _Writer:
+        prefix = os.urandom(xaes.PREFIX_SIZE)
+        writer = _Writer(prefix, xaes.cipher(self._data_key, prefix).encrypt, count(1).__next__)
+        self._writer = writer
+        return writer
+
+    def _decrypt(self, payload: bytes, associated_data: bytes) -> bytes:
+        prefix = payload[:12]
+        reader = self._readers.get(prefix)
+        if reader is not None:
+            return reader(payload[12:24], payload[24:], associated_data)
+        reader = xaes.cipher(self._data_key, prefix).decrypt
+        data = reader(payload[12:24], payload[24:], associated_data)
+        # Only now: values that do not authenticate must not push out the ones that do.
+        if len(self._readers) >= _PREFIXES_PER_READER:
+            self._readers = {}
+        self._readers[prefix] = reader
+        return data
+
+
+class KeyRing:
+    """The primary key, which encrypts, and the previous ones, which only decrypt.
+
+    Roles go by name and never by order. Each stored value names its key, so exactly one key is tried.
+    """
+
+    __slots__ = ("_keys", "previous", "primary")
+
+    def __init__(self, primary: Key, previous: Iterable[Key] = ()) -> None:
+        """Make a ring; raises `KeyFormatError` if two of its keys have one id."""
+        self.primary = primary
+        self.previous = tuple(previous)
+        self._keys = {key.id: key for key in (primary, *self.previous)}
+        if len(self._keys) != 1 + len(self.previous):
+            message = f"a key is in the ring twice (primary {primary.id}); remove it from the previous keys"
+            raise KeyFormatError(message)
+
+    @classmethod
+    def from_env(cls, prefix: str, environ: Mapping[str, str] | None = None) -> KeyRing:
+        """Return the ring that the environment describes.
+
+        Reads `<prefix>_KEY`, or the file that `<prefix>_KEY_FILE` names, and likewise
+        `<prefix>_PREVIOUS_KEYS` or `<prefix>_PREVIOUS_KEYS_FILE`: further keys, separated by commas or
+        newlines. An empty variable counts as absent. There is no fallback to storing plaintext.
+
+        Args:
+            prefix: for example `INTEGRATION_TOKEN_ENCRYPTION`.
+            environ: another mapping in place of `os.environ`.
+
+        Raises:
+            MissingKeyError: no primary key.
+            KeyFormatError: a key that cannot be used; the message names the variable, never the value.
+
+        """
+        environ = os.environ if environ is None else environ
+        try:
+            source, text = keytext.read_variable(environ, f"{prefix}_KEY")
+            previous_source, previous_text = keytext.read_variable(environ, f"{prefix}_PREVIOUS_KEYS")
+        finally:
+            del environ  # error trackers print the variables of a frame
+        if not text:
+            also = f" ({previous_source} is set, but previous keys only decrypt)" if previous_text else ""
+            message = f"no encryption key: set {prefix}_KEY or {prefix}_KEY_FILE{also}; {keytext.MAKE_ONE}"
+            raise MissingKeyError(message)
+        entries = [SecretString(entry.strip()) for entry in re.split(r"[,\n]", previous_text)]
+        primary = _parse_variable(source, text)
+        previous = [_parse_variable(previous_source, entry) for entry in entries if entry]
+        _check_distinct(source, primary, previous_source, previous)
+        return cls(primary=primary, previous=previous)
+
+    def encrypt(self, plaintext: str, context: str) -> str:
+        """Return the stored value of `plaintext`, under the primary key.
+
+        Raises:
+            PlaintextTypeError: not a `str`, or one with a lone surrogate.
+            AlreadyEncryptedError: it starts with `sealchemy:`.
+            ColumnDefinitionError: `context` is malformed.
+
+        """
+        try:
+            return self.encryptor(context)(plaintext)
+        finally:
+            del plaintext
+
+    def decrypt(self, stored: str, context: str) -> SecretString:
+        """Return the plaintext of a stored value.
+
+        Raises:
+            EnvelopeFormatError: it is no stored value, or a damaged one.
+            UnsupportedVersionError: a later version wrote it.
+            UnknownKeyError: it names a key that this ring does not hold.
+            DecryptionError: it does not authenticate: tampered, other key bytes or another context.
+            ColumnDefinitionError: `context` is malformed.
+
+        """
+        return self.decryptor(context)(stored)
+
+    def is_current(self, stored: str) -> bool:
+        """Tell whether a stored value names the primary key; its header is read, nothing authenticated.
+
+        Raises:
+            EnvelopeFormatError, UnsupportedVersionError: as `decrypt` does, for the header.
+
+        """
+        return envelope.parse_key_id(stored) == self.primary.id
+
+    def encryptor(self, context: str) -> Callable[[str], str]:
+        """Return `encrypt` for one context, with all work that is the same for every value done."""
+        return self.primary._encryptor(envelope.check_context(context))  # noqa: SLF001 - one module
+
+    def decryptor(
+        self, context: str, on_plaintext: Callable[[str], SecretString] | None = None
+    ) -> Callable[[str], SecretString]:
+        """Return `decrypt` for one context, with all work that is the same for every value done.
+
+        Args:
+            context: the name that the values were encrypted for.
+            on_plaintext: what to do with text that does not start with `sealchemy:`; by default it is an
+                `EnvelopeFormatError`.
+
+        """
+        envelope.check_context(context)
+        headers = {envelope.header(key.id): key for key in self._keys.values()}
+        keys = {header: (key, (header + context).encode("ascii")) for header, key in headers.items()}
+        decode, size, prefix = envelope.decode, envelope.HEADER_SIZE, envelope.PREFIX
+
+        def decrypt(stored: str) -> SecretString:
+            if isinstance(stored, str) and (found := keys.get(stored[:size])) is not None:
+                key, associated_data = found
+                return _open(key, decode(stored[size:], context), associated_data, context)
+            if isinstance(stored, str) and on_plaintext is not None and not stored.startswith(prefix):
+                return on_plaintext(stored)
+            raise self._unknown(stored, context)
+
+        return decrypt
+
+    def _unknown(self, stored: str, context: str) -> UnknownKeyError:
+        key_id = envelope.parse(stored, context).key_id
+        message = (
+            f"{context}: a stored value was encrypted with key {key_id}, which is not in the key ring"
+            f" ({', '.join(self._keys)}); add that key to the previous keys"
+        )
+        return UnknownKeyError(message, key_id=key_id)
+
+    def __repr__(self) -> str:
+        """Return the ids, never a key."""
+        previous = [key.id for key in self.previous]
+        return f"KeyRing(primary={self.primary.id!r}, previous={previous!r})"
+
+
+def _derive(secret: bytes, info: bytes, length: int) -> bytes:
+    # RFC 5869, no salt: the input is uniformly random already.
+    return HKDF(algorithm=SHA256(), length=length, salt=None, info=info).derive(secret)
+
+
+def _parse_variable(variable: str, text: SecretString) -> Key:
+    try:
+        return Key.parse(text)
+    except KeyFormatError as error:
+        problem = str(error)
+    message = f"{variable} is not a usable key: {problem}; {keytext.MAKE_ONE}"
+    raise KeyFormatError(message)
+
+
+def _check_distinct(source: str, primary: Key, previous_source: str, previous: list[Key]) -> None:
+    ids = [key.id for key in previous]
+    if primary.id in ids:
+        message = f"{previous_source} repeats the key of {source} ({primary.id}): remove it there"
+        raise KeyFormatError(message)
+    if len(set(ids)) != len(ids):
+        message = f"{previous_source} has a key twice (ids: {', '.join(ids)}): keep it once"
+        raise KeyFormatError(message)
+
+
+def encode_plaintext(plaintext: str, context: str) -> bytes:
+    """Return the UTF-8 form of a text that may be encrypted; raises as `KeyRing.encrypt` does."""
+    problem: type[AlreadyEncryptedError | PlaintextTypeError]
+    if not isinstance(plaintext, str):
+        problem, reason = PlaintextTypeError, f"takes str or None, not {type(plaintext).__name__}"
+    elif plaintext.startswith(envelope.PREFIX):
+        problem = AlreadyEncryptedError
+        reason = f"the text starts with {envelope.PREFIX!r}, which only stored values do: pass the plaintext"
+    else:
+        try:
+            return plaintext.encode()
+        except UnicodeEncodeError:
+            problem, reason = PlaintextTypeError, "the text has a lone surrogate and no UTF-8 form"
+    # Raised here, where the exception that holds the text has ended.
+    del plaintext
+    message = f"{context}: {reason}"
+    raise problem(message)
+
+
+def _open(key: Key, payload: bytes, associated_data: bytes, context: str) -> SecretString:
+    try:
+        return SecretString(key._decrypt(payload, associated_data).decode())  # noqa: SLF001 - one module
+    except (InvalidTag, UnicodeDecodeError):
+        pass
+    message = (
+        f"{context}: a stored value does not authenticate under key {key.id}: it was changed, or written"
+        " for another column, or with another key of this id; restore it from a backup"
+    )
+    raise DecryptionError(message, context=context, key_id=key.id)
+
+
+_live_keys: WeakSet[Key] = WeakSet()
+
+
+def _forget_writers() -> None:
+    # A fork would go on with its parent's prefix.
+    for key in tuple(_live_keys):
+        key._writer = None  # noqa: SLF001 - one module
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_writers)

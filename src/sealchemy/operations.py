@@ -1,0 +1,236 @@
+"""Alembic operations: `op.encrypt_columns` and its relatives.
+
+Alembic finds them through the entry point in `plugin.py`, so a revision needs no import. Each operation works in
+short transactions on a connection of its own, since a large table must not sit in one transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from alembic.autogenerate.render import renderers  # not from alembic.autogenerate: this runs during its import
+from alembic.operations import MigrateOperation, Operations
+
+from . import checks
+from .errors import UnsupportedOperationError
+from .rewrite import DECRYPT, ENCRYPT, Operation, Progress, rewrite
+from .types import EncryptedString
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from alembic.autogenerate.api import AutogenContext
+    from sqlalchemy import Connection, Engine
+
+logger = logging.getLogger("sealchemy")
+
+_SECONDS_BETWEEN_LOGS = 5.0
+
+
+def render_item(kind: str, item: object, _context: AutogenContext) -> str | bool:
+    """Render an encrypted column as `sa.Text()`, so that revisions outlive this package and the models.
+
+    Pass it to `context.configure(render_item=...)` in `env.py`.
+    """
+    if kind == "type" and isinstance(item, EncryptedString):
+        return "sa.Text()"
+    return False
+
+
+class _ColumnsOp(MigrateOperation):
+    """What the four operations share: a table, and its columns with their contexts."""
+
+    name: ClassVar[str]
+    reverse_type: ClassVar[type[_ColumnsOp]]
+
+    def __init__(
+        self,
+        table_name: str,
+        columns: Mapping[str, str],
+        *,
+        schema: str | None = None,
+        own_transaction: bool = True,
+    ) -> None:
+        self.table_name, self.columns = table_name, dict(columns)
+        self.schema, self.own_transaction = schema, own_transaction
+
+    @classmethod
+    def invoke(
+        cls,
+        operations: Operations,
+        table_name: str,
+        columns: Mapping[str, str],
+        *,
+        schema: str | None = None,
+        own_transaction: bool = True,
+    ) -> None:
+        """Run the operation.
+
+        Args:
+            operations: `op`.
+            table_name: the table, by its name in the database.
+            columns: the context of each column, by column name. `require_encryption` and `allow_plaintext` take
+                column names alone as well; the context is then `<table name>.<column name>`.
+            schema: its schema, if it is not the default one.
+            own_transaction: False to work in the transaction that the migration's connection is in, for tests.
+
+        Raises:
+            SealchemyError: as `sealchemy.rewrite.rewrite` and `sealchemy.checks` do.
+            UnsupportedOperationError: in offline mode (`--sql`).
+
+        """
+        operation = cls(table_name, columns, schema=schema, own_transaction=own_transaction)
+        operations.invoke(operation)
+
+    def reverse(self) -> MigrateOperation:
+        return self.reverse_type(
+            self.table_name, self.columns, schema=self.schema, own_transaction=self.own_transaction
+        )
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        return (self.name, self.schema, self.table_name, self.columns)
+
+
+@Operations.register_operation("encrypt_columns", "invoke")
+class EncryptColumnsOp(_ColumnsOp):
+    """Encrypt the plaintext of columns in place."""
+
+    name = "encrypt_columns"
+
+
+@Operations.register_operation("decrypt_columns", "invoke")
+class DecryptColumnsOp(_ColumnsOp):
+    """Write the plaintext back; only with `alembic -x allow-plaintext=yes`."""
+
+    name = "decrypt_columns"
+    reverse_type = EncryptColumnsOp
+
+
+class _ColumnNamesOp(_ColumnsOp):
+    """An operation that takes column names without contexts as well."""
+
+    def __init__(self, table_name: str, columns: Mapping[str, str] | Iterable[str], **options: Any) -> None:
+        if not isinstance(columns, Mapping):
+            names = [columns] if isinstance(columns, str) else columns
+            columns = {name: f"{table_name}.{name}" for name in names}
+        super().__init__(table_name, columns, **options)
+
+
+@Operations.register_operation("require_encryption", "invoke")
+class RequireEncryptionOp(_ColumnNamesOp):
+    """Make the database refuse plaintext in columns."""
+
+    name = "require_encryption"
+
+
+@Operations.register_operation("allow_plaintext", "invoke")
+class AllowPlaintextOp(_ColumnNamesOp):
+    """Drop what `require_encryption` added."""
+
+    name = "allow_plaintext"
+    reverse_type = RequireEncryptionOp
+
+
+EncryptColumnsOp.reverse_type = DecryptColumnsOp
+RequireEncryptionOp.reverse_type = AllowPlaintextOp
+
+
+@Operations.implementation_for(EncryptColumnsOp)
+def _encrypt_columns(operations: Operations, operation: EncryptColumnsOp) -> None:
+    with _bind(operations, operation) as bind:
+        checks.widen(bind, operation.table_name, operation.columns, schema=operation.schema)
+        _rewrite(ENCRYPT, bind, operations, operation)
+
+
+@Operations.implementation_for(DecryptColumnsOp)
+def _decrypt_columns(operations: Operations, operation: DecryptColumnsOp) -> None:
+    environment = operations.migration_context.environment_context
+    arguments = environment.get_x_argument(as_dictionary=True) if environment else {}
+    if arguments.get("allow-plaintext") != "yes":
+        message = (
+            f"decrypt_columns writes the plaintext of {', '.join(operation.columns.values())} into the database, its logs"
+            " and its backups. If that is what you want: alembic -x allow-plaintext=yes downgrade ..."
+        )
+        raise UnsupportedOperationError(message)
+    with _bind(operations, operation) as bind:
+        _rewrite(DECRYPT, bind, operations, operation)
+
+
+@Operations.implementation_for(RequireEncryptionOp)
+def _require_encryption(operations: Operations, operation: RequireEncryptionOp) -> None:
+    with _bind(operations, operation) as bind:
+        checks.require_encryption(bind, operation.table_name, operation.columns, schema=operation.schema)
+
+
+@Operations.implementation_for(AllowPlaintextOp)
+def _allow_plaintext(operations: Operations, operation: AllowPlaintextOp) -> None:
+    with _bind(operations, operation) as bind:
+        checks.allow_plaintext(bind, operation.table_name, operation.columns, schema=operation.schema)
+
+
+@renderers.dispatch_for(_ColumnsOp)
+def _render(_context: AutogenContext, operation: _ColumnsOp) -> str:
+    schema = f", schema={operation.schema!r}" if operation.schema else ""
+    return f"op.{operation.name}({operation.table_name!r}, {operation.columns!r}{schema})"
+
+
+@contextmanager
+def _bind(operations: Operations, operation: _ColumnsOp) -> Iterator[Engine | Connection]:
+    """Return what to work on: the engine, behind a commit of what the migration did so far."""
+    context = operations.migration_context
+    if context.as_sql:
+        message = (
+            f"{operation.name} reads and encrypts rows, which a script written by --sql cannot: run the revision"
+            " against the database, without --sql"
+        )
+        raise UnsupportedOperationError(message)
+    if not operation.own_transaction:
+        yield operations.get_bind()
+        return
+    with ExitStack() as stack:
+        try:
+            # Without the commit, another connection would not see what earlier revisions of this run did.
+            stack.enter_context(context.autocommit_block())
+        except AssertionError:
+            inside = True
+        else:
+            inside = False
+        if inside:
+            message = (
+                f"{operation.name} works in transactions of its own, but env.py handed Alembic a connection that is"
+                " already in one: hand it a connection outside a transaction, or, in a test, pass own_transaction=False"
+            )
+            raise UnsupportedOperationError(message)
+        yield operations.get_bind().engine
+
+
+def _rewrite(what: Operation, bind: Engine | Connection, operations: Operations, operation: _ColumnsOp) -> None:
+    environment = operations.migration_context.environment_context
+    attributes = environment.config.attributes if environment else {}
+    report = rewrite(
+        what,
+        bind,
+        operation.table_name,
+        operation.columns,
+        schema=operation.schema,
+        progress=attributes.get("sealchemy_progress", _log_progress()),
+    )
+    logger.info("%s %s: %d rows", what.name, report.table, report.rewritten)
+    for sentence in report.left_behind:
+        logger.info("%s %s: %s", what.name, report.table, sentence)
+
+
+def _log_progress() -> Callable[[Progress], None]:
+    last = time.monotonic()
+
+    def log(progress: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_BETWEEN_LOGS:
+            last = time.monotonic()
+            logger.info("%s: %d of %d rows", *progress)
+
+    return log

@@ -1,0 +1,227 @@
+"""`EncryptedString`: the column type."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sqlalchemy import Column, Table, Text, UniqueConstraint, event
+from sqlalchemy.dialects.mysql import MEDIUMTEXT
+from sqlalchemy.orm import Mapper
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.elements import ColumnClause, Label, Null
+from sqlalchemy.types import TypeDecorator
+
+from .engine import binding
+from .envelope import check_context
+from .errors import ColumnDefinitionError, PlaintextTypeError, UnsupportedOperationError
+from .keys import encode_plaintext
+from .redaction import SecretString
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.engine import Dialect
+    from sqlalchemy.sql.elements import BindParameter, ColumnElement
+    from sqlalchemy.sql.operators import OperatorType
+    from sqlalchemy.types import TypeEngine
+
+_NULL_TESTS = frozenset({operators.eq, operators.ne, operators.is_, operators.is_not})
+_COLUMN_TESTS = frozenset({operators.eq, operators.ne})
+
+
+class _Comparator(TypeDecorator.Comparator[str]):
+    """Refuse what would silently match nothing, or sort by ciphertext."""
+
+    __slots__ = ()
+
+    def operate(self, op: OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[str]:
+        if not _is_meaningful(op, other):
+            _refuse_operator(self.expr, op)
+        return super().operate(op, *other, **kwargs)
+
+    def reverse_operate(self, op: OperatorType, other: Any, **kwargs: Any) -> NoReturn:
+        del other, kwargs
+        _refuse_operator(self.expr, op)
+
+
+def _is_meaningful(op: OperatorType, other: tuple[Any, ...]) -> bool:
+    if len(other) != 1:
+        return False
+    operand = other[0].__clause_element__() if hasattr(other[0], "__clause_element__") else other[0]
+    if operand is None or isinstance(operand, Null):
+        return op in _NULL_TESTS
+    # SQLAlchemy's own dictionaries and lists compare columns with columns.
+    return op in _COLUMN_TESTS and isinstance(operand, ColumnClause | Label)
+
+
+def _refuse_operator(column: ColumnElement[Any], op: OperatorType) -> NoReturn:
+    name = getattr(op, "opstring", None) or getattr(op, "__name__", "this operator")
+    message = (
+        f"{column.type.context}: {name} is refused on an encrypted column, it would compare ciphertext and"
+        " match nothing; only IS NULL and IS NOT NULL work. Select by other columns, and compare in Python"
+    )
+    raise UnsupportedOperationError(message)
+
+
+class EncryptedString(TypeDecorator[str]):
+    """A text column that is encrypted in the database and a `str` in Python.
+
+    What is read is a `SecretString`; a plain `str` that is assigned to a mapped attribute becomes one at
+    once. NULL stays NULL. The engine must have a key ring: see `attach_key_ring`.
+
+    Raises, when used:
+        KeyRingNotAttachedError: the engine has none.
+        PlaintextTypeError, AlreadyEncryptedError: the value to write is refused.
+        EnvelopeError, UnknownKeyError, DecryptionError: the stored value cannot be read.
+        UnsupportedOperationError: an operator other than IS [NOT] NULL on the column and a value.
+
+    """
+
+    impl = Text
+    cache_ok = True
+    comparator_factory = _Comparator
+
+    def __init__(self, context: str) -> None:
+        """Name the secret.
+
+        Args:
+            context: `[A-Za-z0-9_.-]{1,128}`, for example `"integrations.access_token"`. It is
+                authenticated in every stored value: **once there are rows, changing it makes them
+                unreadable**, and two columns that share it accept each other's values. It is not derived
+                from the table's name, so that a table can be renamed.
+
+        Raises:
+            ColumnDefinitionError: `context` is malformed.
+
+        """
+        super().__init__()
+        self.context = check_context(context)
+
+    def __repr__(self) -> str:
+        """Return the declaration."""
+        return f"EncryptedString({self.context!r})"
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return TEXT; on MySQL and MariaDB MEDIUMTEXT, since TEXT ends at 65 535 bytes there."""
+        return MEDIUMTEXT() if dialect.name in {"mysql", "mariadb"} else Text()
+
+    def with_variant(self, *_type_and_dialects: object) -> NoReturn:
+        """Refuse: the variant would store plaintext."""
+        message = f"{self.context}: a variant of EncryptedString would store plaintext; the type fits every dialect"
+        raise ColumnDefinitionError(message)
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], str | None]:
+        """Return the function that encrypts one parameter."""
+        keys, context = binding(dialect), self.context
+
+        def process(value: str | None) -> str | None:
+            if value is None:
+                return None
+            try:
+                return keys.write[context](value)  # type: ignore[no-any-return]
+            finally:
+                del value  # a frame of ours shows no plaintext
+
+        return process
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], SecretString | None]:
+        """Return the function that decrypts one value of a row."""
+        del coltype
+        keys, context = binding(dialect), self.context
+
+        def process(value: str | None) -> SecretString | None:
+            return None if value is None else keys.read[context](value)
+
+        return process
+
+    def literal_processor(self, dialect: Dialect) -> Callable[[Any], str]:
+        """Return the function that renders one literal, as ciphertext.
+
+        SQLAlchemy prints the value of a literal whose rendering fails. So what can fail does so here, or
+        in `bind_expression`.
+        """
+        keys, context = binding(dialect), self.context
+        keys.require_ring(context)
+        quote = self.impl_instance.literal_processor(dialect)
+
+        def process(value: str) -> str:
+            return quote(keys.write[context](value))  # type: ignore[misc] # Text has one everywhere
+
+        return process
+
+    def bind_expression(self, bindparam: BindParameter[str]) -> BindParameter[str]:
+        """Return the parameter as it is, having refused a value that cannot be rendered as a literal."""
+        if bindparam.literal_execute:
+            message = f"{self.context}: literal_execute is refused, its errors would print the plaintext"
+            raise UnsupportedOperationError(message)
+        for value in _values_known_now(bindparam):
+            encode_plaintext(value, self.context)
+        return bindparam
+
+
+def _values_known_now(bindparam: BindParameter[str]) -> list[Any]:
+    if bindparam.required:
+        return []
+    values = (bindparam.value or ()) if bindparam.expanding else (bindparam.value,)
+    return [value for value in values if value is not None]
+
+
+@event.listens_for(EncryptedString, "after_parent_attach")
+def _check_column(_type: EncryptedString, column: object) -> None:
+    if isinstance(column, Column):
+        _refuse_declaration(column)
+        event.listen(column, "after_parent_attach", _check_column_in_table)
+
+
+def _check_column_in_table(column: Column[Any], _table: Table) -> None:
+    _refuse_declaration(column)
+
+
+def _refuse_declaration(column: Column[Any]) -> None:
+    """Refuse what the database would compare, or fill with plaintext."""
+    refused = {
+        "primary_key": column.primary_key,
+        "unique": column.unique,
+        "index": column.index,
+        "server_default": column.server_default is not None and column.computed is None,
+        "Computed": column.computed is not None,
+        "ForeignKey": bool(column.foreign_keys),
+    }
+    for name in (name for name, is_set in refused.items() if is_set):
+        message = (
+            f"{column.type!r} on column {column.name!r}: {name} is refused. Two encryptions of one text differ,"
+            " so the database can neither compare nor compute them; keep a keyed hash in another column for that"
+        )
+        raise ColumnDefinitionError(message)
+
+
+@event.listens_for(Mapper, "mapper_configured")
+def _prepare_attributes(mapper: Mapper[Any], class_: type) -> None:
+    for attribute in mapper.column_attrs:
+        column = attribute.columns[0]
+        if attribute.parent is mapper and isinstance(column, Column) and isinstance(column.type, EncryptedString):
+            _refuse_declaration(column)
+            _refuse_table_level(column)
+            event.listen(getattr(class_, attribute.key), "set", _redact, retval=True, propagate=True)
+
+
+def _refuse_table_level(column: Column[Any]) -> None:
+    constraints = {item for item in column.table.constraints if isinstance(item, UniqueConstraint)}
+    for item in constraints | column.table.indexes:
+        if item.columns.contains_column(column):
+            message = (
+                f"{type(item).__name__} {item.name!r} covers the encrypted column {column.name!r}: two"
+                " encryptions of one text differ, so it can neither find nor exclude anything; leave it out"
+            )
+            raise ColumnDefinitionError(message)
+
+
+def _redact(_target: object, value: object, _old: object, initiator: Any) -> SecretString | None:
+    if value is None or isinstance(value, SecretString):
+        return value
+    if isinstance(value, str):
+        return SecretString(value)
+    given = type(value).__name__
+    del value
+    message = f"{initiator.key}: an encrypted attribute takes str or None, not {given}"
+    raise PlaintextTypeError(message)
