@@ -51,7 +51,10 @@ class Key:
 
     def __init__(self, secret: bytes) -> None:
         """Make a key of exactly 32 uniformly random bytes; raises `KeyFormatError` if they cannot be."""
-        keytext.check_strength(secret)
+        problem = keytext.what_is_weak(secret)
+        if problem is not None:
+            del secret  # error trackers print the variables of a frame
+            raise KeyFormatError(problem)
         self._secret = secret
         self.id = _derive(secret, b"sealchemy v1 key id", 6).hex()
         self._data_key = _derive(secret, b"sealchemy v1 xaes-256-gcm", xaes.KEY_SIZE)
@@ -76,7 +79,11 @@ class Key:
             KeyFormatError: anything else. The message says what is wrong and never shows the text.
 
         """
-        return cls(keytext.decode(text))
+        try:
+            secret = keytext.decode(text)
+        finally:
+            del text
+        return cls(secret)
 
     def reveal(self) -> str:
         """Return the key as text. Whoever reads it can decrypt everything: print it to a secret store."""
@@ -84,7 +91,7 @@ class Key:
 
     def __repr__(self) -> str:
         """Return the id, never the key."""
-        return f"Key(id={self.id!r})"
+        return f"Key(id={getattr(self, 'id', None)!r})"
 
     def __eq__(self, other: object) -> bool:
         """Compare in constant time."""

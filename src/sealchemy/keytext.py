@@ -43,11 +43,15 @@ def decode(text: str) -> bytes:
     """
     encoded = text.removeprefix(_PREFIX)
     problem = _what_is_wrong(text, encoded)
-    if problem is not None:
-        del text, encoded
-        raise KeyFormatError(problem)
-    standard = encoded.rstrip("=").translate(_URL_SAFE_TO_STANDARD) + "="
-    return b64decode(standard, None, True)  # noqa: FBT003 - positional only
+    if problem is None:
+        standard = encoded.rstrip("=").translate(_URL_SAFE_TO_STANDARD) + "="
+        secret = b64decode(standard, None, True)  # noqa: FBT003 - positional only
+        problem = what_is_weak(secret)
+        if problem is None:
+            return secret
+        del standard, secret
+    del text, encoded  # error trackers print the variables of a frame
+    raise KeyFormatError(problem)
 
 
 def _what_is_wrong(text: str, encoded: str) -> str | None:
@@ -64,18 +68,15 @@ def _what_is_wrong(text: str, encoded: str) -> str | None:
     return None
 
 
-def check_strength(secret: bytes) -> None:
-    """Raise `KeyFormatError` for bytes that are not 32, or that no random generator made."""
-    problem = None
+def what_is_weak(secret: bytes) -> str | None:
+    """Say what is wrong with bytes that are not 32, or that no random generator made."""
     if len(secret) != 32:  # noqa: PLR2004 - AES-256
-        problem = f"it has {len(secret)} bytes, not 32"
-    elif all(0x20 <= byte < 0x7F for byte in secret):
-        problem = "its 32 bytes are printable text: an encoded passphrase, not a random key"
-    elif len(set(secret)) < _DISTINCT_BYTES_MINIMUM:
-        problem = "its 32 bytes repeat themselves: not a random key"
-    if problem is not None:
-        del secret
-        raise KeyFormatError(problem)
+        return f"it has {len(secret)} bytes, not 32"
+    if all(0x20 <= byte < 0x7F for byte in secret):  # noqa: PLR2004 - the printable ones
+        return "its 32 bytes are printable text: an encoded passphrase, not a random key"
+    if len(set(secret)) < _DISTINCT_BYTES_MINIMUM:
+        return "its 32 bytes repeat themselves: not a random key"
+    return None
 
 
 def read_variable(environ: Mapping[str, str], name: str) -> tuple[str, SecretString]:

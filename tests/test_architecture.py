@@ -1,0 +1,76 @@
+"""Who may import whom: a module imports only from lower floors."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import sealchemy
+
+PACKAGE = Path(sealchemy.__file__).parent
+FLOORS = {
+    "errors": 0,
+    "redaction": 0,
+    "xaes": 0,
+    "envelope": 1,
+    "keytext": 1,
+    "keys": 2,
+    "engine": 3,
+    "types": 4,
+    "backends": 4,
+    "sqlite_schema": 4,
+    "changes": 5,
+    "scrub": 5,
+    "checks": 5,
+    "rewrite": 6,
+    "operations": 7,
+    "cli": 7,
+    "plugin": 8,
+}
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            names |= {f"{base}{alias.name}" for alias in node.names} if base == "." else {base}
+    return names
+
+
+def uses(module: str, package: str) -> bool:
+    return any(name.split(".")[0] == package for name in imported(PACKAGE / f"{module}.py"))
+
+
+def test_every_module_has_a_floor() -> None:
+    assert set(MODULES) == set(FLOORS)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_only_from_lower_floors(module: str) -> None:
+    ours = {name[1:].split(".")[0] for name in imported(PACKAGE / f"{module}.py") if name.startswith(".")}
+    assert {name for name in ours if FLOORS.get(name, 99) >= FLOORS[module]} == set()
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [
+        ("cryptography", {"xaes", "keys"}),
+        ("alembic", {"operations", "cli", "plugin"}),
+        ("typer", {"cli"}),
+        ("rich", {"cli"}),
+        ("pybase64", {"envelope", "keytext"}),
+    ],
+)
+def test_who_imports_a_package(package: str, allowed: set[str]) -> None:
+    assert {module for module in MODULES if uses(module, package)} <= allowed
+
+
+def test_integrations_use_the_public_api() -> None:
+    used = {name for path in (PACKAGE / "integrations").glob("*.py") for name in imported(path)}
+    assert {name for name in used if name.startswith("..")} == set()
