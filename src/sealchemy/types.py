@@ -13,7 +13,7 @@ from sqlalchemy.types import TypeDecorator
 
 from .engine import binding
 from .envelope import check_context
-from .errors import ColumnDefinitionError, PlaintextTypeError, UnsupportedOperationError
+from .errors import ColumnDefinitionError, PlaintextTypeError, SealchemyError, UnsupportedOperationError
 from .keys import encode_plaintext
 from .redaction import SecretString
 
@@ -36,12 +36,13 @@ class _Comparator(TypeDecorator.Comparator[str]):
 
     def operate(self, op: OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[str]:
         if not _is_meaningful(op, other):
-            _refuse_operator(self.expr, op)
+            del other, kwargs  # error trackers print the variables of a frame
+            _refuse_operator(self.expr.type.context, op)
         return super().operate(op, *other, **kwargs)
 
     def reverse_operate(self, op: OperatorType, other: Any, **kwargs: Any) -> NoReturn:
         del other, kwargs
-        _refuse_operator(self.expr, op)
+        _refuse_operator(self.expr.type.context, op)
 
 
 def _is_meaningful(op: OperatorType, other: tuple[Any, ...]) -> bool:
@@ -54,10 +55,10 @@ def _is_meaningful(op: OperatorType, other: tuple[Any, ...]) -> bool:
     return op in _COLUMN_TESTS and isinstance(operand, ColumnClause | Label)
 
 
-def _refuse_operator(column: ColumnElement[Any], op: OperatorType) -> NoReturn:
+def _refuse_operator(context: str, op: OperatorType) -> NoReturn:
     name = getattr(op, "opstring", None) or getattr(op, "__name__", "this operator")
     message = (
-        f"{column.type.context}: {name} is refused on an encrypted column, it would compare ciphertext and"
+        f"{context}: {name} is refused on an encrypted column, it would compare ciphertext and"
         " match nothing; only IS NULL and IS NOT NULL work. Select by other columns, and compare in Python"
     )
     raise UnsupportedOperationError(message)
@@ -154,8 +155,12 @@ class EncryptedString(TypeDecorator[str]):
         if bindparam.literal_execute:
             message = f"{self.context}: literal_execute is refused, its errors would print the plaintext"
             raise UnsupportedOperationError(message)
-        for value in _values_known_now(bindparam):
-            encode_plaintext(value, self.context)
+        try:
+            for value in _values_known_now(bindparam):
+                encode_plaintext(value, self.context)
+        except SealchemyError:
+            del bindparam, value  # error trackers print the variables of a frame
+            raise
         return bindparam
 
 
