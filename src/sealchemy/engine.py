@@ -189,8 +189,7 @@ def _refuse_without_ring(context: str) -> Any:  # noqa: ANN401 - it never return
     raise KeyRingNotAttachedError(message)
 
 
-def _refuse_plaintext(context: str, value: str) -> SecretString:
-    del value
+def _refuse_plaintext(context: str, _value: SecretString) -> SecretString:
     message = (
         f"{context}: plaintext is stored in this column, and its rollout stage is strict: encrypt the rows"
         " (op.encrypt_columns), or attach the key ring with rollout=Rollout.MIGRATE until that is done"
@@ -198,11 +197,11 @@ def _refuse_plaintext(context: str, value: str) -> SecretString:
     raise PlaintextFoundError(message)
 
 
-def _accept_plaintext(context: str, value: str) -> SecretString:
+def _accept_plaintext(context: str, value: SecretString) -> SecretString:
     plaintext_reads[context] += 1
     if plaintext_reads[context] == 1:
         logger.warning("%s: read plaintext; this is logged once, plaintext_reads counts on", context)
-    return SecretString(value)
+    return value
 
 
 def _scrub(error: ExceptionContext) -> None:
@@ -210,17 +209,22 @@ def _scrub(error: ExceptionContext) -> None:
     if isinstance(error.sqlalchemy_exception, StatementError):
         error.sqlalchemy_exception.params = None
         error.sqlalchemy_exception.hide_parameters = True
-    for cause in (error.original_exception, error.original_exception.__cause__):
-        if cause is not None:
-            cause.args = tuple(_without_row(cause, argument) for argument in cause.args)
+    driver_error = error.original_exception
+    row = _failing_row(driver_error)
+    for shown in (error.sqlalchemy_exception, driver_error, driver_error.__cause__):
+        if shown is not None:
+            shown.args = tuple(_without_row(argument, row) for argument in shown.args)
 
 
-def _without_row(error: BaseException, argument: object) -> object:
-    """Cut what PostgreSQL tells of a row that violates NOT NULL or a CHECK: it may still be plaintext."""
+def _failing_row(error: BaseException) -> str | None:
+    """Return how PostgreSQL shows a row that violates NOT NULL or a CHECK: it may still be plaintext."""
+    if getattr(error, "sqlstate", None) not in _ROW_DETAIL_SQLSTATES:
+        return None
+    # Not found by its words, which the server translates.
+    return getattr(getattr(error, "diag", None), "message_detail", None)
+
+
+def _without_row(argument: object, row: str | None) -> object:
     if not isinstance(argument, str):
         return argument
-    if getattr(error, "sqlstate", None) in _ROW_DETAIL_SQLSTATES:
-        # The server translates the words, so the text is taken from the error itself.
-        detail = getattr(getattr(error, "diag", None), "message_detail", None)
-        argument = argument.replace(detail, "(removed)") if detail else argument
-    return _FAILING_ROW.sub("", argument)
+    return _FAILING_ROW.sub("", argument.replace(row, "(removed)") if row else argument)

@@ -235,7 +235,7 @@ class KeyRing:
         return self.primary._encryptor(envelope.check_context(context))  # noqa: SLF001 - one module
 
     def decryptor(
-        self, context: str, on_plaintext: Callable[[str], SecretString] | None = None
+        self, context: str, on_plaintext: Callable[[SecretString], SecretString] | None = None
     ) -> Callable[[str], SecretString]:
         """Return `decrypt` for one context, with all work that is the same for every value done.
 
@@ -255,7 +255,9 @@ class KeyRing:
                 key, associated_data = found
                 return _open(key, decode(stored[size:], context), associated_data, context)
             if isinstance(stored, str) and on_plaintext is not None and not stored.startswith(prefix):
-                return on_plaintext(stored)
+                plaintext = SecretString(stored)
+                del stored
+                return on_plaintext(plaintext)
             raise self._unknown(stored, context)
 
         return decrypt

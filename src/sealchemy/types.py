@@ -121,7 +121,7 @@ class EncryptedString(TypeDecorator[str]):
             try:
                 return keys.write[context](value)  # type: ignore[no-any-return]
             finally:
-                del value  # a frame of ours shows no plaintext
+                del value  # error trackers print the variables of a frame
 
         return process
 
@@ -131,7 +131,12 @@ class EncryptedString(TypeDecorator[str]):
         keys, context = binding(dialect), self.context
 
         def process(value: str | None) -> SecretString | None:
-            return None if value is None else keys.read[context](value)
+            if value is None:
+                return None
+            try:
+                return keys.read[context](value)  # type: ignore[no-any-return]
+            finally:
+                del value  # it may be plaintext
 
         return process
 
