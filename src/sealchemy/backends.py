@@ -24,10 +24,11 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import DBAPIError, NoSuchTableError
-from sqlalchemy.types import NullType, String
+from sqlalchemy.types import NullType, String, TypeDecorator
 
 from . import envelope
 from .errors import ColumnDefinitionError, UnsupportedOperationError
+from .redaction import SecretString
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -60,6 +61,21 @@ class Target:
         return self.table.fullname
 
 
+class _StoredText(TypeDecorator[str]):
+    """Text that may still be plaintext, so that neither debug echo nor an error tracker shows it."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        del dialect
+        return _redact(value)
+
+
+def _redact(value: Any) -> Any:
+    return SecretString(value) if isinstance(value, str) else value
+
+
 def load_target(
     connection: Connection, table_name: str, contexts: Mapping[str, str], schema: str | None = None
 ) -> Target:
@@ -83,7 +99,7 @@ def load_target(
         found = {}
     key = inspector.get_pk_constraint(table_name, schema=schema)["constrained_columns"] if found else []
     _check_table(table_name, contexts, found, key)
-    pieces = [column(name, found[name]) for name in key] + [column(name, Text()) for name in contexts]
+    pieces = [column(name, found[name]) for name in key] + [column(name, _StoredText()) for name in contexts]
     target = table(table_name, *pieces, schema=schema)
     return Target(
         table=target,
@@ -321,4 +337,4 @@ def _parameters(key: Key, values: Key) -> dict[str, Any]:
 
 def _split(target: Target, rows: Sequence[Any]) -> dict[Key, Key]:
     size = len(target.key)
-    return {tuple(row[:size]): tuple(row[size:]) for row in rows}
+    return {tuple(row[:size]): tuple(map(_redact, row[size:])) for row in rows}

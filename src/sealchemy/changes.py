@@ -77,7 +77,7 @@ def _decrypt(cipher: Cipher, stored: str) -> Change | None:
     if _is_plaintext(stored):
         return None
     plaintext = cipher.decrypt(stored)
-    return Change(str(plaintext), plaintext)
+    return Change(plaintext, plaintext)
 
 
 ENCRYPT = Operation(

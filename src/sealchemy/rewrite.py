@@ -260,9 +260,10 @@ class _Run:
 
     def _compare(self, changes: Mapping[Key, Sequence[Change]], stored: Mapping[Key, Key]) -> None:
         """Decrypt what the database has now: a server may cut a value, or a trigger change it, silently."""
+        nothing = (None,) * len(self.ciphers)
         for key, found in changes.items():
-            for index, change in enumerate(found):
-                if change.plaintext is not None and not self._stands_for(stored[key][index], change.plaintext, index):
+            for index, (change, back) in enumerate(zip(found, stored.get(key, nothing), strict=True)):
+                if change.plaintext is not None and not self._stands_for(back, change.plaintext, index):
                     message = (
                         f"{self.target.name}.{self.target.columns[index].name}, primary key {key}: the database does not"
                         " keep what is written (the column is too short, or a trigger changes it?); nothing is lost,"
@@ -270,8 +271,13 @@ class _Run:
                     )
                     raise RewriteError(message, self.report)
 
-    def _stands_for(self, stored: str, plaintext: SecretString, index: int) -> bool:
-        return (stored if self.operation is DECRYPT else self.ciphers[index].decrypt(stored)) == plaintext
+    def _stands_for(self, stored: str | None, plaintext: SecretString, index: int) -> bool:
+        if stored is None or self.operation is DECRYPT:
+            return stored == plaintext
+        try:
+            return self.ciphers[index].decrypt(stored) == plaintext
+        except SealchemyError:
+            return False
 
     def _key(self, row: Row[Any]) -> Key:
         return tuple(row[: len(self.target.key)])
