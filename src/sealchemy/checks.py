@@ -84,9 +84,7 @@ def widen(
     """Give these columns the type that ciphertext fits into, if they have another: TEXT."""
     with connect(bind) as connection:
         check = _Check(bind, connection, load_target(connection, table, columns, schema), lock_timeout)
-        for column in inspect(connection).get_columns(table, schema=schema):
-            if column["name"] in columns and not isinstance(column["type"], Text):
-                check.widen(column["name"])
+        check.widen()
 
 
 class _Check:
@@ -132,10 +130,16 @@ class _Check:
         else:
             self._change(lambda: self.connection.exec_driver_sql(f"{self.alter} DROP CONSTRAINT {self.quote(name)}"))
 
-    def widen(self, column: str) -> None:
-        if self.is_postgresql:
-            sql = f"{self.alter} ALTER COLUMN {self.quote(column)} TYPE TEXT"
-            self._change(lambda: self.connection.exec_driver_sql(sql))
+    def widen(self) -> None:
+        if not self.is_postgresql:
+            return
+        with self._transaction(write=False):
+            found = inspect(self.connection).get_columns(self.target.table.name, schema=self.target.table.schema)
+        types = {item["name"]: item["type"] for item in found}
+        for column in self.target.columns:
+            if not isinstance(types[column.name], Text):
+                sql = f"{self.alter} ALTER COLUMN {self.quote(column.name)} TYPE TEXT"
+                self._change(lambda sql=sql: self.connection.exec_driver_sql(sql))
 
     def _test(self, column: ColumnElement[str]) -> ColumnElement[bool]:
         return self.backend.matches(column, ANY_STORED_VALUE)

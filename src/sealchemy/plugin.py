@@ -1,18 +1,18 @@
-"""The entry point by which Alembic 1.18 and later finds the operations.
-
-A module of its own, because Alembic calls `setup` while it is itself being imported: `operations`, imported
-first, would import Alembic, which would come back for a `setup` that is not there yet.
-"""
+"""The entry point by which Alembic 1.18 and later finds the operations."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-from . import operations as operations  # importing them registers them
 
 if TYPE_CHECKING:
     from alembic.runtime.plugins import Plugin
 
 
 def setup(plugin: Plugin) -> None:
-    """Do nothing more."""
+    """Register the operations.
+
+    They are imported here and not above because Alembic loads this module while it is itself being imported,
+    and `operations`, if it was what imported Alembic, is then not complete yet.
+    """
+    del plugin
+    from . import operations  # noqa: F401, PLC0415 - importing them registers them

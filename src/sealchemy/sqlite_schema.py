@@ -44,7 +44,7 @@ def drop_check(connection: Connection, schema: str | None, table: str, name: str
             message = f"table {table!r}: no constraint {name} in the definition of the table"
             raise ColumnDefinitionError(message)
         end = _closing_parenthesis(sql, found.end() - 1)
-        return sql[: found.start()] + sql[end + 1 :]
+        return sql[: found.start()] + sql[end + 1 :].removeprefix("\n")
 
     _edit_table(connection, schema, table, edit)
 
