@@ -214,8 +214,13 @@ def _show_disk(console: Console, engine: Engine, path: Path | None, tokens: dict
         console.print("Only a superuser can read PostgreSQL's files, so they were not searched.")
         return
     known = [token.encode() for pair in tokens.values() for token in pair if token]
-    found = sum(token in content for token in known)
+    found = sum(any(part in content for part in _parts(token)) for token in known)
     console.print(f"{found} of {len(known)} plaintext tokens found in the {len(content):,} bytes of the table's files.")
+
+
+def _parts(token: bytes, size: int = 24) -> list[bytes]:
+    """Return parts to search for: PostgreSQL cuts long values into chunks."""
+    return [token[start : start + size] for start in range(0, max(1, len(token) - size), max(size, len(token) // 4))]
 
 
 def _postgresql_file(engine: Engine) -> bytes | None:
