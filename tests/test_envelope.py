@@ -27,7 +27,7 @@ MALFORMED = {
     "uppercase prefix": "SEALCHEMY" + GOOD[9:],
     "leading space": " " + GOOD,
     "uppercase key id": GOOD.replace("0123456789ab", "0123456789AB"),
-    "fullwidth key id": GOOD.replace("0123456789ab", "\uff10123456789ab"),  # noqa: RUF001 - on purpose
+    "fullwidth key id": GOOD.replace("0123456789ab", "\uff10123456789ab"),
     "short key id": GOOD.replace("0123456789ab", "0123456789a"),
     "long key id": GOOD.replace("0123456789ab", "0123456789abc"),
     "no payload": GOOD[:26],
@@ -90,7 +90,7 @@ def test_nothing_but_our_errors(text: str) -> None:
         assert text.startswith("sealchemy:v1:")
 
 
-@pytest.mark.parametrize("context", ["", "a b", "a" * 129, "\u00e4", "a\n", "\uff41", "a:b", None, 7, b"a"])  # noqa: RUF001
+@pytest.mark.parametrize("context", ["", "a b", "a" * 129, "\u00e4", "a\n", "\uff41", "a:b", None, 7, b"a"])
 def test_malformed_context_is_refused_and_not_shown(context: object) -> None:
     with pytest.raises(ColumnDefinitionError):
         envelope.check_context(context)  # type: ignore[arg-type]

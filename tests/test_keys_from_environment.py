@@ -28,7 +28,11 @@ def test_reads_the_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_previous_keys_are_separated_by_commas_or_newlines() -> None:
-    for text in (f"{TWO.reveal()},{THREE.reveal()}", f"{TWO.reveal()}\n{THREE.reveal()}\n", f" {TWO.reveal()} , {THREE.reveal()}"):
+    for text in (
+        f"{TWO.reveal()},{THREE.reveal()}",
+        f"{TWO.reveal()}\n{THREE.reveal()}\n",
+        f" {TWO.reveal()} , {THREE.reveal()}",
+    ):
         ring = from_env(**{KEY: ONE.reveal(), PREVIOUS: text})
         assert ring.previous == (TWO, THREE)
 
@@ -58,7 +62,11 @@ WRONG = {
     "passphrase": ({KEY: base64.b64encode(b"my very secret pass phrase, yes!").decode()}, KeyFormatError, KEY),
     "too short": ({KEY: "c2hvcnQ="}, KeyFormatError, KEY),
     "value and file": ({KEY: BASE64, f"{KEY}_FILE": "/nowhere/key"}, KeyFormatError, f"{KEY}_FILE"),
-    "previous value and file": ({KEY: ONE.reveal(), PREVIOUS: BASE64, f"{PREVIOUS}_FILE": "/x"}, KeyFormatError, PREVIOUS),
+    "previous value and file": (
+        {KEY: ONE.reveal(), PREVIOUS: BASE64, f"{PREVIOUS}_FILE": "/x"},
+        KeyFormatError,
+        PREVIOUS,
+    ),
     "no such file": ({f"{KEY}_FILE": "/nowhere/at/all/key-file"}, MissingKeyError, f"{KEY}_FILE"),
     "a folder": ({f"{KEY}_FILE": "/"}, MissingKeyError, f"{KEY}_FILE"),
     "the key in place of a path": ({f"{KEY}_FILE": BASE64}, MissingKeyError, f"{KEY}_FILE"),

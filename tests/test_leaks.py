@@ -107,7 +107,7 @@ def test_row_that_postgresql_shows(postgresql_url: str, make_engine: Callable[..
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE accounts ADD CHECK (name <> 'bad')"))
     with engine.connect() as connection, pytest.raises(IntegrityError) as caught:
-        connection.execute(text(f"INSERT INTO accounts (name, token) VALUES ('bad', '{SENTINEL}')"))  # noqa: S608
+        connection.execute(text(f"INSERT INTO accounts (name, token) VALUES ('bad', '{SENTINEL}')"))
     assert "accounts_name_check" in str(caught.value)
     shown = str(caught.value.orig) + repr(caught.value.orig.args) + str(caught.value).split("[SQL")[0]  # type: ignore[union-attr]
     assert "SENTINEL" not in shown
@@ -142,7 +142,17 @@ def test_reprs(accounts: Engine) -> None:
         history = repr(inspect(account).attrs.token.history)
         session.commit()
         row = session.execute(select(Account.token, Account.id)).one()
-        shown = [account, row, row._mapping, vars(account), history, ring, ring.primary, Account.__table__, Account.token.type]
+        shown = [
+            account,
+            row,
+            row._mapping,
+            vars(account),
+            history,
+            ring,
+            ring.primary,
+            Account.__table__,
+            Account.token.type,
+        ]
         assert "SENTINEL" not in repr(shown)
         assert ring.primary.reveal()[20:] not in repr(shown)
 

@@ -72,7 +72,9 @@ def test_up_down_and_up_again(database_url: str, plaintext: Engine) -> None:
         down = cli("-x", "allow-plaintext=yes", "downgrade", "0001", url=database_url, key=KEY)
         assert down.returncode == 0
         assert tokens(plaintext) == ROWS
-        assert "SENTINEL" not in "".join(out for run in (done, again, refused, down) for out in (run.stdout, run.stderr))
+        assert "SENTINEL" not in "".join(
+            out for run in (done, again, refused, down) for out in (run.stdout, run.stderr)
+        )
     assert cli("-x", "allow-plaintext=yes", "downgrade", "base", url=database_url, key=KEY).returncode == 0
     plaintext.dispose()
 

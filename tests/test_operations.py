@@ -117,9 +117,7 @@ def test_requiring_encryption_says_how_much_plaintext_there_is(tmp_path: Path, e
         ("op.require_encryption('grants', ['access'])", {"grants.access": Rollout.MIGRATE}, "stage is migrate"),
     ],
 )
-def test_wrong_stage_is_refused(
-    tmp_path: Path, engine: Engine, operation: str, rollout: Any, message: str
-) -> None:
+def test_wrong_stage_is_refused(tmp_path: Path, engine: Engine, operation: str, rollout: Any, message: str) -> None:
     before = grants(engine, 3)
     attach_key_ring(engine, RING, rollout=rollout)
     project = Project(tmp_path, engine)
@@ -149,7 +147,10 @@ def test_without_a_ring_nothing_is_touched(tmp_path: Path, database_url: str) ->
 
 def test_what_an_earlier_revision_of_the_run_did_is_seen(tmp_path: Path, engine: Engine) -> None:
     project = Project(tmp_path, engine)
-    create = "op.create_table('grants', sa.Column('id', sa.Integer, primary_key=True), sa.Column('access', sa.Text), sa.Column('refresh', sa.Text))"
+    create = (
+        "op.create_table('grants', sa.Column('id', sa.Integer, primary_key=True),"
+        " sa.Column('access', sa.Text), sa.Column('refresh', sa.Text))"
+    )
     project.revision(f"{create}; op.execute(\"INSERT INTO grants VALUES (1, 'a', NULL)\")")
     project.revision(ENCRYPT)
     project.revision(REQUIRE)
@@ -176,7 +177,7 @@ def test_in_memory_sqlite_and_other_pools(tmp_path: Path, make_engine: Callable[
 def test_a_connection_that_is_in_a_transaction_is_refused_with_the_reason(engine: Engine, project: Project) -> None:
     before = grants(engine, 3)
     project.attributes["begin"] = True
-    with pytest.raises(UnsupportedOperationError, match="already in one.*own_transaction=False"):
+    with pytest.raises(UnsupportedOperationError, match=r"already in one.*own_transaction=False"):
         project.upgrade()
     assert raw(engine) == before
 
@@ -201,7 +202,9 @@ def test_varchar_is_widened(postgresql_url: str, tmp_path: Path, make_engine: Ca
     project = Project(tmp_path, engine)
     project.revision(ENCRYPT)
     project.upgrade()
-    assert {str(column["type"]) for column in inspect(engine).get_columns("grants") if column["name"] in COLUMNS} == {"TEXT"}
+    assert {str(column["type"]) for column in inspect(engine).get_columns("grants") if column["name"] in COLUMNS} == {
+        "TEXT"
+    }
     assert {key: RING.decrypt(row[0], "grants.access") for key, row in raw(engine).items()} == {
         key: row[0] for key, row in before.items()
     }
@@ -218,14 +221,18 @@ def test_a_run_that_finds_the_check_unvalidated_only_validates(
     project.upgrade("r0")
     name = constraint_name("grants", "access")
     with engine.begin() as connection:
-        connection.exec_driver_sql(f"ALTER TABLE grants ADD CONSTRAINT {name} CHECK (access LIKE 'sealchemy:%%') NOT VALID")
+        connection.exec_driver_sql(
+            f"ALTER TABLE grants ADD CONSTRAINT {name} CHECK (access LIKE 'sealchemy:%%') NOT VALID"
+        )
     statements: list[str] = []
     event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
     project.upgrade()
     assert not [item for item in statements if "ADD CONSTRAINT" in item and name in item]
     assert [item for item in statements if "VALIDATE CONSTRAINT" in item and name in item]
     with engine.connect() as connection:
-        assert connection.scalar(text("SELECT bool_and(convalidated) FROM pg_constraint WHERE conrelid = 'grants'::regclass"))
+        assert connection.scalar(
+            text("SELECT bool_and(convalidated) FROM pg_constraint WHERE conrelid = 'grants'::regclass")
+        )
 
 
 def test_plaintext_that_slips_in_while_the_check_is_added(
@@ -275,7 +282,9 @@ def test_sqlite_check_leaves_everything_else_as_it_was(tmp_path: Path, make_engi
 
     def everything() -> list[Any]:
         with engine.connect() as connection:
-            rows = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE tbl_name <> 'alembic_version' ORDER BY name")).all()
+            rows = connection.execute(
+                text("SELECT name, sql FROM sqlite_master WHERE tbl_name <> 'alembic_version' ORDER BY name")
+            ).all()
             children = connection.execute(text("SELECT * FROM child")).all()
             return [*rows, *children, *connection.execute(text("PRAGMA table_xinfo(grants)")).all()]
 

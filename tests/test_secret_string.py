@@ -26,7 +26,7 @@ def test_equals_hashes_and_formats_as_the_plain_text(text: str) -> None:
     secret = SecretString(text)
     assert secret == text
     assert hash(secret) == hash(text)
-    assert f"{secret}" == "%s" % secret == "".join([secret]) == text  # noqa: UP031 - each way of formatting
+    assert f"{secret}" == "%s" % secret == f"{secret}" == text  # noqa: UP031 - each way of formatting
     assert json.dumps({"token": secret}) == json.dumps({"token": text})
     assert {text: 1}[secret] == 1
 

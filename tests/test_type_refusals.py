@@ -43,8 +43,13 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-COLUMNS = {"orm": Account.token, "core": Account.__table__.c.token, "alias": Account.__table__.alias().c.token,
-           "label": Account.__table__.c.token.label("x"), "subquery": select(Account.token).subquery().c.token}  # fmt: skip
+COLUMNS = {
+    "orm": Account.token,
+    "core": Account.__table__.c.token,
+    "alias": Account.__table__.alias().c.token,
+    "label": Account.__table__.c.token.label("x"),
+    "subquery": select(Account.token).subquery().c.token,
+}
 OPERATIONS: dict[str, Callable[[Any], Any]] = {
     "==": lambda column: column == SENTINEL,
     "!=": lambda column: column != SENTINEL,

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-VALUES = ["token", "", "🔑 ключ", "a" * 65_536, "line\nbreak\0nul" , "'quoted' %s \\ \" ;--"]
+VALUES = ["token", "", "🔑 ключ", "a" * 65_536, "line\nbreak\0nul", "'quoted' %s \\ \" ;--"]
 
 
 @pytest.fixture
@@ -126,7 +126,9 @@ def test_upsert_with_excluded_and_returning(accounts: Engine) -> None:
     with Session(accounts) as session:
         for token in ("first", "second"):
             returned = session.scalars(
-                statement.returning(Account), [{"name": "n", "token": token}], execution_options={"populate_existing": True}
+                statement.returning(Account),
+                [{"name": "n", "token": token}],
+                execution_options={"populate_existing": True},
             ).all()
             assert [item.token for item in returned] == [token]
         session.commit()
@@ -182,7 +184,9 @@ def test_aliases_subqueries_ctes_and_unions(accounts: Engine) -> None:
             select(inner.c.secret).order_by(inner.c.id),
             select(cte.c.token).order_by(cte.c.id),
             select(Account.token.label("other")).order_by(Account.id),
-            select(select(Account.token).where(Account.id == alias.id).scalar_subquery()).select_from(alias).order_by(alias.id),
+            select(select(Account.token).where(Account.id == alias.id).scalar_subquery())
+            .select_from(alias)
+            .order_by(alias.id),
         ):
             assert session.scalars(query).all() == ["a", "b"]
         both = union_all(select(Account.token).where(Account.id == 1), select(Account.token).where(Account.id == 2))

@@ -72,7 +72,7 @@ class _StoredText(TypeDecorator[str]):
         return _redact(value)
 
 
-def _redact(value: Any) -> Any:
+def _redact(value: str | None) -> str | None:
     return SecretString(value) if isinstance(value, str) else value
 
 
@@ -136,7 +136,7 @@ class Backend:
         """
         raise NotImplementedError
 
-    def prepare(self, connection: Connection) -> None:  # noqa: B027 - most need nothing
+    def prepare(self, connection: Connection) -> None:
         """Set up the connection of a run."""
 
     def begin(self, connection: Connection, target: Target, lock_timeout: float, *, write: bool) -> None:
@@ -148,7 +148,7 @@ class Backend:
 
     def write(self, connection: Connection, target: Target, rows: Mapping[Key, Key]) -> dict[Key, Key]:
         """Store new values by primary key, in key order, and return what the database then has."""
-        values = {item.name: bindparam(f"c{index}") for index, item in enumerate(target.columns)}
+        values: dict[str, Any] = {item.name: bindparam(f"c{index}") for index, item in enumerate(target.columns)}
         found = and_(*(item == bindparam(f"k{index}") for index, item in enumerate(target.key)))
         statement = update(target.table).where(found).values(values)
         connection.execute(statement, [_parameters(key, new) for key, new in rows.items()])
@@ -217,7 +217,7 @@ def _update_from_arrays(target: Target, dialect: Dialect, slot: Callable[[int, s
     names = [f"k{index}" for index in range(len(keys))] + [f"c{index}" for index in range(len(columns))]
     row = ", ".join(f"t.{key}" for key in keys)
     return (
-        f"UPDATE {dialect.identifier_preparer.format_table(target.table)} AS t"
+        f"UPDATE {dialect.identifier_preparer.format_table(target.table)} AS t"  # noqa: S608
         f" SET {', '.join(f'{item} = v.c{index}' for index, item in enumerate(columns))}"
         f" FROM unnest({', '.join(arrays)}) AS v({', '.join(names)})"
         f" WHERE {' AND '.join(f't.{key} = v.k{index}' for index, key in enumerate(keys))}"
@@ -280,6 +280,7 @@ class MySQL(Backend):
 
     def finish(self, connection: Connection, target: Target) -> list[str]:
         """Return what stays."""
+        del connection, target
         return ["the old rows are in free pages, the binary log, replicas and backups"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import not_
@@ -13,6 +12,8 @@ from .errors import PlaintextFoundError
 from .redaction import SecretString
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy import ColumnElement
 
     from .backends import Backend
@@ -87,9 +88,7 @@ ENCRYPT = Operation(
 )
 REKEY = Operation(
     "rekey",
-    pending=lambda backend, ring, stored: not_(
-        backend.matches(stored, f"{envelope.header(ring.primary.id)}?*")
-    ),
+    pending=lambda backend, ring, stored: not_(backend.matches(stored, f"{envelope.header(ring.primary.id)}?*")),
     change=_rekey,
 )
 DECRYPT = Operation(

@@ -128,7 +128,7 @@ class _Check:
             table = self.target.table
             self._change(lambda: sqlite_schema.drop_check(self.connection, table.schema, table.name, name))
         else:
-            self._change(lambda: self.connection.exec_driver_sql(f"{self.alter} DROP CONSTRAINT {self.quote(name)}"))
+            self._execute(f"{self.alter} DROP CONSTRAINT {self.quote(name)}")
 
     def widen(self) -> None:
         if not self.is_postgresql:
@@ -138,8 +138,7 @@ class _Check:
         types = {item["name"]: item["type"] for item in found}
         for column in self.target.columns:
             if not isinstance(types[column.name], Text):
-                sql = f"{self.alter} ALTER COLUMN {self.quote(column.name)} TYPE TEXT"
-                self._change(lambda sql=sql: self.connection.exec_driver_sql(sql))
+                self._execute(f"{self.alter} ALTER COLUMN {self.quote(column.name)} TYPE TEXT")
 
     def _test(self, column: ColumnElement[str]) -> ColumnElement[bool]:
         return self.backend.matches(column, ANY_STORED_VALUE)
@@ -156,10 +155,10 @@ class _Check:
     def _validate(self, name: str) -> None:
         """Scan the table under a lock that lets everybody read and write."""
         try:
-            self._change(lambda: self.connection.exec_driver_sql(f"{self.alter} VALIDATE CONSTRAINT {self.quote(name)}"))
+            self._execute(f"{self.alter} VALIDATE CONSTRAINT {self.quote(name)}")
         except IntegrityError:
             # Left in place, it would fail each update of the rows that violate it.
-            self._change(lambda: self.connection.exec_driver_sql(f"{self.alter} DROP CONSTRAINT {self.quote(name)}"))
+            self._execute(f"{self.alter} DROP CONSTRAINT {self.quote(name)}")
         else:
             return
         message = (
@@ -171,11 +170,16 @@ class _Check:
     def _existing(self) -> dict[str, str]:
         """Return the CHECKs of the table by name, and whether they are validated."""
         with self._transaction(write=False):
-            found = inspect(self.connection).get_check_constraints(self.target.table.name, schema=self.target.table.schema)
+            found = inspect(self.connection).get_check_constraints(
+                self.target.table.name, schema=self.target.table.schema
+            )
         return {
             str(item["name"]): "not valid" if item.get("dialect_options", {}).get("not_valid") else "valid"
             for item in found
         }
+
+    def _execute(self, sql: str) -> None:
+        self._change(lambda: self.connection.exec_driver_sql(sql))
 
     def _change(self, work: Callable[[], object]) -> None:
         def transaction() -> None:

@@ -17,7 +17,8 @@ try:
     from dotenv import dotenv_values, set_key
     from rich.console import Console
 except ModuleNotFoundError as error:
-    raise SystemExit(f'the command line needs more packages: pip install "sealchemy[cli]" ({error.name})') from None
+    missing = f'the command line needs {error.name}: pip install "sealchemy[cli]"'
+    raise SystemExit(missing) from None
 
 VARIABLE = "INTEGRATION_TOKEN_ENCRYPTION_KEY"
 

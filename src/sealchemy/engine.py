@@ -24,11 +24,12 @@ from .errors import (
     UnsupportedOperationError,
 )
 from .keys import KeyRing
-from .redaction import SecretString
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect, ExceptionContext
     from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from .redaction import SecretString
 
     _Engine = TypeVar("_Engine", Engine, AsyncEngine)
 
@@ -166,7 +167,7 @@ def _parse_rollout(rollout: object) -> Mapping[str, Rollout] | Rollout:
     return _parse_stage(rollout, "all contexts")
 
 
-def _parse_stage(stage: object, context: str) -> Rollout:
+def _parse_stage(stage: Any, context: str) -> Rollout:
     try:
         return Rollout(stage)
     except ValueError:
@@ -181,7 +182,7 @@ def _describe(rollout: Mapping[str, Rollout] | Rollout) -> str:
     return ", ".join(f"{context}={stage.value}" for context, stage in rollout.items()) or Rollout.STRICT.value
 
 
-def _refuse_without_ring(context: str) -> Any:  # noqa: ANN401 - it never returns, in place of many types
+def _refuse_without_ring(context: str) -> Any:
     message = (
         f"{context} is encrypted, and this engine has no key ring: call"
         ' attach_key_ring(engine, KeyRing.from_env("INTEGRATION_TOKEN_ENCRYPTION")) where the engine is made'

@@ -28,12 +28,9 @@ value or a key, and neither does an attribute or a chained exception.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from sqlalchemy.exc import DontWrapMixin
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable
 
 
 class SealchemyError(DontWrapMixin, Exception):
@@ -96,9 +93,7 @@ class DecryptionError(SealchemyError):
     that an attacker learns nothing about which.
     """
 
-    def __init__(
-        self, message: str, context: str | None = None, key_id: str | None = None
-    ) -> None:
+    def __init__(self, message: str, context: str | None = None, key_id: str | None = None) -> None:
         """Keep the context that was asked for and the key id that the value names."""
         super().__init__(message)
         self.context = context
@@ -127,7 +122,7 @@ class RewriteError(SealchemyError):
     `report` is the `sealchemy.rewrite.Report` of the run: it names rows by primary key, never by value.
     """
 
-    def __init__(self, message: str, report: Hashable | None = None) -> None:
+    def __init__(self, message: str, report: Any = None) -> None:
         """Keep the report of the run."""
         super().__init__(message)
         self.report = report

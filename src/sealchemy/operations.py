@@ -10,15 +10,15 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from alembic.autogenerate.render import renderers  # not from alembic.autogenerate: this runs during its import
 from alembic.operations import MigrateOperation, Operations
+from sqlalchemy.types import TypeDecorator
 
 from . import checks
 from .errors import UnsupportedOperationError
 from .rewrite import DECRYPT, ENCRYPT, Operation, Progress, rewrite
-from .types import EncryptedString
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,13 +31,14 @@ logger = logging.getLogger("sealchemy")
 _SECONDS_BETWEEN_LOGS = 5.0
 
 
-def render_item(kind: str, item: object, _context: AutogenContext) -> str | bool:
-    """Render an encrypted column as `sa.Text()`, so that revisions outlive this package and the models.
+def render_item(kind: str, item: Any, _context: AutogenContext) -> str | Literal[False]:
+    """Render the types of this package as what they are in the database: an encrypted column as `sa.Text()`.
 
-    Pass it to `context.configure(render_item=...)` in `env.py`.
+    So revisions import nothing from here, and outlive the models. Pass it to
+    `context.configure(render_item=...)` in `env.py`.
     """
-    if kind == "type" and isinstance(item, EncryptedString):
-        return "sa.Text()"
+    if kind == "type" and isinstance(item, TypeDecorator) and type(item).__module__.startswith("sealchemy."):
+        return f"sa.{item.impl_instance!r}"
     return False
 
 
@@ -152,8 +153,8 @@ def _decrypt_columns(operations: Operations, operation: DecryptColumnsOp) -> Non
     arguments = environment.get_x_argument(as_dictionary=True) if environment else {}
     if arguments.get("allow-plaintext") != "yes":
         message = (
-            f"decrypt_columns writes the plaintext of {', '.join(operation.columns.values())} into the database, its logs"
-            " and its backups. If that is what you want: alembic -x allow-plaintext=yes downgrade ..."
+            f"decrypt_columns writes the plaintext of {', '.join(operation.columns.values())} into the database, its"
+            " logs and its backups. If that is what you want: alembic -x allow-plaintext=yes downgrade ..."
         )
         raise UnsupportedOperationError(message)
     with _bind(operations, operation) as bind:

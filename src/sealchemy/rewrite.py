@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .keys import KeyRing
     from .redaction import SecretString
 
-__all__ = ["DECRYPT", "ENCRYPT", "REKEY", "Failure", "Progress", "Report", "rewrite"]
+__all__ = ["DECRYPT", "ENCRYPT", "REKEY", "Failure", "Operation", "Progress", "Report", "rewrite"]
 
 FURTHER_PASSES = 3
 FAILURES_LISTED = 1000
@@ -167,10 +167,10 @@ class _Run:
     def run(self) -> Report:
         if self.progress:
             self.total = self._count_pending()
-        for _ in range(1 + FURTHER_PASSES):
-            found = self._pass()
-            if found == 0:
-                break
+        found = self._pass()
+        for _ in range(FURTHER_PASSES):
+            if found:
+                found = self._pass()
         self._rewrite_stragglers()
         self._classify_everything()
         if self.owns_connection:
@@ -265,8 +265,8 @@ class _Run:
             for index, (change, back) in enumerate(zip(found, stored.get(key, nothing), strict=True)):
                 if change.plaintext is not None and not self._stands_for(back, change.plaintext, index):
                     message = (
-                        f"{self.target.name}.{self.target.columns[index].name}, primary key {key}: the database does not"
-                        " keep what is written (the column is too short, or a trigger changes it?); nothing is lost,"
+                        f"{self.target.name}.{self.target.columns[index].name}, primary key {key}: the database does"
+                        " not keep what is written (a column that is too short, or a trigger?); nothing is lost,"
                         " this batch was rolled back"
                     )
                     raise RewriteError(message, self.report)
@@ -311,7 +311,9 @@ class _Run:
             )
         if report.failed:
             listed = "; ".join(f"{item.key} {item.column}: {item.reason}" for item in report.failures[:10])
-            problems.append(f"{report.failed} values cannot be read and were left as they are, by primary key: {listed}")
+            problems.append(
+                f"{report.failed} values cannot be read and were left as they are, by primary key: {listed}"
+            )
         if problems:
             message = f"{self.operation.name} {report.table}: {'; '.join(problems)}"
             raise RewriteError(message, report)

@@ -63,11 +63,12 @@ def _edit_table(connection: Connection, schema: str | None, table: str, edit: Ca
     quote = connection.dialect.identifier_preparer.quote_identifier
     database = quote(schema or "main")
     where = "type = 'table' AND lower(name) = lower(:name)"
-    sql = connection.scalar(text(f"SELECT sql FROM {database}.sqlite_master WHERE {where}"), {"name": table})
+    query = text(f"SELECT sql FROM {database}.sqlite_master WHERE {where}")  # noqa: S608 - a quoted name
+    sql = connection.scalar(query, {"name": table})
     version = connection.scalar(text(f"PRAGMA {database}.schema_version"))
     connection.execute(text("PRAGMA writable_schema = ON"))
     try:
-        change = text(f"UPDATE {database}.sqlite_master SET sql = :sql WHERE {where}")
+        change = text(f"UPDATE {database}.sqlite_master SET sql = :sql WHERE {where}")  # noqa: S608
         connection.execute(change, {"sql": edit(sql), "name": table})
         connection.execute(text(f"PRAGMA {database}.schema_version = {version + 1}"))
     finally:

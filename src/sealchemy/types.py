@@ -18,11 +18,10 @@ from .keys import encode_plaintext
 from .redaction import SecretString
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sqlalchemy.engine import Dialect
     from sqlalchemy.sql.elements import BindParameter, ColumnElement
     from sqlalchemy.sql.operators import OperatorType
+    from sqlalchemy.sql.type_api import _BindProcessorType, _LiteralProcessorType, _ResultProcessorType
     from sqlalchemy.types import TypeEngine
 
 _NULL_TESTS = frozenset({operators.eq, operators.ne, operators.is_, operators.is_not})
@@ -34,15 +33,17 @@ class _Comparator(TypeDecorator.Comparator[str]):
 
     __slots__ = ()
 
-    def operate(self, op: OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[str]:
+    def operate(  # type: ignore[override] # one overload of two: it changes no result type
+        self, op: OperatorType, *other: Any, **kwargs: Any
+    ) -> ColumnElement[str]:
         if not _is_meaningful(op, other):
             del other, kwargs  # error trackers print the variables of a frame
-            _refuse_operator(self.expr.type.context, op)
+            _refuse_operator(self.expr.type, op)
         return super().operate(op, *other, **kwargs)
 
     def reverse_operate(self, op: OperatorType, other: Any, **kwargs: Any) -> NoReturn:
         del other, kwargs
-        _refuse_operator(self.expr.type.context, op)
+        _refuse_operator(self.expr.type, op)
 
 
 def _is_meaningful(op: OperatorType, other: tuple[Any, ...]) -> bool:
@@ -55,10 +56,10 @@ def _is_meaningful(op: OperatorType, other: tuple[Any, ...]) -> bool:
     return op in _COLUMN_TESTS and isinstance(operand, ColumnClause | Label)
 
 
-def _refuse_operator(context: str, op: OperatorType) -> NoReturn:
+def _refuse_operator(type_: Any, op: OperatorType) -> NoReturn:
     name = getattr(op, "opstring", None) or getattr(op, "__name__", "this operator")
     message = (
-        f"{context}: {name} is refused on an encrypted column, it would compare ciphertext and"
+        f"{type_.context}: {name} is refused on an encrypted column, it would compare ciphertext and"
         " match nothing; only IS NULL and IS NOT NULL work. Select by other columns, and compare in Python"
     )
     raise UnsupportedOperationError(message)
@@ -80,7 +81,7 @@ class EncryptedString(TypeDecorator[str]):
 
     impl = Text
     cache_ok = True
-    comparator_factory = _Comparator
+    comparator_factory = _Comparator  # pyright: ignore[reportAssignmentType] # as SQLAlchemy documents it
 
     def __init__(self, context: str) -> None:
         """Name the secret.
@@ -106,12 +107,13 @@ class EncryptedString(TypeDecorator[str]):
         """Return TEXT; on MySQL and MariaDB MEDIUMTEXT, since TEXT ends at 65 535 bytes there."""
         return MEDIUMTEXT() if dialect.name in {"mysql", "mariadb"} else Text()
 
-    def with_variant(self, *_type_and_dialects: object) -> NoReturn:
+    def with_variant(self, type_: object, *dialect_names: str) -> NoReturn:
         """Refuse: the variant would store plaintext."""
+        del type_, dialect_names
         message = f"{self.context}: a variant of EncryptedString would store plaintext; the type fits every dialect"
         raise ColumnDefinitionError(message)
 
-    def bind_processor(self, dialect: Dialect) -> Callable[[Any], str | None]:
+    def bind_processor(self, dialect: Dialect) -> _BindProcessorType[str]:
         """Return the function that encrypts one parameter."""
         keys, context = binding(dialect), self.context
 
@@ -125,7 +127,7 @@ class EncryptedString(TypeDecorator[str]):
 
         return process
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], SecretString | None]:
+    def result_processor(self, dialect: Dialect, coltype: object) -> _ResultProcessorType[str]:
         """Return the function that decrypts one value of a row."""
         del coltype
         keys, context = binding(dialect), self.context
@@ -140,7 +142,7 @@ class EncryptedString(TypeDecorator[str]):
 
         return process
 
-    def literal_processor(self, dialect: Dialect) -> Callable[[Any], str]:
+    def literal_processor(self, dialect: Dialect) -> _LiteralProcessorType[str]:
         """Return the function that renders one literal, as ciphertext.
 
         SQLAlchemy prints the value of a literal whose rendering fails. So what can fail does so here, or
@@ -160,12 +162,12 @@ class EncryptedString(TypeDecorator[str]):
         if bindparam.literal_execute:
             message = f"{self.context}: literal_execute is refused, its errors would print the plaintext"
             raise UnsupportedOperationError(message)
-        try:
-            for value in _values_known_now(bindparam):
+        for value in _values_known_now(bindparam):
+            try:
                 encode_plaintext(value, self.context)
-        except SealchemyError:
-            del bindparam, value  # error trackers print the variables of a frame
-            raise
+            except SealchemyError:
+                del bindparam, value  # error trackers print the variables of a frame
+                raise
         return bindparam
 
 

@@ -27,7 +27,7 @@ with connectable.connect() as connection:
     with context.begin_transaction():
         context.run_migrations()
 """
-REVISION = '''
+REVISION = """
 from alembic import op
 import sqlalchemy as sa
 revision = "{revision}"
@@ -36,7 +36,7 @@ def upgrade():
     {upgrade}
 def downgrade():
     {downgrade}
-'''
+"""
 
 
 def cli(*arguments: str, url: str, key: Key | None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -45,7 +45,12 @@ def cli(*arguments: str, url: str, key: Key | None, **environment: str) -> subpr
     if key:
         variables["INTEGRATION_TOKEN_ENCRYPTION_KEY"] = key.reveal()
     return subprocess.run(
-        [sys.executable, "-m", "alembic", *arguments], cwd=ROOT, env=variables, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=ROOT,
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 

@@ -58,7 +58,19 @@ def start(binaries: Path) -> Server:
         binaries = _reachable(binaries, folder, owner)
     account = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if owner else {}
     data = folder / "data"
-    initdb = [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
+    initdb = [
+        binaries / "initdb",
+        "-D",
+        data,
+        "-U",
+        "postgres",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--no-locale",
+        "--no-sync",
+    ]
     subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=folder, **account)
     port = _free_port()
     options = {

@@ -24,13 +24,17 @@ def grants(engine: Engine, rows: int, **options: Any) -> dict[int, tuple[str | N
     )
     table.create(engine)
     values = {
-        number: (f"access-SENTINEL-{number}" if number % 7 else "", None if number % 3 == 0 else f"refresh-ключ-{number}")
+        number: (
+            f"access-SENTINEL-{number}" if number % 7 else "",
+            None if number % 3 == 0 else f"refresh-ключ-{number}",
+        )
         for number in range(1, rows + 1)
     }
     with engine.begin() as connection:
         if rows:
             connection.execute(
-                insert(table), [{"id": key, "access": access, "refresh": refresh} for key, (access, refresh) in values.items()]
+                insert(table),
+                [{"id": key, "access": access, "refresh": refresh} for key, (access, refresh) in values.items()],
             )
     return values
 
@@ -38,5 +42,5 @@ def grants(engine: Engine, rows: int, **options: Any) -> dict[int, tuple[str | N
 def raw(engine: Engine, table: str = "grants") -> dict[Any, tuple[Any, ...]]:
     """Return what is stored, by primary key."""
     with engine.connect() as connection:
-        rows = connection.execute(text(f"SELECT id, access, refresh FROM {table} ORDER BY id"))  # noqa: S608
+        rows = connection.execute(text(f"SELECT id, access, refresh FROM {table} ORDER BY id"))
         return {row[0]: tuple(row[1:]) for row in rows}

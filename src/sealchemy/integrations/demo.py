@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from alembic import command
 from alembic.config import Config
+from pydantic import SecretStr
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -51,10 +52,9 @@ def run(console: Console, url: str | None = None) -> None:
     with _database(url) as (database_url, path):
         key = Key.generate()
         engine = create_engine(database_url)
-        settings = IntegrationSettings(
-            _env_file=None,
+        settings = IntegrationSettings.model_construct(  # not from this shell's environment
             database_url=engine.url.render_as_string(hide_password=False),
-            integration_token_encryption_key=key.reveal(),
+            integration_token_encryption_key=SecretStr(key.reveal()),
         )
         try:
             _show_everything(console, engine, settings, KeyRing(primary=key), path)
@@ -198,12 +198,12 @@ def _show_pasted_value(console: Console, engine: Engine) -> None:
 
 
 def _show_plaintext_insert(console: Console, engine: Engine) -> None:
-    row = {"user_id": "user-x", "provider": "google", "access_token": "ya29.plaintext"}
-    columns = ", ".join(row)
-    statement = text(f"INSERT INTO integrations ({columns}) VALUES (:{columns.replace(', ', ', :')})")
+    statement = text(
+        "INSERT INTO integrations (user_id, provider, access_token) VALUES ('user-x', 'google', 'ya29.plaintext')"
+    )
     try:
         with engine.begin() as connection:
-            connection.execute(statement, row)
+            connection.execute(statement)
     except IntegrityError as error:
         console.print(Panel(str(error.orig), title="INSERT of a plaintext token, past the application"))
 

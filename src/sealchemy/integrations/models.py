@@ -76,12 +76,12 @@ class IntegrationMixin:
     @declared_attr
     def has_access_token(cls) -> MappedSQLExpression[bool]:  # noqa: N805 - SQLAlchemy passes the class
         """Whether an access token is stored, without fetching it."""
-        return column_property(cls.access_token.is_not(None))
+        return column_property(cls.access_token.is_not(None))  # type: ignore[union-attr] # a column, on the class
 
     @declared_attr
     def has_refresh_token(cls) -> MappedSQLExpression[bool]:  # noqa: N805 - SQLAlchemy passes the class
         """Whether a refresh token is stored, without fetching it."""
-        return column_property(cls.refresh_token.is_not(None))
+        return column_property(cls.refresh_token.is_not(None))  # type: ignore[union-attr] # a column, on the class
 
     @declared_attr.directive
     def __table_args__(cls) -> tuple[Any, ...]:  # noqa: N805 - SQLAlchemy passes the class
