@@ -1,0 +1,58 @@
+"""The documentation is run, and names what there is."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+from sealchemy import errors
+from sealchemy.cli import app
+from sealchemy.integrations.settings import IntegrationSettings
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EVERYTHING = "\n".join(page.read_text() for page in PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_runs(page: Path) -> None:
+    parser = PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS)
+    document = Sybil(parsers=[parser]).parse(page)
+    for example in document.examples():
+        example.evaluate()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_command_is_documented() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert [name for name in commands if f"sealchemy {name}" not in EVERYTHING] == []
+
+
+def test_every_variable_is_documented_and_in_the_example() -> None:
+    names = {name.upper() for name in IntegrationSettings.model_fields}
+    example = (ROOT / ".env.example").read_text()
+    assert {name for name in names if f"{name}=" not in example} == set()
+    reference = (ROOT / "docs/reference/environment.md").read_text()
+    assert {name for name in names if f"`{name}`" not in reference} == set()
+
+
+def test_every_error_is_documented() -> None:
+    reference = (ROOT / "docs/reference/errors.md").read_text()
+    leaves = [name for name, item in vars(errors).items() if isinstance(item, type) and not item.__subclasses__()]
+    assert {name for name in leaves if name.endswith("Error") and f"`{name}`" not in reference} == set()
+
+
+def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
+    drawn = set(re.findall(r"[├└│─ ]+(\w+Error)", errors.__doc__ or ""))
+    assert drawn == {name for name in vars(errors) if name.endswith("Error") and name != "SealchemyError"}
