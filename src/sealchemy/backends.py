@@ -13,10 +13,12 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    cast,
     collate,
     column,
     inspect,
     literal,
+    or_,
     select,
     table,
     text,
@@ -99,20 +101,27 @@ def load_target(
         found = {}
     key = inspector.get_pk_constraint(table_name, schema=schema)["constrained_columns"] if found else []
     _check_table(table_name, contexts, found, key)
-    pieces = [column(name, found[name]) for name in key] + [column(name, _StoredText()) for name in contexts]
-    target = table(table_name, *pieces, schema=schema)
-    return Target(
-        table=target,
-        key=tuple(target.c[name] for name in key),
-        columns=tuple(target.c[name] for name in contexts),
+    # SQLite keeps in a key what SQLAlchemy's types cannot tell apart or read, so its values go as they are.
+    untyped = connection.dialect.name == "sqlite"
+    keys = [column(name, NullType() if untyped else found[name]) for name in key]
+    pieces = [*keys, *(column(name, _StoredText()) for name in contexts)]
+    light = table(table_name, *pieces, schema=schema)
+    target = Target(
+        table=light,
+        key=tuple(light.c[name] for name in key),
+        columns=tuple(light.c[name] for name in contexts),
         contexts=tuple(envelope.check_context(context) for context in contexts.values()),
     )
+    backend_of(connection).check_keys(connection, target)
+    return target
 
 
 def _check_table(name: str, contexts: Mapping[str, str], found: Mapping[str, Any], key: Sequence[str]) -> None:
     problem = None
     if not found:
         problem = "there is no such table in this database"
+    elif not contexts:
+        problem = "no column is named: give a mapping of column names to contexts"
     elif missing := [column_name for column_name in contexts if column_name not in found]:
         problem = f"it has no column {', '.join(missing)}; its columns are {', '.join(found)}"
     elif wrong := [item for item in contexts if not isinstance(found[item], String | NullType)]:
@@ -136,8 +145,22 @@ class Backend:
         """
         raise NotImplementedError
 
+    def can_store(self, plaintext: str) -> bool:
+        """Return whether a text column keeps this text."""
+        del plaintext
+        return True
+
+    def check_keys(self, connection: Connection, target: Target) -> None:
+        """Raise `ColumnDefinitionError` if a primary key here does not name exactly one row."""
+
     def prepare(self, connection: Connection) -> None:
         """Set up the connection of a run."""
+
+    @contextmanager
+    def reading_anything(self, connection: Connection) -> Iterator[None]:
+        """Read values that are not proper text without failing on them."""
+        del connection
+        yield
 
     def begin(self, connection: Connection, target: Target, lock_timeout: float, *, write: bool) -> None:
         """Do what comes first in a transaction: the time limit for locks in seconds, and the write lock."""
@@ -170,8 +193,23 @@ class PostgreSQL(Backend):
     """PostgreSQL 13 and later."""
 
     def matches(self, stored: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
-        """Return `col COLLATE "C" LIKE ...`."""
-        return collate(stored, "C").like(_to_like(pattern))
+        """Return `col COLLATE "C" LIKE ...`; the cast is for citext, whose LIKE ignores case."""
+        return collate(cast(stored, Text), "C").like(_to_like(pattern))
+
+    def can_store(self, plaintext: str) -> bool:
+        """Return whether there is no NUL in it."""
+        return "\0" not in plaintext
+
+    def check_keys(self, connection: Connection, target: Target) -> None:
+        """Refuse a table with inheriting tables: its rows include theirs, under keys of their own."""
+        name = connection.dialect.identifier_preparer.format_table(target.table)
+        heirs = text(
+            "SELECT count(*) FROM pg_inherits JOIN pg_class ON pg_class.oid = inhparent"
+            " WHERE inhparent = to_regclass(:name) AND relkind <> 'p'"
+        )
+        if connection.scalar(heirs, {"name": name.replace("%%", "%")}):
+            message = f"table {target.name!r} cannot be rewritten: other tables inherit from it; name each of them"
+            raise ColumnDefinitionError(message)
 
     def begin(self, connection: Connection, target: Target, lock_timeout: float, *, write: bool) -> None:
         """Set what lasts for this transaction only: a pooler may give the session to somebody else next."""
@@ -193,7 +231,14 @@ class PostgreSQL(Backend):
         else:
             sql = _update_from_arrays(target, dialect, lambda index, type_: f"CAST(:p{index} AS {type_})")
             result = connection.execute(text(sql), {f"p{index}": item for index, item in enumerate(parameters)})
-        return _split(target, result.all())
+        written = result.all()
+        if len(written) != len(rows):
+            message = (
+                f"table {target.name!r}: {len(written)} rows were written in place of {len(rows)} (a trigger, or a"
+                " primary key that the driver cannot send back as it is?); this batch was rolled back"
+            )
+            raise ColumnDefinitionError(message)
+        return _split(target, written)
 
     def is_retryable(self, error: DBAPIError) -> bool:
         """Return whether it is a deadlock, a serialisation failure or a lock timeout."""
@@ -210,7 +255,7 @@ def _update_from_arrays(target: Target, dialect: Dialect, slot: Callable[[int, s
     """Return the UPDATE of one batch. Its range lets the planner start there, not at the first row."""
     quote = dialect.identifier_preparer.quote
     keys, columns = ([quote(item.name) for item in part] for part in (target.key, target.columns))
-    key_types = [item.type.compile(dialect) for item in target.key]
+    key_types = [item.type.compile(dialect).split(" COLLATE ")[0] for item in target.key]
     types = [f"{type_}[]" for type_ in (*key_types, *(["text"] * len(columns)))] + key_types * 2
     slots = [slot(index, type_) for index, type_ in enumerate(types)]
     arrays, first, last = slots[: -2 * len(keys)], slots[-2 * len(keys) : -len(keys)], slots[-len(keys) :]
@@ -235,9 +280,27 @@ class SQLite(Backend):
         """Return `col GLOB ...`: LIKE ignores case here."""
         return stored.op("GLOB", is_comparison=True)(literal(pattern))
 
+    def check_keys(self, connection: Connection, target: Target) -> None:
+        """Refuse NULL in a primary key, which SQLite allows: such rows have no order and no name."""
+        nameless = or_(*(item.is_(None) for item in target.key))
+        if connection.scalar(select(literal(1)).select_from(target.table).where(nameless).limit(1)):
+            message = f"table {target.name!r} cannot be rewritten: it has rows whose primary key is NULL; give them one"
+            raise ColumnDefinitionError(message)
+
     def prepare(self, connection: Connection) -> None:
         """Have what is overwritten filled with zeros."""
         connection.execute(text("PRAGMA secure_delete = ON"))
+
+    @contextmanager
+    def reading_anything(self, connection: Connection) -> Iterator[None]:
+        """Have a text that is not UTF-8 read as one with lone surrogates, which is then reported by its key."""
+        driver = connection.connection.driver_connection
+        before = driver.text_factory
+        driver.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
+        try:
+            yield
+        finally:
+            driver.text_factory = before
 
     def begin(self, connection: Connection, target: Target, lock_timeout: float, *, write: bool) -> None:
         """Take the write lock, in whatever way this engine begins its transactions."""
@@ -258,13 +321,20 @@ class SQLite(Backend):
     def finish(self, connection: Connection, target: Target) -> list[str]:
         """Move the write-ahead log into the file: until then the old pages are still there."""
         del target
-        cursor = connection.connection.cursor()  # a checkpoint runs in no transaction, and SQLAlchemy begins one
-        busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-        cursor.close()
+        busy = checkpoint(connection)
         left = ["free pages from before, and backups, may still hold plaintext: VACUUM"]
         if busy:
             left.append("plaintext may remain in the file: another connection kept the WAL checkpoint from ending")
         return left
+
+
+def checkpoint(connection: Connection) -> bool:
+    """Move SQLite's write-ahead log into the file and empty it; return whether somebody was in the way."""
+    cursor = connection.connection.cursor()  # a checkpoint runs in no transaction, and SQLAlchemy begins one
+    cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    busy = bool(cursor.fetchone()[0])
+    cursor.close()
+    return busy
 
 
 class MySQL(Backend):
@@ -307,7 +377,8 @@ def connect(bind: Connection | Engine) -> Iterator[Connection]:
         connection.execution_options(isolation_level=backend_of(bind).isolation_level)
         backend_of(bind).prepare(connection)
         connection.commit()
-        yield connection
+        with backend_of(bind).reading_anything(connection):
+            yield connection
 
 
 def retry(backend: Backend, transaction: Callable[[], _Result]) -> _Result:
@@ -336,6 +407,15 @@ def _parameters(key: Key, values: Key) -> dict[str, Any]:
     return named | {f"c{index}": item for index, item in enumerate(values)}
 
 
+def check_distinct(target: Target, keys: Sequence[Key]) -> None:
+    """Raise `ColumnDefinitionError` if two rows have one primary key: a value would go to the wrong one."""
+    if len(set(keys)) != len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        message = f"table {target.name!r}: two rows have the primary key {twice}; nothing was changed in this batch"
+        raise ColumnDefinitionError(message)
+
+
 def _split(target: Target, rows: Sequence[Any]) -> dict[Key, Key]:
     size = len(target.key)
+    check_distinct(target, [tuple(row[:size]) for row in rows])
     return {tuple(row[:size]): tuple(map(_redact, row[size:])) for row in rows}

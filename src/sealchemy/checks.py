@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, Text, func, inspect, not_, select
+from sqlalchemy import column as sql_column
 from sqlalchemy.exc import IntegrityError
 
 from . import sqlite_schema
@@ -137,14 +138,15 @@ class _Check:
             found = inspect(self.connection).get_columns(self.target.table.name, schema=self.target.table.schema)
         types = {item["name"]: item["type"] for item in found}
         for column in self.target.columns:
-            if not isinstance(types[column.name], Text):
+            if types[column.name].compile(self.connection.dialect).split(" COLLATE ")[0] != "TEXT":
                 self._execute(f"{self.alter} ALTER COLUMN {self.quote(column.name)} TYPE TEXT")
 
     def _test(self, column: ColumnElement[str]) -> ColumnElement[bool]:
         return self.backend.matches(column, ANY_STORED_VALUE)
 
     def _add_unvalidated(self, column: ColumnElement[str], name: str) -> None:
-        test = self._test(column).compile(self.connection, compile_kwargs={"literal_binds": True})
+        bare: ColumnElement[str] = sql_column(column.name, Text())  # a table's name does not fit its partitions
+        test = self._test(bare).compile(self.connection, compile_kwargs={"literal_binds": True})
         if self.is_sqlite:
             table = self.target.table
             sqlite_schema.add_check(self.connection, table.schema, table.name, name, str(test))
@@ -169,10 +171,16 @@ class _Check:
 
     def _existing(self) -> dict[str, str]:
         """Return the CHECKs of the table by name, and whether they are validated."""
+        table = self.target.table
         with self._transaction(write=False):
-            found = inspect(self.connection).get_check_constraints(
-                self.target.table.name, schema=self.target.table.schema
-            )
+            if self.is_sqlite:
+                names = [constraint_name(table.name, column.name) for column in self.target.columns]
+                return {
+                    name: "valid"
+                    for name in names
+                    if sqlite_schema.has_check(self.connection, table.schema, table.name, name)
+                }
+            found = inspect(self.connection).get_check_constraints(table.name, schema=table.schema)
         return {
             str(item["name"]): "not valid" if item.get("dialect_options", {}).get("not_valid") else "valid"
             for item in found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -14,13 +15,14 @@ from .keytext import PLACEHOLDER
 
 try:
     import typer
-    from dotenv import dotenv_values, set_key
+    from dotenv import set_key
     from rich.console import Console
 except ModuleNotFoundError as error:
     missing = f'the command line needs {error.name}: pip install "sealchemy[cli]"'
     raise SystemExit(missing) from None
 
 VARIABLE = "INTEGRATION_TOKEN_ENCRYPTION_KEY"
+_KEY_LINE = re.compile(rf"\s*(?:export\s+)?{VARIABLE}(?:_FILE)?\s*=(.*)".encode())
 
 app = typer.Typer(
     name="sealchemy",
@@ -60,8 +62,10 @@ def demo(
 
 
 def _add_to_env_file(path: Path, key: Key) -> None:
-    present = dotenv_values(path) if path.exists() else {}
-    if present.get(VARIABLE) not in {None, "", PLACEHOLDER} or present.get(f"{VARIABLE}_FILE"):
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    found = [match[1].strip(b"\"' \t") for match in map(_KEY_LINE.match, lines) if match]
+    if any(value not in {b"", PLACEHOLDER.encode()} for value in found):
+        del lines, found
         message = f"{path} has a key already, and what it encrypted would be lost with it: rotate it instead"
         raise KeyFormatError(message)
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))

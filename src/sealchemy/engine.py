@@ -24,12 +24,11 @@ from .errors import (
     UnsupportedOperationError,
 )
 from .keys import KeyRing
+from .redaction import SecretString
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect, ExceptionContext
     from sqlalchemy.ext.asyncio import AsyncEngine
-
-    from .redaction import SecretString
 
     _Engine = TypeVar("_Engine", Engine, AsyncEngine)
 
@@ -38,8 +37,8 @@ logger = logging.getLogger("sealchemy")
 plaintext_reads: Counter[str] = Counter()
 """How often this process read plaintext, by context. It stays empty once a column is done."""
 
-_FAILING_ROW = re.compile(r"\s*DETAIL:\s+Failing row contains .*", re.DOTALL)
-_ROW_DETAIL_SQLSTATES = frozenset({"23502", "23514", "44000"})
+# PostgreSQL's DETAIL and CONTEXT show rows, keys and parameters; sqlite3 shows a text that is not UTF-8.
+_TOLD_OF_A_ROW = re.compile(r"\s*(?:DETAIL|CONTEXT): .*|(?<= )with text '.*", re.DOTALL)
 
 
 class Rollout(StrEnum):
@@ -78,14 +77,14 @@ class Binding:
     functions that hold it, with the statements that it has compiled.
     """
 
-    __slots__ = ("key_ring", "read", "rollout", "write")
+    __slots__ = ("key_ring", "read", "rollout", "scrubs", "write")
 
     key_ring: KeyRing | None
     rollout: Mapping[str, Rollout] | Rollout
 
     def __init__(self) -> None:
         """Start without a ring: everything raises `KeyRingNotAttachedError`."""
-        self.key_ring, self.rollout = None, Rollout.STRICT
+        self.key_ring, self.rollout, self.scrubs = None, Rollout.STRICT, False
         self.write = self.read = _PerContext(_refuse_without_ring)
 
     def stage(self, context: str) -> Rollout:
@@ -107,8 +106,10 @@ class Binding:
             return encrypt
 
         def write_plaintext(value: str) -> str:
-            encrypt(value)  # refuses what could not be encrypted later
-            return str(value)
+            secret = SecretString(value) if isinstance(value, str) else value
+            del value  # error trackers print the variables of a frame
+            encrypt(secret)  # refuses what could not be encrypted later
+            return secret
 
         return write_plaintext
 
@@ -145,11 +146,14 @@ def attach_key_ring(
             "attach_key_ring takes an Engine or AsyncEngine and a KeyRing, not"
             f" {type(engine).__name__} and {type(key_ring).__name__}"
         )
+        del engine, key_ring, target  # what was passed may be the text of a key
         raise UnsupportedOperationError(message)
     stages = _parse_rollout(rollout)
-    binding(target.dialect).replace(key_ring, stages)
-    if not event.contains(target, "handle_error", _scrub):
+    keys = binding(target.dialect)
+    keys.replace(key_ring, stages)
+    if not keys.scrubs:
         event.listen(target, "handle_error", _scrub, insert=True)
+        keys.scrubs = True
     logger.info("attached %r to %s, rollout %s", key_ring, target.dialect.name, _describe(stages))
     return engine
 
@@ -172,7 +176,8 @@ def _parse_stage(stage: Any, context: str) -> Rollout:
         return Rollout(stage)
     except ValueError:
         names = ", ".join(member.value for member in Rollout)
-        message = f"the rollout stage of {context} is {stage!r}; it must be one of {names}"
+        message = f"the rollout stage of {context} must be one of {names}"
+        del stage
     raise RolloutError(message)
 
 
@@ -211,21 +216,31 @@ def _scrub(error: ExceptionContext) -> None:
         error.sqlalchemy_exception.params = None
         error.sqlalchemy_exception.hide_parameters = True
     driver_error = error.original_exception
-    row = _failing_row(driver_error)
+    told = _what_the_server_told(driver_error)
     for shown in (error.sqlalchemy_exception, driver_error, driver_error.__cause__):
         if shown is not None:
-            shown.args = tuple(_without_row(argument, row) for argument in shown.args)
+            shown.args = tuple(_without(argument, told) for argument in shown.args)
 
 
-def _failing_row(error: BaseException) -> str | None:
-    """Return how PostgreSQL shows a row that violates NOT NULL or a CHECK: it may still be plaintext."""
-    if getattr(error, "sqlstate", None) not in _ROW_DETAIL_SQLSTATES:
-        return None
-    # Not found by its words, which the server translates.
-    return getattr(getattr(error, "diag", None), "message_detail", None)
+def _what_the_server_told(error: BaseException) -> list[str]:
+    """Return the texts beside the message itself, and empty them where they can be.
+
+    They are not found by their titles, which PostgreSQL translates.
+    """
+    told: list[str | None] = [
+        getattr(getattr(error, "diag", None), name, None) for name in ("message_detail", "context")
+    ]
+    for source in (error, error.__cause__):  # asyncpg's errors have a `detail`, and print it
+        for name in ("detail", "context"):
+            if isinstance(getattr(source, name, None), str):
+                told.append(getattr(source, name))
+                setattr(source, name, None)
+    return [text for text in told if text]
 
 
-def _without_row(argument: object, row: str | None) -> object:
+def _without(argument: object, told: list[str]) -> object:
     if not isinstance(argument, str):
         return argument
-    return _FAILING_ROW.sub("", argument.replace(row, "(removed)") if row else argument)
+    for value in told:
+        argument = argument.replace(value, "")
+    return _TOLD_OF_A_ROW.sub("", argument)

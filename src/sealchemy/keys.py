@@ -7,7 +7,7 @@ import os
 import re
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from . import envelope, keytext, xaes
 from .errors import (
     AlreadyEncryptedError,
+    ColumnDefinitionError,
     DecryptionError,
     KeyFormatError,
     MissingKeyError,
@@ -51,7 +52,7 @@ class Key:
 
     def __init__(self, secret: bytes) -> None:
         """Make a key of exactly 32 uniformly random bytes; raises `KeyFormatError` if they cannot be."""
-        problem = keytext.what_is_weak(secret)
+        problem = keytext.what_is_weak(secret) if isinstance(secret, bytes) else "a key is bytes here: see Key.parse"
         if problem is not None:
             del secret  # error trackers print the variables of a frame
             raise KeyFormatError(problem)
@@ -60,7 +61,7 @@ class Key:
         self._data_key = _derive(secret, b"sealchemy v1 xaes-256-gcm", xaes.KEY_SIZE)
         self._readers: dict[bytes, Callable[[bytes, bytes, bytes], bytes]] = {}
         self._writer: _Writer | None = None
-        _live_keys.add(self)
+        _live_keys[id(self)] = self  # not a set, in which equal keys are one
 
     @classmethod
     def generate(cls) -> Key:
@@ -154,8 +155,13 @@ class KeyRing:
 
     def __init__(self, primary: Key, previous: Iterable[Key] = ()) -> None:
         """Make a ring; raises `KeyFormatError` if two of its keys have one id."""
+        keys = (primary, *previous)
+        if not all(isinstance(key, Key) for key in keys):
+            del primary, previous, keys  # they may be the texts of keys
+            message = "a KeyRing is made of Key objects: Key.parse(text) makes one, and KeyRing.from_env reads them"
+            raise KeyFormatError(message)
         self.primary = primary
-        self.previous = tuple(previous)
+        self.previous = keys[1:]
         self._keys = {key.id: key for key in (primary, *self.previous)}
         if len(self._keys) != 1 + len(self.previous):
             message = f"a key is in the ring twice (primary {primary.id}); remove it from the previous keys"
@@ -178,6 +184,10 @@ class KeyRing:
             KeyFormatError: a key that cannot be used; the message names the variable, never the value.
 
         """
+        if not isinstance(prefix, str) or re.fullmatch(r"[A-Z][A-Z0-9_]{0,99}", prefix) is None:
+            del prefix  # it may be the key itself
+            message = "the prefix is the start of variable names, such as INTEGRATION_TOKEN_ENCRYPTION: A-Z, 0-9 and _"
+            raise KeyFormatError(message)
         environ = os.environ if environ is None else environ
         try:
             source, text = keytext.read_variable(environ, f"{prefix}_KEY")
@@ -206,7 +216,7 @@ class KeyRing:
         try:
             return self.encryptor(context)(plaintext)
         finally:
-            del plaintext
+            del plaintext, context  # in whatever order they were passed
 
     def decrypt(self, stored: str, context: str) -> SecretString:
         """Return the plaintext of a stored value.
@@ -219,7 +229,10 @@ class KeyRing:
             ColumnDefinitionError: `context` is malformed.
 
         """
-        return self.decryptor(context)(stored)
+        try:
+            return self.decryptor(context)(stored)
+        finally:
+            del stored, context  # error trackers print the variables of a frame
 
     def is_current(self, stored: str) -> bool:
         """Tell whether a stored value names the primary key; its header is read, nothing authenticated.
@@ -232,7 +245,10 @@ class KeyRing:
 
     def encryptor(self, context: str) -> Callable[[str], str]:
         """Return `encrypt` for one context, with all work that is the same for every value done."""
-        return self.primary._encryptor(envelope.check_context(context))  # noqa: SLF001 - one module
+        try:
+            return self.primary._encryptor(envelope.check_context(context))  # noqa: SLF001 - one module
+        finally:
+            del context
 
     def decryptor(
         self, context: str, on_plaintext: Callable[[SecretString], SecretString] | None = None
@@ -245,7 +261,11 @@ class KeyRing:
                 `EnvelopeFormatError`.
 
         """
-        envelope.check_context(context)
+        try:
+            envelope.check_context(context)
+        except ColumnDefinitionError:
+            del context
+            raise
         headers = {envelope.header(key.id): key for key in self._keys.values()}
         keys = {header: (key, (header + context).encode("ascii")) for header, key in headers.items()}
         decode, size, prefix = envelope.decode, envelope.HEADER_SIZE, envelope.PREFIX
@@ -254,16 +274,22 @@ class KeyRing:
             if isinstance(stored, str) and (found := keys.get(stored[:size])) is not None:
                 key, associated_data = found
                 return _open(key, decode(stored[size:], context), associated_data, context)
-            if isinstance(stored, str) and on_plaintext is not None and not stored.startswith(prefix):
-                plaintext = SecretString(stored)
-                del stored
-                return on_plaintext(plaintext)
-            raise self._unknown(stored, context)
+            text = SecretString(stored) if isinstance(stored, str) else stored
+            del stored  # it may be plaintext
+            if on_plaintext is not None and isinstance(text, SecretString) and not text.startswith(prefix):
+                return on_plaintext(text)
+            try:
+                raise self._unknown(text, context)
+            finally:
+                del text
 
         return decrypt
 
     def _unknown(self, stored: str, context: str) -> UnknownKeyError:
-        key_id = envelope.parse(stored, context).key_id
+        try:
+            key_id = envelope.parse(stored, context).key_id
+        finally:
+            del stored
         message = (
             f"{context}: a stored value was encrypted with key {key_id}, which is not in the key ring"
             f" ({', '.join(self._keys)}); add that key to the previous keys"
@@ -331,12 +357,12 @@ def _open(key: Key, payload: bytes, associated_data: bytes, context: str) -> Sec
     raise DecryptionError(message, context=context, key_id=key.id)
 
 
-_live_keys: WeakSet[Key] = WeakSet()
+_live_keys: WeakValueDictionary[int, Key] = WeakValueDictionary()
 
 
 def _forget_writers() -> None:
     # A fork would go on with its parent's prefix.
-    for key in tuple(_live_keys):
+    for key in tuple(_live_keys.values()):
         key._writer = None  # noqa: SLF001 - one module
 
 

@@ -41,8 +41,8 @@ def decode(text: str) -> bytes:
         KeyFormatError: anything else, and keys that are visibly not random.
 
     """
-    encoded = text.removeprefix(_PREFIX)
-    problem = _what_is_wrong(text, encoded)
+    encoded = text.removeprefix(_PREFIX) if isinstance(text, str) else ""
+    problem = _what_is_wrong(text, encoded) if isinstance(text, str) else "the text of a key is a str"
     if problem is None:
         standard = encoded.rstrip("=").translate(_URL_SAFE_TO_STANDARD) + "="
         secret = b64decode(standard, None, True)  # noqa: FBT003 - positional only

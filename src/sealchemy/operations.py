@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from alembic.autogenerate.render import renderers  # not from alembic.autogenerate: this runs during its import
 from alembic.operations import MigrateOperation, Operations
+from sqlalchemy import text
 from sqlalchemy.types import TypeDecorator
 
 from . import checks
 from .errors import UnsupportedOperationError
-from .rewrite import DECRYPT, ENCRYPT, Operation, Progress, rewrite
+from .rewrite import DECRYPT, ENCRYPT, Operation, Progress, check_before, rewrite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -142,9 +143,10 @@ RequireEncryptionOp.reverse_type = AllowPlaintextOp
 
 @Operations.implementation_for(EncryptColumnsOp)
 def _encrypt_columns(operations: Operations, operation: EncryptColumnsOp) -> None:
-    with _bind(operations, operation) as bind:
-        checks.widen(bind, operation.table_name, operation.columns, schema=operation.schema)
-        _rewrite(ENCRYPT, bind, operations, operation)
+    with _bind(operations, operation) as (bind, schema):
+        check_before(ENCRYPT, bind, operation.columns)
+        checks.widen(bind, operation.table_name, operation.columns, schema=schema)
+        _rewrite(ENCRYPT, bind, schema, operations, operation)
 
 
 @Operations.implementation_for(DecryptColumnsOp)
@@ -157,20 +159,20 @@ def _decrypt_columns(operations: Operations, operation: DecryptColumnsOp) -> Non
             " logs and its backups. If that is what you want: alembic -x allow-plaintext=yes downgrade ..."
         )
         raise UnsupportedOperationError(message)
-    with _bind(operations, operation) as bind:
-        _rewrite(DECRYPT, bind, operations, operation)
+    with _bind(operations, operation) as (bind, schema):
+        _rewrite(DECRYPT, bind, schema, operations, operation)
 
 
 @Operations.implementation_for(RequireEncryptionOp)
 def _require_encryption(operations: Operations, operation: RequireEncryptionOp) -> None:
-    with _bind(operations, operation) as bind:
-        checks.require_encryption(bind, operation.table_name, operation.columns, schema=operation.schema)
+    with _bind(operations, operation) as (bind, schema):
+        checks.require_encryption(bind, operation.table_name, operation.columns, schema=schema)
 
 
 @Operations.implementation_for(AllowPlaintextOp)
 def _allow_plaintext(operations: Operations, operation: AllowPlaintextOp) -> None:
-    with _bind(operations, operation) as bind:
-        checks.allow_plaintext(bind, operation.table_name, operation.columns, schema=operation.schema)
+    with _bind(operations, operation) as (bind, schema):
+        checks.allow_plaintext(bind, operation.table_name, operation.columns, schema=schema)
 
 
 @renderers.dispatch_for(_ColumnsOp)
@@ -180,8 +182,8 @@ def _render(_context: AutogenContext, operation: _ColumnsOp) -> str:
 
 
 @contextmanager
-def _bind(operations: Operations, operation: _ColumnsOp) -> Iterator[Engine | Connection]:
-    """Return what to work on: the engine, behind a commit of what the migration did so far."""
+def _bind(operations: Operations, operation: _ColumnsOp) -> Iterator[tuple[Engine | Connection, str | None]]:
+    """Return what to work on, and the table's schema: the engine, behind a commit of what the migration did so far."""
     context = operations.migration_context
     if context.as_sql:
         message = (
@@ -189,8 +191,9 @@ def _bind(operations: Operations, operation: _ColumnsOp) -> Iterator[Engine | Co
             " against the database, without --sql"
         )
         raise UnsupportedOperationError(message)
+    schema = _schema(operations.get_bind(), operation)
     if not operation.own_transaction:
-        yield operations.get_bind()
+        yield operations.get_bind(), schema
         return
     with ExitStack() as stack:
         try:
@@ -206,10 +209,25 @@ def _bind(operations: Operations, operation: _ColumnsOp) -> Iterator[Engine | Co
                 " already in one: hand it a connection outside a transaction, or, in a test, pass own_transaction=False"
             )
             raise UnsupportedOperationError(message)
-        yield operations.get_bind().engine
+        yield operations.get_bind().engine, schema
 
 
-def _rewrite(what: Operation, bind: Engine | Connection, operations: Operations, operation: _ColumnsOp) -> None:
+def _schema(connection: Connection, operation: _ColumnsOp) -> str | None:
+    """Return where the migration's connection finds the table: another connection has another search_path."""
+    mapping = connection.get_execution_options().get("schema_translate_map") or {}
+    schema: str | None = mapping.get(operation.schema, operation.schema)
+    if schema is not None or connection.dialect.name != "postgresql":
+        return schema
+    found = text(
+        "SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+        " WHERE pg_class.oid = to_regclass(quote_ident(:name))"
+    )
+    return connection.scalar(found, {"name": operation.table_name})
+
+
+def _rewrite(
+    what: Operation, bind: Engine | Connection, schema: str | None, operations: Operations, operation: _ColumnsOp
+) -> None:
     environment = operations.migration_context.environment_context
     attributes = environment.config.attributes if environment else {}
     report = rewrite(
@@ -217,7 +235,7 @@ def _rewrite(what: Operation, bind: Engine | Connection, operations: Operations,
         bind,
         operation.table_name,
         operation.columns,
-        schema=operation.schema,
+        schema=schema,
         progress=attributes.get("sealchemy_progress", _log_progress()),
     )
     logger.info("%s %s: %d rows", what.name, report.table, report.rewritten)

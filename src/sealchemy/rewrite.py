@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import Connection, Engine, and_, func, or_, select, tuple_
 from sqlalchemy.exc import DBAPIError
 
-from .backends import Key, Target, backend_of, connect, load_target, retry
+from .backends import Key, Target, backend_of, check_distinct, connect, load_target, retry
 from .changes import DECRYPT, ENCRYPT, REKEY, Change, Cipher, Operation
 from .engine import Rollout, binding
-from .errors import RewriteError, SealchemyError, UnsupportedOperationError
+from .errors import PlaintextTypeError, RewriteError, SealchemyError, UnsupportedOperationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .keys import KeyRing
     from .redaction import SecretString
 
-__all__ = ["DECRYPT", "ENCRYPT", "REKEY", "Failure", "Operation", "Progress", "Report", "rewrite"]
+__all__ = ["DECRYPT", "ENCRYPT", "REKEY", "Failure", "Operation", "Progress", "Report", "check_before", "rewrite"]
 
 FURTHER_PASSES = 3
 FAILURES_LISTED = 1000
@@ -110,7 +110,7 @@ def rewrite(
             done), or old values that are still being written.
 
     """
-    key_ring = _check_before(operation, bind, columns)
+    key_ring = check_before(operation, bind, columns)
     with connect(bind) as connection:
         target = load_target(connection, table, columns, schema)
         if isinstance(bind, Engine):
@@ -127,7 +127,8 @@ def rewrite(
         ).run()
 
 
-def _check_before(operation: Operation, bind: Engine | Connection, columns: Mapping[str, str]) -> KeyRing:
+def check_before(operation: Operation, bind: Engine | Connection, columns: Mapping[str, str]) -> KeyRing:
+    """Return the key ring; raise what can be known to be wrong before the table is looked at."""
     keys = binding(bind.dialect)
     for context in columns.values():
         keys.require_ring(context)
@@ -181,6 +182,7 @@ class _Run:
     @contextmanager
     def _transaction(self, *, write: bool) -> Iterator[None]:
         if not self.owns_connection:
+            self.backend.begin(self.connection, self.target, self.lock_timeout, write=write)
             yield
             return
         with self.connection.begin():
@@ -195,7 +197,7 @@ class _Run:
             rows = self._rewrite(self._page(after, self.is_pending), wait=False)
             if len(rows) < self.batch_size:
                 return self.report.rewritten - before
-            after = self._key(rows[-1])
+            after = self._behind(rows[-1], after)
 
     def _rewrite_stragglers(self) -> None:
         """Rewrite what others had locked in every pass: one row a transaction, waiting for it."""
@@ -233,7 +235,7 @@ class _Run:
             yield rows
             if len(rows) < self.batch_size:
                 return
-            after = self._key(rows[-1])
+            after = self._behind(rows[-1], after)
 
     def _rewrite(self, page: Select[Any], *, wait: bool) -> Sequence[Row[Any]]:
         """Rewrite one page in one transaction and return its rows; none if they stay locked."""
@@ -249,6 +251,7 @@ class _Run:
     def _rewrite_once(self, page: Select[Any], *, wait: bool) -> Sequence[Row[Any]]:
         with self._transaction(write=True):
             rows = self.connection.execute(self.backend.lock(page, wait=wait)).all()
+            check_distinct(self.target, [self._key(row) for row in rows])
             changes = {self._key(row): found for row in rows if (found := self._changes(row))}
             if changes:
                 new = {key: tuple(change.stored for change in found) for key, found in changes.items()}
@@ -279,6 +282,14 @@ class _Run:
         except SealchemyError:
             return False
 
+    def _behind(self, row: Row[Any], after: Key | None) -> Key:
+        """Return the key to go on behind; one that does not advance would make the pages repeat for ever."""
+        key = self._key(row)
+        if key == after:
+            message = f"{self.target.name}: the primary key {key} does not compare as it is stored (a real number?)"
+            raise RewriteError(message, self.report)
+        return key
+
     def _key(self, row: Row[Any]) -> Key:
         return tuple(row[: len(self.target.key)])
 
@@ -292,6 +303,9 @@ class _Run:
         change = None
         try:
             change = None if stored is None else self.operation.change(self.ciphers[index], stored)
+            if change and change.stored and not self.backend.can_store(change.stored):
+                message = f"{self.ciphers[index].context}: this database cannot store the plaintext, which has a NUL"
+                raise PlaintextTypeError(message)
         except SealchemyError as error:
             if on_failure:
                 on_failure(self._key(row), self.target.columns[index].name, error)
@@ -299,7 +313,7 @@ class _Run:
 
     def _raise_for_problems(self, found_in_last_pass: int) -> None:
         report, problems = self.report, []
-        if found_in_last_pass:
+        if found_in_last_pass and report.pending:
             problems.append(
                 f"values that need it are still being written, {found_in_last_pass} rows in the last of"
                 f" {1 + FURTHER_PASSES} passes: bring every process to rollout stage migrate, then run it again"

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
-from .backends import backend_of
+from .backends import checkpoint
+from .errors import UnsupportedOperationError
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -24,16 +25,21 @@ def scrub(engine: Engine, table: str, *, schema: str | None = None) -> str:
     `VACUUM (FULL, ANALYZE)`, which **locks the table against readers and writers** while it copies it.
 
     Raises:
-        UnsupportedOperationError: another database.
+        UnsupportedOperationError: another database; or another connection to the SQLite file kept the write-ahead log
+            from being emptied, so that plaintext may remain.
 
     """
-    backend_of(engine)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         preparer = connection.dialect.identifier_preparer
         name = f"{preparer.quote(schema)}.{preparer.quote(table)}" if schema else preparer.quote(table)
         if connection.dialect.name == "sqlite":
             connection.execute(text("VACUUM"))
-            connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
+            if checkpoint(connection):
+                message = "plaintext may remain in the file: another connection uses its write-ahead log; try again"
+                raise UnsupportedOperationError(message)
         elif connection.dialect.name == "postgresql":
             connection.execute(text(f"VACUUM (FULL, ANALYZE) {name}"))
+        else:
+            message = f"scrub does not know {connection.dialect.name}"
+            raise UnsupportedOperationError(message)
     return OUT_OF_REACH

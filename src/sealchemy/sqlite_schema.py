@@ -17,20 +17,23 @@ from .errors import ColumnDefinitionError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, TextClause
 
 _TOKEN = re.compile(
     r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\] | --[^\n]* | /\*.*?\*/ | [()]""",
     re.DOTALL | re.VERBOSE,
 )
 
+_WHERE = "type = 'table' AND lower(name) = lower(:name)"
+
 
 def add_check(connection: Connection, schema: str | None, table: str, name: str, condition: str) -> None:
     """Add `CONSTRAINT name CHECK (condition)`. The caller holds the write lock, and rolls back on an error."""
 
     def edit(sql: str) -> str:
-        end = _closing_parenthesis(sql, sql.index("("))
-        return f'{sql[:end]}, \n\tCONSTRAINT "{name}" CHECK ({condition})\n{sql[end:]}'
+        start = next(token.start() for token in _TOKEN.finditer(sql) if token[0] == "(")
+        end = _closing_parenthesis(sql, start)
+        return f"{sql[:end]}, \n\tCONSTRAINT {_quote(name)} CHECK ({condition})\n{sql[end:]}"
 
     _edit_table(connection, schema, table, edit)
 
@@ -39,14 +42,30 @@ def drop_check(connection: Connection, schema: str | None, table: str, name: str
     """Drop a CHECK by name. The caller holds the write lock, and rolls back on an error."""
 
     def edit(sql: str) -> str:
-        found = re.search(rf',\s*CONSTRAINT\s+["`\[]?{re.escape(name)}["`\]]?\s+CHECK\s*\(', sql, re.IGNORECASE)
-        if found is None:
-            message = f"table {table!r}: no constraint {name} in the definition of the table"
-            raise ColumnDefinitionError(message)
-        end = _closing_parenthesis(sql, found.end() - 1)
-        return sql[: found.start()] + sql[end + 1 :].removeprefix("\n")
+        start, end = _find_check(sql, name)
+        return sql[:start] + sql[end:].removeprefix("\n")
 
     _edit_table(connection, schema, table, edit)
+
+
+def has_check(connection: Connection, schema: str | None, table: str, name: str) -> bool:
+    """Return whether the table has a CHECK of this name; not one in a comment or a string."""
+    sql = connection.scalar(_select(connection, schema), {"name": table})
+    return _find_check(sql, name) != (len(sql), len(sql))
+
+
+def _find_check(sql: str, name: str) -> tuple[int, int]:
+    """Return where `, CONSTRAINT name CHECK (...)` starts and ends; the end of the text, twice, if nowhere."""
+    shielded = _TOKEN.sub(lambda token: token[0] if token[0][0] in '()"`[' else "~" * len(token[0]), sql)
+    pattern = rf',\s*CONSTRAINT\s+["`\[]?{re.escape(name)}["`\]]?\s+CHECK\s*\('
+    found = re.search(pattern, shielded, re.IGNORECASE)
+    if found is None:
+        return len(sql), len(sql)
+    return found.start(), _closing_parenthesis(sql, found.end() - 1) + 1
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _closing_parenthesis(sql: str, opening: int) -> int:
@@ -59,22 +78,27 @@ def _closing_parenthesis(sql: str, opening: int) -> int:
     raise ColumnDefinitionError(message)
 
 
+def _database(connection: Connection, schema: str | None) -> str:
+    return connection.dialect.identifier_preparer.quote_identifier(schema or "main")
+
+
+def _select(connection: Connection, schema: str | None) -> TextClause:
+    return text(f"SELECT sql FROM {_database(connection, schema)}.sqlite_master WHERE {_WHERE}")  # noqa: S608
+
+
 def _edit_table(connection: Connection, schema: str | None, table: str, edit: Callable[[str], str]) -> None:
-    quote = connection.dialect.identifier_preparer.quote_identifier
-    database = quote(schema or "main")
-    where = "type = 'table' AND lower(name) = lower(:name)"
-    query = text(f"SELECT sql FROM {database}.sqlite_master WHERE {where}")  # noqa: S608 - a quoted name
-    sql = connection.scalar(query, {"name": table})
+    database = _database(connection, schema)
+    sql = connection.scalar(_select(connection, schema), {"name": table})
     version = connection.scalar(text(f"PRAGMA {database}.schema_version"))
     connection.execute(text("PRAGMA writable_schema = ON"))
     try:
-        change = text(f"UPDATE {database}.sqlite_master SET sql = :sql WHERE {where}")  # noqa: S608
+        change = text(f"UPDATE {database}.sqlite_master SET sql = :sql WHERE {_WHERE}")  # noqa: S608 - a quoted name
         connection.execute(change, {"sql": edit(sql), "name": table})
         connection.execute(text(f"PRAGMA {database}.schema_version = {version + 1}"))
     finally:
         # OFF would leave this connection with the table as it was.
         connection.execute(text("PRAGMA writable_schema = RESET"))
-    problems = connection.scalars(text(f"PRAGMA {database}.integrity_check({quote(table)})")).all()
+    problems = connection.scalars(text(f"PRAGMA {database}.integrity_check({_quote(table)})")).all()
     if problems != ["ok"]:
         message = f"table {table!r}: SQLite finds it damaged, or rows that the constraint forbids; nothing was changed"
         raise ColumnDefinitionError(message)

@@ -174,7 +174,8 @@ class EncryptedString(TypeDecorator[str]):
 def _values_known_now(bindparam: BindParameter[str]) -> list[Any]:
     if bindparam.required:
         return []
-    values = (bindparam.value or ()) if bindparam.expanding else (bindparam.value,)
+    value = bindparam.effective_value
+    values = (value or ()) if bindparam.expanding else (value,)
     return [value for value in values if value is not None]
 
 
@@ -196,6 +197,9 @@ def _refuse_declaration(column: Column[Any]) -> None:
         "unique": column.unique,
         "index": column.index,
         "server_default": column.server_default is not None and column.computed is None,
+        "an SQL expression as default": any(
+            default is not None and default.is_clause_element for default in (column.default, column.onupdate)
+        ),
         "Computed": column.computed is not None,
         "ForeignKey": bool(column.foreign_keys),
     }
@@ -218,6 +222,8 @@ def _prepare_attributes(mapper: Mapper[Any], class_: type) -> None:
 
 
 def _refuse_table_level(column: Column[Any]) -> None:
+    if not isinstance(column.table, Table):
+        return  # a mapped subquery
     constraints = {item for item in column.table.constraints if isinstance(item, UniqueConstraint)}
     for item in constraints | column.table.indexes:
         if item.columns.contains_column(column):
