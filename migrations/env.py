@@ -7,6 +7,7 @@ import logging
 from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import create_engine
+from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from sealchemy import SealchemyError, attach_key_ring
@@ -38,14 +39,14 @@ def run_online(settings: IntegrationSettings) -> None:
 
 
 def run() -> None:
-    """Run in the mode that was asked for; on the command line, an error of sealchemy is one line."""
+    """Run in the mode that was asked for; on the command line, what a user can mend is one line."""
     from_command_line = hasattr(context.config.cmd_opts, "cmd")
     if from_command_line:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s [%(name)s] %(message)s")
     settings = context.config.attributes.get("settings") or IntegrationSettings()
     try:
         (run_offline if context.is_offline_mode() else run_online)(settings)
-    except SealchemyError as error:
+    except (SealchemyError, OperationalError, ArgumentError) as error:
         if not from_command_line:
             raise
         raise CommandError(str(error)) from None

@@ -16,6 +16,7 @@ FLOORS = {
     "xaes": 0,
     "envelope": 1,
     "keytext": 1,
+    "guard": 1,
     "keys": 2,
     "engine": 3,
     "types": 4,

@@ -66,13 +66,26 @@ def test_generate_key_fills_in_the_example(
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("line", [f"{VARIABLE}=x", f"export {VARIABLE}='x'", f"{VARIABLE}_FILE=/run/secrets/key"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"{VARIABLE}=x",
+        f"export {VARIABLE}='x'",
+        f"{VARIABLE}_FILE=/run/secrets/key",
+        f"{VARIABLE}=x\n{VARIABLE}=",
+        f'{VARIABLE}="x',
+        f"{VARIABLE}=\udcff",
+    ],
+)
 def test_generate_key_never_writes_over_a_key(
     sealchemy: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, line: str
 ) -> None:
-    (tmp_path / ".env").write_text(f"A=1\n{line}\n")
-    assert sealchemy("generate-key", "--env").returncode == 1
-    assert (tmp_path / ".env").read_text() == f"A=1\n{line}\n"
+    content = f"A=1\n{line}\n".encode("utf-8", "surrogateescape")
+    (tmp_path / ".env").write_bytes(content)
+    refused = sealchemy("generate-key", "--env")
+    assert refused.returncode == 1
+    assert "has a key already" in refused.stderr
+    assert (tmp_path / ".env").read_bytes() == content
 
 
 def check_demo(output: str) -> None:

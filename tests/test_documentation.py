@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
@@ -26,6 +28,10 @@ def test_code_runs(page: Path) -> None:
     document = Sybil(parsers=[parser]).parse(page)
     for example in document.examples():
         example.evaluate()
+    for session in [item for item in document.namespace.values() if isinstance(item, Session)]:
+        session.close()
+    for engine in [item for item in document.namespace.values() if isinstance(item, Engine)]:
+        engine.dispose()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -10,6 +10,7 @@ import pickle
 import re
 import threading
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -210,6 +211,31 @@ class TestKeyRing:
             with pytest.raises(ColumnDefinitionError):
                 call()
 
+    @pytest.mark.parametrize("make", [KeyRing, lambda text: KeyRing(Key.generate(), [text])])
+    def test_the_text_of_a_key_is_no_key(self, make: Any) -> None:
+        text = Key.generate().reveal()
+        with pytest.raises(KeyFormatError, match="Key objects") as caught:
+            make(text)
+        assert_silent(caught.value, text)
+
+    @pytest.mark.parametrize("value", [Key(RAW).reveal().encode(), None, 7], ids=["bytes", "None", "int"])
+    def test_a_key_is_parsed_from_text(self, value: Any) -> None:
+        with pytest.raises(KeyFormatError) as caught:
+            Key.parse(value)
+        if isinstance(value, bytes):
+            assert_silent(caught.value, value.decode())
+
+    def test_frames_show_nothing_of_what_is_refused(self) -> None:
+        for call in (
+            lambda: RING.decrypt(SENTINEL, "a.b"),
+            lambda: RING.decrypt(SENTINEL.encode(), "a.b"),  # type: ignore[arg-type]
+            lambda: RING.encrypt("a.b", SENTINEL + " "),
+            lambda: RING.is_current(SENTINEL.encode()),  # type: ignore[arg-type]
+        ):
+            with pytest.raises(SealchemyError) as caught:
+                call()
+            assert_silent(caught.value)
+
     def test_repr_shows_ids_only(self) -> None:
         old = Key.generate()
         assert repr(KeyRing(RING.primary, [old])) == f"KeyRing(primary={RING.primary.id!r}, previous=[{old.id!r}])"
@@ -259,7 +285,10 @@ class TestNonces:
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
     def test_a_fork_drops_the_prefix_of_its_parent(self) -> None:
-        ring = KeyRing(primary=Key.generate())
+        text = Key.generate().reveal()
+        equal = Key.parse(text)  # as two engines with one environment have it
+        ring = KeyRing(primary=Key.parse(text))
+        assert equal == ring.primary
         before = ring.encrypt("x", "a.b")
         reader, writer = os.pipe()
         pid = os.fork()

@@ -110,3 +110,12 @@ def test_the_example_is_refused_as_it_stands() -> None:
     lines = [line.split("=", 1) for line in EXAMPLE.read_text().splitlines() if line and not line.startswith("#")]
     with pytest.raises(KeyFormatError, match=r"placeholder of \.env\.example"):
         from_env(**dict(lines))
+
+
+@pytest.mark.parametrize(
+    "prefix", [ONE.reveal(), "", "lower", "A B", None], ids=["key", "empty", "lower", "space", "None"]
+)
+def test_the_prefix_is_the_start_of_a_name(prefix: str) -> None:
+    with pytest.raises(KeyFormatError, match="prefix") as caught:
+        KeyRing.from_env(prefix, {})
+    assert_silent(caught.value, ONE.reveal())

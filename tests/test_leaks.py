@@ -7,7 +7,7 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Integer, event, insert, inspect, literal, select, text, types, update
+from sqlalchemy import Integer, create_engine, event, insert, inspect, literal, select, text, types, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column
 from sqlalchemy.schema import CreateTable
@@ -18,8 +18,10 @@ from sealchemy import (
     KeyRing,
     KeyRingNotAttachedError,
     PlaintextTypeError,
+    Rollout,
     SealchemyError,
     UnsupportedOperationError,
+    attach_key_ring,
     errors,
 )
 
@@ -116,11 +118,45 @@ def test_row_that_postgresql_shows(postgresql_url: str, make_engine: Callable[..
     assert "SENTINEL" not in str(caught.value) + repr(caught.value.orig.args)  # type: ignore[union-attr]
 
 
+def test_details_that_postgresql_tells(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+    engine = create(make_engine(postgresql_url, rollout=Rollout.PREPARE))
+    with engine.begin() as connection:
+        connection.execute(text("CREATE UNIQUE INDEX ON accounts (token)"))
+        connection.execute(text("ALTER TABLE accounts ADD CHECK (name <> 'bad')"))
+    with engine.connect() as connection:
+        connection.execute(text("SET log_parameter_max_length_on_error = -1"))
+        connection.commit()
+        for rows in ([{"token": SENTINEL}] * 2, [{"token": SENTINEL, "name": "bad"}]):
+            with pytest.raises(IntegrityError, match="violates") as caught:
+                connection.execute(insert(Account), rows)
+            connection.rollback()
+            original = caught.value.orig
+            assert "SENTINEL" not in str(caught.value) + repr(caught.value.args) + str(original) + repr(original)
+
+
+def test_every_engine_is_listened_to(make_engine: Callable[..., Engine]) -> None:
+    kept = []
+    for _ in range(60):
+        engine = create_engine("sqlite://")
+        attach_key_ring(engine, KeyRing(primary=Key.generate()))
+        with engine.connect() as connection, pytest.raises(DBAPIError) as caught:
+            connection.execute(text("SELECT :token FROM nowhere"), {"token": SENTINEL})
+        assert "SENTINEL" not in str(caught.value)
+        kept.append(engine.dialect)  # a dialect that outlives its engine once hid the next engine's
+        engine.dispose()
+        del engine, connection, caught
+
+
+@pytest.mark.parametrize("stage", [Rollout.PREPARE, Rollout.STRICT])
 @pytest.mark.parametrize("hide", [False, True])
 def test_debug_echo(
-    database_url: str, make_engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture, hide: bool
+    database_url: str,
+    make_engine: Callable[..., Engine],
+    caplog: pytest.LogCaptureFixture,
+    hide: bool,
+    stage: Rollout,
 ) -> None:
-    engine = create(make_engine(database_url, echo="debug", hide_parameters=hide))
+    engine = create(make_engine(database_url, echo="debug", hide_parameters=hide, rollout=stage))
     with Session(engine) as session:
         session.add_all([Account(token=SENTINEL, name="a"), Account(token=SENTINEL, refresh=SENTINEL)])
         session.commit()
@@ -177,8 +213,6 @@ def test_dataclass_repr(make_engine: Callable[..., Engine]) -> None:
 
 def test_literal_binds_prints_ciphertext(accounts: Engine) -> None:
     ring = KeyRing(primary=Key.generate())
-    from sealchemy import Rollout, attach_key_ring
-
     attach_key_ring(accounts, ring)
     statement = insert(Account).values(token=SENTINEL, name="it's")
     sql = str(statement.compile(accounts, compile_kwargs={"literal_binds": True}))

@@ -118,13 +118,15 @@ def test_requiring_encryption_says_how_much_plaintext_there_is(tmp_path: Path, e
     ],
 )
 def test_wrong_stage_is_refused(tmp_path: Path, engine: Engine, operation: str, rollout: Any, message: str) -> None:
-    before = grants(engine, 3)
+    before = grants(engine, 3, type_=String(40))
     attach_key_ring(engine, RING, rollout=rollout)
+    columns = repr(inspect(engine).get_columns("grants"))
     project = Project(tmp_path, engine)
     project.revision(operation)
     with pytest.raises(UnsupportedOperationError, match=message):
         project.upgrade()
     assert raw(engine) == before
+    assert repr(inspect(engine).get_columns("grants")) == columns
 
 
 def test_encrypting_in_stage_migrate_works(engine: Engine, project: Project) -> None:
@@ -196,6 +198,38 @@ def test_own_transaction_false_works_in_the_callers_transaction(engine: Engine) 
     insert_plaintext(engine)
 
 
+@pytest.mark.parametrize("how", ["search_path", "schema_translate_map"])
+def test_the_table_is_the_one_that_the_migrations_connection_finds(
+    postgresql_url: str, tmp_path: Path, make_engine: Callable[..., Engine], how: str
+) -> None:
+    engine = make_engine(postgresql_url, RING)
+    tenant = f"tenant_{tmp_path.name[-8:]}".lower()
+    grants(engine, 3)
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE SCHEMA {tenant}"))
+        connection.execute(text(f"CREATE TABLE {tenant}.grants (LIKE grants INCLUDING ALL)"))
+        connection.execute(text(f"INSERT INTO {tenant}.grants SELECT * FROM grants"))
+    before = raw(engine)
+    with engine.connect() as connection:
+        if how == "search_path":
+            connection.execute(text(f"SET search_path TO {tenant}"))
+            connection.commit()
+        else:
+            connection.execution_options(schema_translate_map={None: tenant})
+        context = MigrationContext.configure(connection)
+        op: Any = Operations(context)
+        with context.begin_transaction():
+            op.encrypt_columns("grants", COLUMNS)
+            op.require_encryption("grants", COLUMNS)
+    assert raw(engine) == before
+    with engine.begin() as connection:
+        stored = connection.execute(text(f"SELECT access FROM {tenant}.grants")).scalars().all()
+        assert all(value.startswith("sealchemy:v1:") for value in stored)
+        assert not inspect(engine).get_check_constraints("grants")
+        assert len(inspect(engine).get_check_constraints("grants", schema=tenant)) == 2
+        connection.execute(text(f"DROP SCHEMA {tenant} CASCADE"))
+
+
 def test_varchar_is_widened(postgresql_url: str, tmp_path: Path, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(postgresql_url, RING)
     before = grants(engine, 5, type_=String(40))
@@ -264,8 +298,11 @@ def test_sqlite_check_leaves_everything_else_as_it_was(tmp_path: Path, make_engi
     engine = make_engine(f"sqlite:///{tmp_path / 'x.db'}", RING)
     event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys = ON"))
     schema = """
-        CREATE TABLE grants ( -- a comment with ) and ' in it
-            id INTEGER PRIMARY KEY, access TEXT COLLATE NOCASE DEFAULT '),(', "refresh" TEXT /* ( */,
+        CREATE TABLE /* ( */ grants -- (
+        ( -- a comment with ) and ' in it
+            id INTEGER PRIMARY KEY,
+            access TEXT COLLATE NOCASE DEFAULT ', CONSTRAINT ck_grants_access_encrypted CHECK (',
+            "refresh" TEXT /* ( */,
             [odd ) name] INTEGER CHECK ("odd ) name" > 0), -- last (
             UNIQUE (id, access)
         ) STRICT;

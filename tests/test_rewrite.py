@@ -19,9 +19,11 @@ from sqlalchemy import (
     event,
     insert,
     inspect,
+    make_url,
     select,
     text,
 )
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from sealchemy import (
     ColumnDefinitionError,
@@ -32,6 +34,7 @@ from sealchemy import (
     Rollout,
     UnsupportedOperationError,
     attach_key_ring,
+    checks,
 )
 from sealchemy.rewrite import DECRYPT, ENCRYPT, REKEY, Progress, rewrite
 
@@ -272,7 +275,9 @@ def test_rows_that_others_hold_are_waited_for(postgresql_url: str, make_engine: 
     holder = engine.connect()
     holder.execute(text("SELECT 1 FROM grants WHERE id IN (4, 9) FOR UPDATE"))
     done: list[Any] = []
-    worker = threading.Thread(target=lambda: done.append(rewrite(ENCRYPT, engine, "grants", COLUMNS, batch_size=10)))
+    worker = threading.Thread(
+        target=lambda: done.append(rewrite(ENCRYPT, engine, "grants", COLUMNS, batch_size=10)), daemon=True
+    )
     worker.start()
     with engine.connect() as connection:
         others = text("SELECT count(*) FROM grants WHERE access LIKE 'sealchemy:%'")
@@ -311,6 +316,221 @@ def test_a_writer_that_keeps_storing_plaintext_is_reported(engine: Engine) -> No
 
     with pytest.raises(RewriteError, match="still being written, 1 rows in the last of 4 passes"):
         rewrite(ENCRYPT, engine, "grants", COLUMNS, progress=old_process)
+
+
+SQLITE_KEYS = {
+    "numeric": ("numeric", "9007199254740992", "9007199254740993"),
+    "real": ("numeric", "0.123456789", "0.12345678901"),
+    "boolean": ("boolean", "1", "2"),
+    "datetime": ("datetime", "'2024-01-01 00:00:00'", "'2024-01-01 00:00:00.000000'"),
+    "date": ("date", "'2024-01-01'", "'not a date'"),
+    "uuid": ("uuid", "'12345678-1234-5678-1234-567812345678'", "'x'"),
+    "blob": ("blob", "x'00'", "x'00ff'"),
+    "decimal": ("decimal(20)", "1234567890123456789", "1234567890123456788"),
+}
+
+
+@pytest.mark.parametrize(("type_", "one", "two"), SQLITE_KEYS.values(), ids=SQLITE_KEYS.keys())
+@pytest.mark.parametrize("batch_size", [1, 1000])
+def test_sqlite_keys_are_told_apart_as_they_are_stored(
+    make_engine: Callable[..., Engine], type_: str, one: str, two: str, batch_size: int
+) -> None:
+    engine = make_engine("sqlite://", RING)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE TABLE t (id {type_} PRIMARY KEY, access TEXT)")
+        connection.exec_driver_sql(f"INSERT INTO t VALUES ({one}, 'one'), ({two}, 'two')")
+    assert rewrite(ENCRYPT, engine, "t", {"access": "t.access"}, batch_size=batch_size).rewritten == 2
+    with engine.begin() as connection:
+        found = [
+            connection.exec_driver_sql(f"SELECT access FROM t WHERE id = {key}").scalar_one() for key in (one, two)
+        ]
+    assert [RING.decrypt(value, "t.access") for value in found] == ["one", "two"]
+
+
+def test_null_in_a_primary_key_is_refused(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine("sqlite://", RING)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (id TEXT PRIMARY KEY, access TEXT)")
+        connection.exec_driver_sql("INSERT INTO t VALUES (NULL, 'a'), (NULL, 'b'), ('z', 'c')")
+    with pytest.raises(ColumnDefinitionError, match="primary key is NULL"):
+        rewrite(ENCRYPT, engine, "t", {"access": "t.access"})
+
+
+def test_a_text_that_is_not_utf8_is_reported_by_its_key(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine("sqlite://", RING)
+    before = grants(engine, 3)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE grants SET access = CAST(x'53454e54494e454cff' AS TEXT) WHERE id = 2")
+    with engine.connect() as connection, pytest.raises(DBAPIError) as unreadable:
+        connection.exec_driver_sql("SELECT access FROM grants").all()
+    assert_silent(unreadable.value, "x SENTINEL x")
+    with pytest.raises(RewriteError, match=r"\(2,\) access: PlaintextTypeError"):
+        rewrite(ENCRYPT, engine, "grants", COLUMNS)
+    with engine.connect() as connection:
+        assert (
+            connection.exec_driver_sql("SELECT hex(access) FROM grants WHERE id = 2").scalar() == "53454E54494E454CFF"
+        )
+        done = connection.exec_driver_sql("SELECT access FROM grants WHERE id = 3").scalar_one()
+    assert RING.decrypt(done, "grants.access") == before[3][0]
+
+
+def test_a_table_with_heirs_is_refused(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(postgresql_url, RING)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE p (id int PRIMARY KEY, access text)"))
+        connection.execute(text("CREATE TABLE heir (PRIMARY KEY (id)) INHERITS (p)"))
+        connection.execute(text("INSERT INTO p VALUES (1, 'parent')"))
+        connection.execute(text("INSERT INTO heir VALUES (1, 'child')"))
+    with pytest.raises(ColumnDefinitionError, match="inherit"):
+        rewrite(ENCRYPT, engine, "p", {"access": "p.access"})
+    assert rewrite(ENCRYPT, engine, "heir", {"access": "p.access"}).rewritten == 1
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT access FROM ONLY p")) == "parent"
+
+
+def test_two_rows_with_one_key_are_never_written(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(postgresql_url, RING)
+    with engine.begin() as connection:
+        # Both are timedelta(days=365) in Python.
+        connection.execute(text("CREATE TABLE t (id interval PRIMARY KEY, access text)"))
+        connection.execute(text("INSERT INTO t VALUES ('1 year', 'one'), ('365 days', 'two')"))
+    with pytest.raises((ColumnDefinitionError, RewriteError)):
+        rewrite(ENCRYPT, engine, "t", {"access": "t.access"})
+    with engine.connect() as connection:
+        stored = connection.execute(text("SELECT access FROM t ORDER BY id DESC")).scalars().all()
+    revealed = [value if not value.startswith("sealchemy:") else RING.decrypt(value, "t.access") for value in stored]
+    assert sorted(revealed) == ["one", "two"]
+
+
+def test_partitions_and_keys_with_a_collation(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(postgresql_url, RING)
+    with engine.begin() as connection:
+        connection.execute(
+            text('CREATE TABLE t (id text COLLATE "C" PRIMARY KEY, access varchar(30)) PARTITION BY LIST (id)')
+        )
+        connection.execute(text("CREATE TABLE t1 PARTITION OF t FOR VALUES IN ('a', 'B')"))
+        connection.execute(text("CREATE TABLE t2 PARTITION OF t DEFAULT"))
+        connection.execute(text("INSERT INTO t SELECT chr(65 + n) , 'token' || n FROM generate_series(0, 40) n"))
+    columns = {"access": "t.access"}
+    checks.widen(engine, "t", columns)
+    assert rewrite(ENCRYPT, engine, "t", columns, batch_size=7).rewritten == 41
+    checks.require_encryption(engine, "t", columns)
+    with engine.connect() as connection:
+        stored = connection.execute(text("SELECT id, access FROM t")).all()
+        assert {RING.decrypt(access, "t.access") for _, access in stored} == {f"token{n}" for n in range(41)}
+        for table in ("t", "t1"):
+            with pytest.raises(IntegrityError), connection.begin_nested():
+                connection.execute(text(f"UPDATE {table} SET access = 'plain' WHERE id = 'B'"))
+
+
+def test_the_check_on_citext_is_case_sensitive(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(postgresql_url, RING)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE EXTENSION IF NOT EXISTS citext SCHEMA pg_catalog"))
+        connection.execute(text("CREATE TABLE t (id int PRIMARY KEY, access citext)"))
+    checks.require_encryption(engine, "t", {"access": "t.access"})
+    with pytest.raises(IntegrityError), engine.begin() as connection:
+        connection.execute(text("INSERT INTO t VALUES (1, 'SEALCHEMY:V1:aaaaaaaaaaaa:plain')"))
+
+
+def test_nul_cannot_go_back_into_postgresql(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(postgresql_url, RING)
+    grants(engine, 3)
+    rewrite(ENCRYPT, engine, "grants", COLUMNS)
+    with engine.begin() as connection:
+        stored = {"value": RING.encrypt("a\0b", "grants.access")}
+        connection.execute(text("UPDATE grants SET access = :value WHERE id = 2"), stored)
+    with pytest.raises(RewriteError, match=r"\(2,\) access.*NUL"):
+        rewrite(DECRYPT, engine, "grants", COLUMNS)
+    assert raw(engine)[2][0] == stored["value"]
+    assert raw(engine)[3][0] == "access-SENTINEL-3"
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_rows_that_row_level_security_hides_are_an_error(
+    postgresql_url: str, make_engine: Callable[..., Engine], own: bool
+) -> None:
+    engine = make_engine(postgresql_url, RING)
+    grants(engine, 3)
+    role = f"role_{uuid.uuid4().hex[:12]}"
+    with engine.begin() as connection:
+        schema = connection.scalar(text("SELECT current_schema()"))
+        connection.execute(text(f"CREATE ROLE {role} LOGIN"))
+        connection.execute(text(f"GRANT USAGE ON SCHEMA {schema} TO {role}"))
+        connection.execute(text(f"GRANT ALL ON grants TO {role}"))
+        connection.execute(text("ALTER TABLE grants ENABLE ROW LEVEL SECURITY"))
+        connection.execute(text(f"CREATE POLICY one_row ON grants TO {role} USING (id = 1)"))
+    restricted = make_engine(make_url(postgresql_url).set(username=role).render_as_string(hide_password=False), RING)
+    with restricted.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM grants")) == 1
+        connection.rollback()
+        with pytest.raises(DBAPIError, match="row-level security"):
+            rewrite(ENCRYPT, restricted if own else connection, "grants", COLUMNS)
+    restricted.dispose()
+    with engine.begin() as connection:
+        connection.execute(text(f"DROP OWNED BY {role}"))
+        connection.execute(text(f"DROP ROLE {role}"))
+
+
+def test_child_rows_can_be_inserted_during_a_batch(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(postgresql_url, RING)
+    grants(engine, 25)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE child (id serial PRIMARY KEY, grant_id int REFERENCES grants)"))
+    other = make_engine(postgresql_url, RING)
+
+    def insert_child(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE grants"):
+            with other.begin() as connection:
+                connection.execute(text("SET LOCAL lock_timeout = '2s'"))
+                connection.execute(text("INSERT INTO child (grant_id) VALUES (3)"))
+
+    event.listen(engine, "before_cursor_execute", insert_child)
+    rewrite(ENCRYPT, engine, "grants", COLUMNS)
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM child")) == 1
+
+
+def test_nobody_writes_between_reading_and_writing_a_batch(tmp_path: Any, make_engine: Callable[..., Engine]) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    engine, other = make_engine(url, RING), make_engine(url, RING, connect_args={"timeout": 0.1})
+    grants(engine, 5)
+    refused: list[str] = []
+
+    def write_after_read(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("SELECT grants.id") and "LIMIT" in statement and not refused:
+            try:
+                with other.begin() as connection:
+                    connection.exec_driver_sql("UPDATE grants SET note = 'x'")
+            except DBAPIError as error:
+                refused.append(str(error.orig))
+
+    event.listen(engine, "after_cursor_execute", write_after_read)
+    rewrite(ENCRYPT, engine, "grants", COLUMNS)
+    assert refused == ["database is locked"]
+
+
+def test_the_wal_is_emptied(tmp_path: Any, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(f"sqlite:///{tmp_path / 'x.db'}", RING)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode = wal")
+    grants(engine, 500)
+    report = rewrite(ENCRYPT, engine, "grants", COLUMNS, batch_size=100)
+    assert (tmp_path / "x.db-wal").stat().st_size == 0
+    assert len(report.left_behind) == 1
+    with make_engine(f"sqlite:///{tmp_path / 'x.db'}", RING).connect() as reader:
+        reader.exec_driver_sql("BEGIN")
+        reader.exec_driver_sql("SELECT count(*) FROM grants").scalar()
+        assert "checkpoint" in rewrite(DECRYPT, engine, "grants", COLUMNS).left_behind[-1]
+
+
+def test_what_is_overwritten_is_zeroed(tmp_path: Any, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(f"sqlite:///{tmp_path / 'x.db'}", RING)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("PRAGMA secure_delete = OFF")
+    grants(engine, 1)
+    rewrite(ENCRYPT, engine, "grants", COLUMNS)
+    assert b"SENTINEL" not in (tmp_path / "x.db").read_bytes()
 
 
 def test_sqlite_keeps_no_plaintext_in_the_file(tmp_path: Any, make_engine: Callable[..., Engine]) -> None:

@@ -18,18 +18,24 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     bindparam,
+    case,
+    cast,
     func,
     insert,
     literal,
     null,
     select,
+    text,
+    update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, configure_mappers, mapped_column
 
 from sealchemy import (
     AlreadyEncryptedError,
     ColumnDefinitionError,
     EncryptedString,
+    Key,
     KeyRingNotAttachedError,
     PlaintextTypeError,
     UnsupportedOperationError,
@@ -162,6 +168,57 @@ def test_value_is_refused_when_it_is_written(
             assert_silent(caught.value, package=None)
 
 
+T = Account.__table__.c
+EXPRESSIONS: dict[str, Callable[[], Any]] = {
+    "literal": lambda: literal(SENTINEL),
+    "bindparam of another type": lambda: bindparam("b", SENTINEL),
+    "function": lambda: func.lower(SENTINEL),
+    "coalesce": lambda: func.coalesce(Account.token, SENTINEL),
+    "case": lambda: case((Account.name == "n", SENTINEL), else_=Account.token),
+    "cast": lambda: cast(SENTINEL, Text),
+    "text": lambda: text(f"'{SENTINEL}'"),
+    "another column": lambda: Account.name,
+    "column of another context": lambda: Account.refresh,
+    "scalar subquery": lambda: select(literal(SENTINEL)).scalar_subquery(),
+}
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS.values(), ids=EXPRESSIONS.keys())
+def test_an_expression_would_be_stored_in_clear(engine: Engine, expression: Callable[[], Any]) -> None:
+    create(engine)
+    dialect = postgresql if engine.dialect.name == "postgresql" else sqlite
+    upsert = dialect.insert(Account).values(name="n", token="x")
+    statements = [
+        insert(Account).values(token=expression()),
+        insert(Account).values([{"token": "x"}, {"token": expression()}]),
+        insert(Account.__table__).values({T.token: expression()}),
+        insert(Account).from_select(["token"], select(expression())),
+        update(Account).values(token=expression()),
+        update(Account.__table__).ordered_values((T.token, expression())),
+        upsert.on_conflict_do_update(index_elements=[Account.name], set_={"token": expression()}),
+        upsert.on_conflict_do_update(index_elements=[Account.name], set_={T.token: expression()}),
+    ]
+    for statement in statements:
+        with Session(engine) as session, pytest.raises(UnsupportedOperationError, match=r"accounts\.token") as caught:
+            session.execute(statement)
+        assert_silent(caught.value)
+        with engine.connect() as connection, pytest.raises(UnsupportedOperationError):
+            connection.execute(statement)
+
+
+def test_what_is_encrypted_already_may_be_assigned(engine: Engine) -> None:
+    create(engine)
+    with engine.begin() as connection:
+        connection.execute(insert(Account).values(id=1, token="x", refresh=null()))
+        connection.execute(insert(Account).values(id=2, token=bindparam("given")), {"given": "y"})
+        other = Account.__table__.alias()
+        same = select(literal(3), other.c.token).where(other.c.id == 1).limit(1)
+        connection.execute(insert(Account).from_select(["id", "token"], same))
+        connection.execute(update(Account).values(refresh=null()))
+        connection.execute(update(Account).values(token=Account.token, name=func.lower("N")).where(Account.id == 1))
+        assert sorted(connection.scalars(select(Account.token))) == ["x", "x", "y"]
+
+
 def test_an_engine_without_a_ring_says_what_to_do(make_engine: Callable[..., Engine]) -> None:
     from sqlalchemy import create_engine
 
@@ -202,8 +259,23 @@ def test_null_needs_no_key() -> None:
         lambda: Table("t", MetaData(), Column("c", EncryptedString("t.c"), ForeignKey("o.id"))),
         lambda: EncryptedString("t.c").with_variant(Text(), "sqlite"),
         lambda: EncryptedString("not a context"),
+        lambda: EncryptedString(Key.generate().reveal()),
+        lambda: Table("t", MetaData(), Column("c", EncryptedString("t.c"), default=func.lower("X"))),
+        lambda: Table("t", MetaData(), Column("c", EncryptedString("t.c"), onupdate=text("'x'"))),
     ],
-    ids=["unique", "index", "primary key", "server default", "computed", "foreign key", "variant", "context"],
+    ids=[
+        "unique",
+        "index",
+        "primary key",
+        "server default",
+        "computed",
+        "foreign key",
+        "variant",
+        "context",
+        "key",
+        "default",
+        "onupdate",
+    ],
 )
 def test_declaration_is_refused(declare: Callable[[], object]) -> None:
     with pytest.raises(ColumnDefinitionError):

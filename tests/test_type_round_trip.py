@@ -335,6 +335,20 @@ def test_every_way_of_declaring(make_engine: Callable[..., Engine], declare: Cal
         assert session.scalar(text("SELECT token FROM models")).startswith("sealchemy:v1:")
 
 
+def test_a_mapped_subquery(make_engine: Callable[..., Engine]) -> None:
+    class View:
+        pass
+
+    engine = create(make_engine())
+    subquery = select(Account.__table__).subquery()
+    mappers = registry()
+    mappers.map_imperatively(View, subquery, primary_key=[subquery.c.id])
+    with Session(engine) as session:
+        session.add(Account(token="x"))
+        session.commit()
+        assert session.scalars(select(View)).one().token == "x"  # type: ignore[attr-defined]
+
+
 def test_to_metadata_keeps_the_context(make_engine: Callable[..., Engine]) -> None:
     engine, metadata = make_engine(), MetaData()
     table = Account.__table__.to_metadata(metadata, name="copies")

@@ -16,6 +16,7 @@ from sqlalchemy import (
     cast,
     collate,
     column,
+    func,
     inspect,
     literal,
     or_,
@@ -170,8 +171,14 @@ class Backend:
         return statement.with_for_update(key_share=True, skip_locked=not wait)
 
     def write(self, connection: Connection, target: Target, rows: Mapping[Key, Key]) -> dict[Key, Key]:
-        """Store new values by primary key, in key order, and return what the database then has."""
-        values: dict[str, Any] = {item.name: bindparam(f"c{index}") for index, item in enumerate(target.columns)}
+        """Store new values by primary key, in key order, and return what the database then has.
+
+        None leaves a column as it is.
+        """
+        values: dict[str, Any] = {
+            item.name: func.coalesce(bindparam(f"c{index}", type_=Text()), item)
+            for index, item in enumerate(target.columns)
+        }
         found = and_(*(item == bindparam(f"k{index}") for index, item in enumerate(target.key)))
         statement = update(target.table).where(found).values(values)
         connection.execute(statement, [_parameters(key, new) for key, new in rows.items()])
@@ -263,7 +270,7 @@ def _update_from_arrays(target: Target, dialect: Dialect, slot: Callable[[int, s
     row = ", ".join(f"t.{key}" for key in keys)
     return (
         f"UPDATE {dialect.identifier_preparer.format_table(target.table)} AS t"  # noqa: S608
-        f" SET {', '.join(f'{item} = v.c{index}' for index, item in enumerate(columns))}"
+        f" SET {', '.join(f'{item} = coalesce(v.c{index}, t.{item})' for index, item in enumerate(columns))}"
         f" FROM unnest({', '.join(arrays)}) AS v({', '.join(names)})"
         f" WHERE {' AND '.join(f't.{key} = v.k{index}' for index, key in enumerate(keys))}"
         f" AND ({row}) >= ({', '.join(first)}) AND ({row}) <= ({', '.join(last)})"
@@ -294,7 +301,7 @@ class SQLite(Backend):
     @contextmanager
     def reading_anything(self, connection: Connection) -> Iterator[None]:
         """Have a text that is not UTF-8 read as one with lone surrogates, which is then reported by its key."""
-        driver = connection.connection.driver_connection
+        driver: Any = connection.connection.driver_connection
         before = driver.text_factory
         driver.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
         try:
@@ -332,9 +339,9 @@ def checkpoint(connection: Connection) -> bool:
     """Move SQLite's write-ahead log into the file and empty it; return whether somebody was in the way."""
     cursor = connection.connection.cursor()  # a checkpoint runs in no transaction, and SQLAlchemy begins one
     cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    busy = bool(cursor.fetchone()[0])
+    row: Any = cursor.fetchone()
     cursor.close()
-    return busy
+    return bool(row[0])
 
 
 class MySQL(Backend):

@@ -35,7 +35,7 @@ class Cipher(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What is to be stored, and the plaintext that it and the old value stand for; None if it is the old value."""
+    """What is to be stored, and the plaintext that it and the old value stand for; None twice if nothing is."""
 
     stored: str | None
     plaintext: SecretString | None

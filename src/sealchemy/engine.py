@@ -23,6 +23,7 @@ from .errors import (
     RolloutError,
     UnsupportedOperationError,
 )
+from .guard import refuse_expressions
 from .keys import KeyRing
 from .redaction import SecretString
 
@@ -77,14 +78,14 @@ class Binding:
     functions that hold it, with the statements that it has compiled.
     """
 
-    __slots__ = ("key_ring", "read", "rollout", "scrubs", "write")
+    __slots__ = ("key_ring", "listens", "read", "rollout", "write")
 
     key_ring: KeyRing | None
     rollout: Mapping[str, Rollout] | Rollout
 
     def __init__(self) -> None:
         """Start without a ring: everything raises `KeyRingNotAttachedError`."""
-        self.key_ring, self.rollout, self.scrubs = None, Rollout.STRICT, False
+        self.key_ring, self.rollout, self.listens = None, Rollout.STRICT, False
         self.write = self.read = _PerContext(_refuse_without_ring)
 
     def stage(self, context: str) -> Rollout:
@@ -151,9 +152,10 @@ def attach_key_ring(
     stages = _parse_rollout(rollout)
     keys = binding(target.dialect)
     keys.replace(key_ring, stages)
-    if not keys.scrubs:
+    if not keys.listens:
+        event.listen(target, "before_execute", refuse_expressions)
         event.listen(target, "handle_error", _scrub, insert=True)
-        keys.scrubs = True
+        keys.listens = True
     logger.info("attached %r to %s, rollout %s", key_ring, target.dialect.name, _describe(stages))
     return engine
 

@@ -22,7 +22,7 @@ from typing import NamedTuple, NoReturn
 from pybase64 import b64decode
 from pybase64 import b64encode_as_string as encode
 
-from .errors import ColumnDefinitionError, EnvelopeFormatError, UnsupportedVersionError
+from .errors import ColumnDefinitionError, EnvelopeError, EnvelopeFormatError, UnsupportedVersionError
 
 PREFIX = "sealchemy:"
 HEADER_SIZE = len("sealchemy:v1:000000000000:")
@@ -70,7 +70,11 @@ def parse(text: str, where: str = "stored value") -> Envelope:
         EnvelopeFormatError: anything else that this library did not write.
 
     """
-    key_id = parse_key_id(text, where)
+    try:
+        key_id = parse_key_id(text, where)
+    except EnvelopeError:
+        del text  # error trackers print the variables of a frame, and it may be plaintext
+        raise
     return Envelope(key_id, decode(text[HEADER_SIZE:], where))
 
 

@@ -241,7 +241,10 @@ class KeyRing:
             EnvelopeFormatError, UnsupportedVersionError: as `decrypt` does, for the header.
 
         """
-        return envelope.parse_key_id(stored) == self.primary.id
+        try:
+            return envelope.parse_key_id(stored) == self.primary.id
+        finally:
+            del stored
 
     def encryptor(self, context: str) -> Callable[[str], str]:
         """Return `encrypt` for one context, with all work that is the same for every value done."""
@@ -298,8 +301,8 @@ class KeyRing:
 
     def __repr__(self) -> str:
         """Return the ids, never a key."""
-        previous = [key.id for key in self.previous]
-        return f"KeyRing(primary={self.primary.id!r}, previous={previous!r})"
+        ids = list(getattr(self, "_keys", {})) or [None]
+        return f"KeyRing(primary={ids[0]!r}, previous={ids[1:]!r})"
 
 
 def _derive(secret: bytes, info: bytes, length: int) -> bytes:

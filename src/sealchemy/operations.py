@@ -222,7 +222,8 @@ def _schema(connection: Connection, operation: _ColumnsOp) -> str | None:
         "SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
         " WHERE pg_class.oid = to_regclass(quote_ident(:name))"
     )
-    return connection.scalar(found, {"name": operation.table_name})
+    schema = connection.scalar(found, {"name": operation.table_name})
+    return None if schema is None else str(schema)
 
 
 def _rewrite(

@@ -300,16 +300,16 @@ class _Run:
         return changes if any(change.plaintext is not None for change in changes) else []
 
     def _change(self, row: Row[Any], index: int, stored: str | None, on_failure: _OnFailure | None) -> Change:
-        change = None
         try:
             change = None if stored is None else self.operation.change(self.ciphers[index], stored)
             if change and change.stored and not self.backend.can_store(change.stored):
                 message = f"{self.ciphers[index].context}: this database cannot store the plaintext, which has a NUL"
                 raise PlaintextTypeError(message)
         except SealchemyError as error:
+            change = None
             if on_failure:
                 on_failure(self._key(row), self.target.columns[index].name, error)
-        return change or Change(stored, None)
+        return change or Change(None, None)
 
     def _raise_for_problems(self, found_in_last_pass: int) -> None:
         report, problems = self.report, []

@@ -14,6 +14,7 @@ from sqlalchemy.types import TypeDecorator
 from .engine import binding
 from .envelope import check_context
 from .errors import ColumnDefinitionError, PlaintextTypeError, SealchemyError, UnsupportedOperationError
+from .guard import EncryptedType
 from .keys import encode_plaintext
 from .redaction import SecretString
 
@@ -65,7 +66,7 @@ def _refuse_operator(type_: Any, op: OperatorType) -> NoReturn:
     raise UnsupportedOperationError(message)
 
 
-class EncryptedString(TypeDecorator[str]):
+class EncryptedString(EncryptedType, TypeDecorator[str]):
     """A text column that is encrypted in the database and a `str` in Python.
 
     What is read is a `SecretString`; a plain `str` that is assigned to a mapped attribute becomes one at

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,18 +41,13 @@ def downgrade():
 
 
 def cli(*arguments: str, url: str, key: Key | None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `alembic` in the repository, as a user does."""
+    """Run `alembic` on the repository's migrations, in an empty folder: a developer may have a `.env` at home."""
     variables = {**os.environ, "DATABASE_URL": url, **environment}
     if key:
         variables["INTEGRATION_TOKEN_ENCRYPTION_KEY"] = key.reveal()
-    return subprocess.run(
-        [sys.executable, "-m", "alembic", *arguments],
-        cwd=ROOT,
-        env=variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", "alembic", "-c", str(ROOT / "pyproject.toml"), *arguments]
+    with tempfile.TemporaryDirectory() as folder:
+        return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
 
 
 class Project:

@@ -122,12 +122,13 @@ def _reachable(binaries: Path, folder: Path, owner: pwd.struct_passwd) -> Path:
         subprocess.run(check, check=True, capture_output=True, user=owner.pw_uid, group=owner.pw_gid, cwd=folder)
     except (OSError, subprocess.CalledProcessError):
         copy = folder / "install"
-        shutil.copytree(binaries.parent, copy, symlinks=True)
+        package = binaries.parents[1]
+        for source in (package, package.with_name(f"{package.name}.libs")):  # found by its path beside the package
+            if source.exists():
+                shutil.copytree(source, copy / source.name, symlinks=True)
         for item in (copy, *copy.rglob("*")):
             os.chown(item, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
-        for item in (copy / "bin").iterdir():
-            item.chmod(0o755)
-        return copy / "bin"
+        return copy / package.name / binaries.relative_to(package)
     return binaries
 
 

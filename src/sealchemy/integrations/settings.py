@@ -17,7 +17,7 @@ class IntegrationSettings(BaseSettings):
     settings shows neither keys nor the database's password.
     """
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
 
     database_url: str = Field(default="sqlite:///integrations.db", repr=False)
     integration_token_encryption_key: SecretStr = SecretStr("")
