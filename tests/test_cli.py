@@ -121,6 +121,16 @@ def test_demo_refuses_other_databases(sealchemy: Callable[..., subprocess.Comple
     assert "postgresql+psycopg://" in done.stderr
 
 
+@pytest.mark.parametrize("url", ["garbage", "postgresql+psycopg://user:hunter2@127.0.0.1:1/x"])
+def test_a_database_that_is_not_there_is_one_message(
+    sealchemy: Callable[..., subprocess.CompletedProcess[str]], url: str
+) -> None:
+    done = sealchemy("demo", "--url", url)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "hunter2" not in done.stderr + done.stdout
+
+
 def test_help_without_arguments(sealchemy: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     done = sealchemy()
     assert "generate-key" in done.stdout + done.stderr

@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
+from sqlalchemy.exc import ArgumentError, OperationalError
+
 from .errors import KeyFormatError, SealchemyError
 from .keys import Key
 from .keytext import PLACEHOLDER
@@ -74,9 +76,9 @@ def _add_to_env_file(path: Path, key: Key) -> None:
 
 
 def main() -> None:
-    """Run the command; an error of sealchemy is one line on standard error and exit status 1."""
+    """Run the command; what a user can mend is one line on standard error and exit status 1."""
     try:
         app()
-    except SealchemyError as error:
+    except (SealchemyError, ArgumentError, OperationalError) as error:
         print(f"sealchemy: {error}", file=sys.stderr)
         raise SystemExit(1) from None
