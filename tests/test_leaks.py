@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Integer, create_engine, event, insert, inspect, literal, select, text, types, update
+from sqlalchemy import Integer, create_engine, event, insert, inspect, literal, make_url, select, text, types, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column
 from sqlalchemy.schema import CreateTable
 
@@ -132,6 +134,26 @@ def test_details_that_postgresql_tells(postgresql_url: str, make_engine: Callabl
             connection.rollback()
             original = caught.value.orig
             assert "SENTINEL" not in str(caught.value) + repr(caught.value.args) + str(original) + repr(original)
+
+
+def test_details_that_asyncpg_tells(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+    with create(make_engine(postgresql_url)).begin() as connection:
+        connection.execute(text("ALTER TABLE accounts ADD CHECK (name <> 'bad')"))
+        schema = connection.scalar(text("SELECT current_schema()"))
+
+    async def fail() -> None:
+        url = make_url(postgresql_url).set(drivername="postgresql+asyncpg", query={})
+        engine = create_async_engine(url, connect_args={"server_settings": {"search_path": schema}})
+        attach_key_ring(engine, KeyRing(primary=Key.generate()), rollout=Rollout.PREPARE)
+        try:
+            async with engine.begin() as connection:
+                await connection.execute(insert(Account), {"token": SENTINEL, "name": "bad"})
+        finally:
+            await engine.dispose()
+
+    with pytest.raises(IntegrityError, match="accounts_name_check") as caught:
+        asyncio.run(fail())
+    assert_silent(caught.value)
 
 
 def test_every_engine_is_listened_to(make_engine: Callable[..., Engine]) -> None:

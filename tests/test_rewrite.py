@@ -248,7 +248,11 @@ def test_nothing_is_touched_without_a_ring_or_in_the_wrong_stage(
     engine.dispose()
 
 
-def test_a_value_that_the_database_changes_is_not_committed(engine: Engine) -> None:
+@pytest.mark.parametrize("options", [{}, {"isolation_level": "AUTOCOMMIT"}], ids=["default", "autocommit"])
+def test_a_value_that_the_database_changes_is_not_committed(
+    database_url: str, make_engine: Callable[..., Engine], options: dict[str, str]
+) -> None:
+    engine = make_engine(database_url, RING, **options)
     before = grants(engine, 3)
     if engine.dialect.name == "sqlite":
         trigger = (
@@ -494,6 +498,8 @@ def test_child_rows_can_be_inserted_during_a_batch(postgresql_url: str, make_eng
 def test_nobody_writes_between_reading_and_writing_a_batch(tmp_path: Any, make_engine: Callable[..., Engine]) -> None:
     url = f"sqlite:///{tmp_path / 'x.db'}"
     engine, other = make_engine(url, RING), make_engine(url, RING, connect_args={"timeout": 0.1})
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode = wal")  # in which a reader alone stops no writer
     grants(engine, 5)
     refused: list[str] = []
 
@@ -526,11 +532,13 @@ def test_the_wal_is_emptied(tmp_path: Any, make_engine: Callable[..., Engine]) -
 
 def test_what_is_overwritten_is_zeroed(tmp_path: Any, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(f"sqlite:///{tmp_path / 'x.db'}", RING)
+    grants(engine, 3)
     with engine.begin() as connection:
         connection.exec_driver_sql("PRAGMA secure_delete = OFF")
-    grants(engine, 1)
+        connection.exec_driver_sql("UPDATE grants SET access = ?", ("LONG-TOKEN" * 3000,))
+    assert b"LONG-TOKEN" in (tmp_path / "x.db").read_bytes()
     rewrite(ENCRYPT, engine, "grants", COLUMNS)
-    assert b"SENTINEL" not in (tmp_path / "x.db").read_bytes()
+    assert b"LONG-TOKEN" not in (tmp_path / "x.db").read_bytes()
 
 
 def test_sqlite_keeps_no_plaintext_in_the_file(tmp_path: Any, make_engine: Callable[..., Engine]) -> None:

@@ -238,14 +238,7 @@ class PostgreSQL(Backend):
         else:
             sql = _update_from_arrays(target, dialect, lambda index, type_: f"CAST(:p{index} AS {type_})")
             result = connection.execute(text(sql), {f"p{index}": item for index, item in enumerate(parameters)})
-        written = result.all()
-        if len(written) != len(rows):
-            message = (
-                f"table {target.name!r}: {len(written)} rows were written in place of {len(rows)} (a trigger, or a"
-                " primary key that the driver cannot send back as it is?); this batch was rolled back"
-            )
-            raise ColumnDefinitionError(message)
-        return _split(target, written)
+        return _split(target, result.all())
 
     def is_retryable(self, error: DBAPIError) -> bool:
         """Return whether it is a deadlock, a serialisation failure or a lock timeout."""

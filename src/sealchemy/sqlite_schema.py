@@ -96,8 +96,7 @@ def _edit_table(connection: Connection, schema: str | None, table: str, edit: Ca
         connection.execute(change, {"sql": edit(sql), "name": table})
         connection.execute(text(f"PRAGMA {database}.schema_version = {version + 1}"))
     finally:
-        # OFF would leave this connection with the table as it was.
-        connection.execute(text("PRAGMA writable_schema = RESET"))
+        connection.execute(text("PRAGMA writable_schema = OFF"))
     problems = connection.scalars(text(f"PRAGMA {database}.integrity_check({_quote(table)})")).all()
     if problems != ["ok"]:
         message = f"table {table!r}: SQLite finds it damaged, or rows that the constraint forbids; nothing was changed"
