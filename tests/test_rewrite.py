@@ -276,24 +276,21 @@ def test_a_value_that_the_database_changes_is_not_committed(
 def test_rows_that_others_hold_are_waited_for(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(postgresql_url, RING)
     before = grants(engine, 25)
-    holder = engine.connect()
-    holder.execute(text("SELECT 1 FROM grants WHERE id IN (4, 9) FOR UPDATE"))
     done: list[Any] = []
     worker = threading.Thread(
         target=lambda: done.append(rewrite(ENCRYPT, engine, "grants", COLUMNS, batch_size=10)), daemon=True
     )
-    worker.start()
-    with engine.connect() as connection:
-        others = text("SELECT count(*) FROM grants WHERE access LIKE 'sealchemy:%'")
+    others = text("SELECT count(*) FROM grants WHERE access LIKE 'sealchemy:%'")
+    with engine.connect() as holder, engine.connect() as connection:
+        holder.execute(text("SELECT 1 FROM grants WHERE id IN (4, 9) FOR UPDATE"))
+        worker.start()
         for _ in range(200):
             if connection.scalar(others) == 23:
                 break
             connection.rollback()
             worker.join(0.05)
         assert connection.scalar(others) == 23
-    assert worker.is_alive()
-    holder.rollback()
-    holder.close()
+        assert worker.is_alive()
     worker.join(30)
     assert done[0].rewritten == 25
     assert revealed(engine) == before
