@@ -54,7 +54,7 @@ def postgresql_server(request: pytest.FixtureRequest) -> str:
     """The URL of the server, of a database that may be connected to."""
     config = request.config
     if config.option.no_postgres:
-        pytest.skip("--no-postgres")
+        pytest.skip("--no-postgres")  # chosen on the command line; without it a missing server is an error
     return config.workerinput["postgresql"] if hasattr(config, "workerinput") else config.stash[SERVER].url
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import not_
 
 from . import envelope
-from .backends import ANY_STORED_VALUE
+from .backend import ANY_STORED_VALUE
 from .errors import PlaintextFoundError
 from .redaction import SecretString
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement
 
-    from .backends import Backend
+    from .backend import Backend
     from .keys import KeyRing
 
 

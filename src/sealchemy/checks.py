@@ -11,7 +11,8 @@ from sqlalchemy import column as sql_column
 from sqlalchemy.exc import IntegrityError
 
 from . import sqlite_schema
-from .backends import ANY_STORED_VALUE, Target, backend_of, connect, load_target, retry
+from .backend import ANY_STORED_VALUE, Target
+from .backends import backend_of, connect, load_target, retry
 from .engine import Rollout, binding
 from .errors import RewriteError, UnsupportedOperationError
 

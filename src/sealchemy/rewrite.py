@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import Connection, Engine, and_, func, or_, select, tuple_
 from sqlalchemy.exc import DBAPIError
 
-from .backends import Key, Target, backend_of, check_distinct, connect, load_target, retry
+from .backend import Key, Target, check_distinct
+from .backends import backend_of, connect, load_target, retry
 from .changes import DECRYPT, ENCRYPT, REKEY, Change, Cipher, Operation
 from .engine import Rollout, binding
 from .errors import PlaintextTypeError, RewriteError, SealchemyError, UnsupportedOperationError

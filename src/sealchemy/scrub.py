@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
-from .backends import checkpoint
 from .errors import UnsupportedOperationError
+from .sqlite import checkpoint
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

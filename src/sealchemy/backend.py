@@ -1,0 +1,144 @@
+"""One kind of database: how stored values are tested, locked and written there, and the table they are in."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sqlalchemy import Text, and_, bindparam, func, select, tuple_, update
+from sqlalchemy.types import TypeDecorator
+
+from . import envelope
+from .errors import ColumnDefinitionError
+from .redaction import SecretString
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from sqlalchemy import ColumnElement, Connection, Dialect, Select, TableClause
+    from sqlalchemy.exc import DBAPIError
+
+Key = tuple[Any, ...]
+"""A primary key, or the values of a row: one item a column."""
+
+ANY_STORED_VALUE = f"{envelope.PREFIX}v1:{'?' * 12}:?*"
+"""What every stored value of ours looks like, with `?` for one character and `*` for any number."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Columns of one table, as the database has them, and the context of each."""
+
+    table: TableClause
+    key: tuple[ColumnElement[Any], ...]
+    columns: tuple[ColumnElement[str], ...]
+    contexts: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The table's name, with its schema."""
+        return self.table.fullname
+
+
+class StoredText(TypeDecorator[str]):
+    """Text that may still be plaintext, so that neither debug echo nor an error tracker shows it."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        """Return the text as one that does not print itself."""
+        del dialect
+        return _redact(value)
+
+
+def _redact(value: str | None) -> str | None:
+    return SecretString(value) if isinstance(value, str) else value
+
+
+class Backend:
+    """One kind of database; the base class does what every SQL database understands."""
+
+    isolation_level: ClassVar[str] = "READ COMMITTED"
+
+    def matches(self, stored: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
+        """Return the test of a column against a pattern of `?` and `*`, case-sensitive.
+
+        It stops accidents, not an attacker: only authentication does.
+        """
+        raise NotImplementedError
+
+    def can_store(self, plaintext: str) -> bool:
+        """Return whether a text column keeps this text."""
+        del plaintext
+        return True
+
+    def check_keys(self, connection: Connection, target: Target) -> None:
+        """Raise `ColumnDefinitionError` if a primary key here does not name exactly one row."""
+
+    def prepare(self, connection: Connection) -> None:
+        """Set up the connection of a run."""
+
+    @contextmanager
+    def reading_anything(self, connection: Connection) -> Iterator[None]:
+        """Read values that are not proper text without failing on them."""
+        del connection
+        yield
+
+    def begin(self, connection: Connection, target: Target, lock_timeout: float, *, write: bool) -> None:
+        """Do what comes first in a transaction: the time limit for locks in seconds, and the write lock."""
+
+    def lock(self, statement: Select[Any], *, wait: bool) -> Select[Any]:
+        """Lock the selected rows; those that others have locked are waited for or left out."""
+        return statement.with_for_update(key_share=True, skip_locked=not wait)
+
+    def write(self, connection: Connection, target: Target, rows: Mapping[Key, Key]) -> dict[Key, Key]:
+        """Store new values by primary key, in key order, and return what the database then has.
+
+        None leaves a column as it is.
+        """
+        values: dict[str, Any] = {
+            item.name: func.coalesce(bindparam(f"c{index}", type_=Text()), item)
+            for index, item in enumerate(target.columns)
+        }
+        found = and_(*(item == bindparam(f"k{index}") for index, item in enumerate(target.key)))
+        statement = update(target.table).where(found).values(values)
+        connection.execute(statement, [_parameters(key, new) for key, new in rows.items()])
+        ordered = list(rows)
+        key = tuple_(*target.key)
+        written = select(*target.key, *target.columns).where(key >= ordered[0], key <= ordered[-1])
+        return split_rows(target, connection.execute(written).all())
+
+    def is_retryable(self, error: DBAPIError) -> bool:
+        """Tell whether the transaction may simply be run again."""
+        raise NotImplementedError
+
+    def finish(self, connection: Connection, target: Target) -> list[str]:
+        """Clean up after a run, and return what is left to do, in sentences."""
+        raise NotImplementedError
+
+
+def to_like(pattern: str) -> str:
+    """Return a pattern of `?` and `*` as LIKE writes it."""
+    return pattern.replace("?", "_").replace("*", "%")
+
+
+def _parameters(key: Key, values: Key) -> dict[str, Any]:
+    named = {f"k{index}": item for index, item in enumerate(key)}
+    return named | {f"c{index}": item for index, item in enumerate(values)}
+
+
+def check_distinct(target: Target, keys: Sequence[Key]) -> None:
+    """Raise `ColumnDefinitionError` if two rows have one primary key: a value would go to the wrong one."""
+    if len(set(keys)) != len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        message = f"table {target.name!r}: two rows have the primary key {twice}; nothing was changed in this batch"
+        raise ColumnDefinitionError(message)
+
+
+def split_rows(target: Target, rows: Sequence[Any]) -> dict[Key, Key]:
+    """Return the values of rows by primary key; raise as `check_distinct` does."""
+    size = len(target.key)
+    check_distinct(target, [tuple(row[:size]) for row in rows])
+    return {tuple(row[:size]): tuple(map(_redact, row[size:])) for row in rows}
