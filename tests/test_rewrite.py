@@ -36,7 +36,7 @@ from sealchemy import (
     attach_key_ring,
     checks,
 )
-from sealchemy.rewrite import DECRYPT, ENCRYPT, REKEY, Progress, rewrite
+from sealchemy.rewrite import DECRYPT, ENCRYPT, REKEY, Options, Progress, rewrite
 
 from .support.leaks import assert_silent
 from .support.tables import COLUMNS, grants, raw
@@ -62,13 +62,13 @@ def revealed(engine: Engine, ring: KeyRing = RING) -> dict[int, tuple[str | None
 @pytest.mark.parametrize(("rows", "batch_size"), [(0, 10), (1, 10), (10, 10), (25, 10), (25, 1000)])
 def test_encrypt_then_decrypt(engine: Engine, rows: int, batch_size: int) -> None:
     before = grants(engine, rows)
-    report = rewrite(ENCRYPT, engine, "grants", COLUMNS, batch_size=batch_size)
+    report = rewrite(ENCRYPT, engine, "grants", COLUMNS, options=Options(batch_size=batch_size))
     assert report.rewritten == rows
     assert revealed(engine) == before
     after = raw(engine)
-    assert rewrite(ENCRYPT, engine, "grants", COLUMNS, batch_size=batch_size).rewritten == 0
+    assert rewrite(ENCRYPT, engine, "grants", COLUMNS, options=Options(batch_size=batch_size)).rewritten == 0
     assert raw(engine) == after
-    assert rewrite(DECRYPT, engine, "grants", COLUMNS, batch_size=batch_size).rewritten == rows
+    assert rewrite(DECRYPT, engine, "grants", COLUMNS, options=Options(batch_size=batch_size)).rewritten == rows
     assert raw(engine) == before
 
 
@@ -77,7 +77,7 @@ def test_rekey_moves_everything_to_the_primary_key(engine: Engine) -> None:
     rewrite(ENCRYPT, engine, "grants", COLUMNS)
     new = KeyRing(primary=Key.generate(), previous=[RING.primary])
     attach_key_ring(engine, new)
-    assert rewrite(REKEY, engine, "grants", COLUMNS, batch_size=10).rewritten == 25
+    assert rewrite(REKEY, engine, "grants", COLUMNS, options=Options(batch_size=10)).rewritten == 25
     assert revealed(engine, KeyRing(primary=new.primary)) == before
     assert rewrite(REKEY, engine, "grants", COLUMNS).rewritten == 0
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_read_is_named_and_left_and_the_rest_is_done(engine: Engi
             connection.execute(text("UPDATE grants SET access = :value WHERE id = :id"), {"value": value, "id": key})
     for _ in range(2):
         with pytest.raises(RewriteError) as caught:
-            rewrite(ENCRYPT, engine, "grants", COLUMNS, batch_size=10)
+            rewrite(ENCRYPT, engine, "grants", COLUMNS, options=Options(batch_size=10))
         report: Any = caught.value.report
         assert {failure.key for failure in report.failures} == {(key,) for key in damaged}
         assert {failure.column for failure in report.failures} == {"access"}
@@ -148,7 +148,7 @@ def test_any_primary_key_and_names_that_need_quoting(engine: Engine, key: list[C
     with engine.begin() as connection:
         connection.execute(insert(table), rows)
     contexts = {"accessToken": "g.a", "100%": "g.b"}
-    assert rewrite(ENCRYPT, engine, "User Grants", contexts, batch_size=10).rewritten == 47
+    assert rewrite(ENCRYPT, engine, "User Grants", contexts, options=Options(batch_size=10)).rewritten == 47
     with engine.connect() as connection:
         stored = connection.execute(select(table)).all()
     expected = {tuple(row.values())[:-2]: (row["accessToken"], row["100%"]) for row in rows}
@@ -172,14 +172,15 @@ def test_table_in_another_schema(postgresql_url: str, make_engine: Callable[...,
 def test_progress_counts_rows(engine: Engine) -> None:
     grants(engine, 25)
     seen: list[Progress] = []
-    rewrite(ENCRYPT, engine, "grants", COLUMNS, batch_size=10, progress=seen.append)
-    assert seen[:3] == [Progress("grants", 10, 25), Progress("grants", 20, 25), Progress("grants", 25, 25)]
+    rewrite(ENCRYPT, engine, "grants", COLUMNS, options=Options(batch_size=10), progress=seen.append)
+    steps = [("encrypt", done) for done in (10, 20, 25)] + [("verify", done) for done in (10, 20, 25)]
+    assert list(dict.fromkeys(seen)) == [Progress("grants", step, done, 25) for step, done in steps]
 
 
 def test_in_the_transaction_of_the_caller(engine: Engine) -> None:
     before = grants(engine, 25)
     with engine.connect() as connection:
-        assert rewrite(ENCRYPT, connection, "grants", COLUMNS, batch_size=10).rewritten == 25
+        assert rewrite(ENCRYPT, connection, "grants", COLUMNS, options=Options(batch_size=10)).rewritten == 25
         connection.rollback()
     assert raw(engine) == before
 
@@ -187,7 +188,7 @@ def test_in_the_transaction_of_the_caller(engine: Engine) -> None:
 def test_in_memory_sqlite(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine("sqlite://", RING)
     before = grants(engine, 25)
-    rewrite(ENCRYPT, engine, "grants", COLUMNS, batch_size=10)
+    rewrite(ENCRYPT, engine, "grants", COLUMNS, options=Options(batch_size=10))
     assert revealed(engine) == before
 
 
@@ -196,7 +197,7 @@ def test_sqlite_with_sqlalchemys_recipe_for_begin(tmp_path: Any, make_engine: Ca
     event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
     before = grants(engine, 25)
-    rewrite(ENCRYPT, engine, "grants", COLUMNS, batch_size=10)
+    rewrite(ENCRYPT, engine, "grants", COLUMNS, options=Options(batch_size=10))
     assert revealed(engine) == before
 
 
@@ -206,7 +207,7 @@ def test_whatever_isolation_level_the_engine_has(
 ) -> None:
     engine = make_engine(database_url, RING, isolation_level=level)
     before = grants(engine, 25)
-    rewrite(ENCRYPT, engine, "grants", COLUMNS, batch_size=10)
+    rewrite(ENCRYPT, engine, "grants", COLUMNS, options=Options(batch_size=10))
     assert revealed(engine) == before
 
 
@@ -278,7 +279,8 @@ def test_rows_that_others_hold_are_waited_for(postgresql_url: str, make_engine: 
     before = grants(engine, 25)
     done: list[Any] = []
     worker = threading.Thread(
-        target=lambda: done.append(rewrite(ENCRYPT, engine, "grants", COLUMNS, batch_size=10)), daemon=True
+        target=lambda: done.append(rewrite(ENCRYPT, engine, "grants", COLUMNS, options=Options(batch_size=10))),
+        daemon=True,
     )
     others = text("SELECT count(*) FROM grants WHERE access LIKE 'sealchemy:%'")
     with engine.connect() as holder, engine.connect() as connection:
@@ -302,7 +304,7 @@ def test_rows_that_stay_locked_are_reported(postgresql_url: str, make_engine: Ca
     with engine.connect() as holder:
         holder.execute(text("SELECT 1 FROM grants WHERE id IN (4, 9) FOR UPDATE"))
         with pytest.raises(RewriteError, match="2 rows were locked by others") as caught:
-            rewrite(ENCRYPT, engine, "grants", COLUMNS, batch_size=10, lock_timeout=0.05)
+            rewrite(ENCRYPT, engine, "grants", COLUMNS, options=Options(batch_size=10, lock_timeout=0.05))
     assert caught.value.report.rewritten == 23  # type: ignore[union-attr]
     assert rewrite(ENCRYPT, engine, "grants", COLUMNS).rewritten == 2
 
@@ -340,7 +342,7 @@ def test_sqlite_keys_are_told_apart_as_they_are_stored(
     with engine.begin() as connection:
         connection.exec_driver_sql(f"CREATE TABLE t (id {type_} PRIMARY KEY, access TEXT)")
         connection.exec_driver_sql(f"INSERT INTO t VALUES ({one}, 'one'), ({two}, 'two')")
-    assert rewrite(ENCRYPT, engine, "t", {"access": "t.access"}, batch_size=batch_size).rewritten == 2
+    assert rewrite(ENCRYPT, engine, "t", {"access": "t.access"}, options=Options(batch_size=batch_size)).rewritten == 2
     with engine.begin() as connection:
         found = [
             connection.exec_driver_sql(f"SELECT access FROM t WHERE id = {key}").scalar_one() for key in (one, two)
@@ -414,7 +416,7 @@ def test_partitions_and_keys_with_a_collation(postgresql_url: str, make_engine: 
         connection.execute(text("INSERT INTO t SELECT chr(65 + n) , 'token' || n FROM generate_series(0, 40) n"))
     columns = {"access": "t.access"}
     checks.widen(engine, "t", columns)
-    assert rewrite(ENCRYPT, engine, "t", columns, batch_size=7).rewritten == 41
+    assert rewrite(ENCRYPT, engine, "t", columns, options=Options(batch_size=7)).rewritten == 41
     checks.require_encryption(engine, "t", columns)
     with engine.connect() as connection:
         stored = connection.execute(text("SELECT id, access FROM t")).all()
@@ -518,7 +520,7 @@ def test_the_wal_is_emptied(tmp_path: Any, make_engine: Callable[..., Engine]) -
     with engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA journal_mode = wal")
     grants(engine, 500)
-    report = rewrite(ENCRYPT, engine, "grants", COLUMNS, batch_size=100)
+    report = rewrite(ENCRYPT, engine, "grants", COLUMNS, options=Options(batch_size=100))
     assert (tmp_path / "x.db-wal").stat().st_size == 0
     assert len(report.left_behind) == 1
     with make_engine(f"sqlite:///{tmp_path / 'x.db'}", RING).connect() as reader:
@@ -547,7 +549,7 @@ def test_sqlite_keeps_no_plaintext_in_the_file(tmp_path: Any, make_engine: Calla
             assert connection.exec_driver_sql(f"PRAGMA journal_mode = {mode}").scalar() == mode
         grants(engine, 500)
         assert b"SENTINEL" in b"".join(file.read_bytes() for file in tmp_path.glob(f"{mode}.db*"))
-        rewrite(ENCRYPT, engine, "grants", COLUMNS, batch_size=100)
+        rewrite(ENCRYPT, engine, "grants", COLUMNS, options=Options(batch_size=100))
         from sealchemy.scrub import scrub
 
         scrub(engine, "grants")

@@ -10,13 +10,13 @@ from sqlalchemy import Text, and_, bindparam, func, select, tuple_, update
 from sqlalchemy.types import TypeDecorator
 
 from . import envelope
-from .errors import ColumnDefinitionError
+from .errors import UnsupportedOperationError
 from .redaction import SecretString
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from sqlalchemy import ColumnElement, Connection, Dialect, Select, TableClause
+    from sqlalchemy import ColumnElement, Connection, Dialect, Row, Select, TableClause
     from sqlalchemy.exc import DBAPIError
 
 Key = tuple[Any, ...]
@@ -24,6 +24,8 @@ Key = tuple[Any, ...]
 
 ANY_STORED_VALUE = f"{envelope.PREFIX}v1:{'?' * 12}:?*"
 """What every stored value of ours looks like, with `?` for one character and `*` for any number."""
+
+_KEYS_IN_A_STATEMENT = 500  # SQLite takes no more than 32 766 parameters
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,7 @@ class StoredText(TypeDecorator[str]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
         """Return the text as one that does not print itself."""
         del dialect
-        return _redact(value)
-
-
-def _redact(value: str | None) -> str | None:
-    return SecretString(value) if isinstance(value, str) else value
+        return SecretString(value) if isinstance(value, str) else value
 
 
 class Backend:
@@ -77,13 +75,10 @@ class Backend:
     def check_keys(self, connection: Connection, target: Target) -> None:
         """Raise `ColumnDefinitionError` if a primary key here does not name exactly one row."""
 
-    def prepare(self, connection: Connection) -> None:
-        """Set up the connection of a run."""
-
     @contextmanager
-    def reading_anything(self, connection: Connection) -> Iterator[None]:
-        """Read values that are not proper text without failing on them."""
-        del connection
+    def session(self, connection: Connection, lock_timeout: float) -> Iterator[None]:
+        """Set up a connection for a run, and leave it as it was."""
+        del connection, lock_timeout
         yield
 
     def begin(self, connection: Connection, target: Target, lock_timeout: float, *, write: bool) -> None:
@@ -93,7 +88,17 @@ class Backend:
         """Lock the selected rows; those that others have locked are waited for or left out."""
         return statement.with_for_update(key_share=True, skip_locked=not wait)
 
-    def write(self, connection: Connection, target: Target, rows: Mapping[Key, Key]) -> dict[Key, Key]:
+    def behind(self, key: Sequence[ColumnElement[Any]], after: Key) -> ColumnElement[bool]:
+        """Return the test for the rows that come after one in the order of the primary key."""
+        return tuple_(*key) > after
+
+    def in_shard(self, key: Sequence[ColumnElement[Any]], number: int, count: int) -> ColumnElement[bool]:
+        """Return the test for the rows of one share of `count`, which depends on their key alone."""
+        del key, number, count
+        message = "a run can be shared out on PostgreSQL only: leave the shard out, one process is as quick here"
+        raise UnsupportedOperationError(message)
+
+    def write(self, connection: Connection, target: Target, rows: Mapping[Key, Key]) -> list[Row[Any]]:
         """Store new values by primary key, in key order, and return what the database then has.
 
         None leaves a column as it is.
@@ -103,12 +108,21 @@ class Backend:
             for index, item in enumerate(target.columns)
         }
         found = and_(*(item == bindparam(f"k{index}") for index, item in enumerate(target.key)))
-        statement = update(target.table).where(found).values(values)
+        statement = update(target.table).where(found).values(values | self.untouched(connection, target))
         connection.execute(statement, [_parameters(key, new) for key, new in rows.items()])
-        ordered = list(rows)
-        key = tuple_(*target.key)
-        written = select(*target.key, *target.columns).where(key >= ordered[0], key <= ordered[-1])
-        return split_rows(target, connection.execute(written).all())
+        keys, written = list(rows), select(*target.key, *target.columns)
+        return [
+            row
+            for start in range(0, len(keys), _KEYS_IN_A_STATEMENT)
+            for row in connection.execute(
+                written.where(tuple_(*target.key).in_(keys[start : start + _KEYS_IN_A_STATEMENT]))
+            )
+        ]
+
+    def untouched(self, connection: Connection, target: Target) -> dict[str, Any]:
+        """Return the columns that an UPDATE would change by itself, each set to what it is."""
+        del connection, target
+        return {}
 
     def is_retryable(self, error: DBAPIError) -> bool:
         """Tell whether the transaction may simply be run again."""
@@ -127,18 +141,3 @@ def to_like(pattern: str) -> str:
 def _parameters(key: Key, values: Key) -> dict[str, Any]:
     named = {f"k{index}": item for index, item in enumerate(key)}
     return named | {f"c{index}": item for index, item in enumerate(values)}
-
-
-def check_distinct(target: Target, keys: Sequence[Key]) -> None:
-    """Raise `ColumnDefinitionError` if two rows have one primary key: a value would go to the wrong one."""
-    if len(set(keys)) != len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        message = f"table {target.name!r}: two rows have the primary key {twice}; nothing was changed in this batch"
-        raise ColumnDefinitionError(message)
-
-
-def split_rows(target: Target, rows: Sequence[Any]) -> dict[Key, Key]:
-    """Return the values of rows by primary key; raise as `check_distinct` does."""
-    size = len(target.key)
-    check_distinct(target, [tuple(row[:size]) for row in rows])
-    return {tuple(row[:size]): tuple(map(_redact, row[size:])) for row in rows}

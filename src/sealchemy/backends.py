@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from copy import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, column, inspect, table
+from sqlalchemy import Connection, Engine, column, inspect, table
 from sqlalchemy.exc import DBAPIError, NoSuchTableError
 from sqlalchemy.types import NullType, String
 
@@ -21,7 +23,7 @@ from .sqlite import SQLite
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from sqlalchemy import Engine
+    from sqlalchemy.types import TypeEngine
 
     from .backend import Backend
 
@@ -55,7 +57,7 @@ def load_target(
     _check_table(table_name, contexts, found, key)
     # SQLite keeps in a key what SQLAlchemy's types cannot tell apart or read, so its values go as they are.
     untyped = connection.dialect.name == "sqlite"
-    keys = [column(name, NullType() if untyped else found[name]) for name in key]
+    keys = [column(name, NullType() if untyped else _without_collation(found[name])) for name in key]
     pieces = [*keys, *(column(name, StoredText()) for name in contexts)]
     light = table(table_name, *pieces, schema=schema)
     target = Target(
@@ -66,6 +68,15 @@ def load_target(
     )
     backend_of(connection).check_keys(connection, target)
     return target
+
+
+def _without_collation(type_: TypeEngine[Any]) -> TypeEngine[Any]:
+    """Return the type of parameters that are compared with a column of this type."""
+    if not isinstance(type_, String):
+        return type_
+    plain = copy(type_)
+    plain.collation = None
+    return plain
 
 
 def _check_table(name: str, contexts: Mapping[str, str], found: Mapping[str, Any], key: Sequence[str]) -> None:
@@ -97,24 +108,72 @@ def backend_of(connection: Connection | Engine) -> Backend:
     return _BACKENDS[name]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """A table, a connection to it, and how transactions there begin, end and are run again.
+
+    On a connection that somebody else passed in, everything happens in the transaction that it is in.
+    """
+
+    connection: Connection
+    backend: Backend
+    target: Target
+    lock_timeout: float
+    owns_connection: bool
+
+    @contextmanager
+    def transaction(self, *, write: bool) -> Iterator[None]:
+        """Begin a short transaction, and commit it."""
+        with self.connection.begin() if self.owns_connection else nullcontext():
+            self.backend.begin(self.connection, self.target, self.lock_timeout, write=write)
+            yield
+
+    def run(self, work: Callable[[], _Result], *, attempts: int = ATTEMPTS) -> _Result:
+        """Return what `work` returns in a transaction, run again if others were in the way."""
+
+        def transaction() -> _Result:
+            with self.transaction(write=True):
+                return work()
+
+        return retry(self.backend, transaction, attempts if self.owns_connection else 1)
+
+
 @contextmanager
-def connect(bind: Connection | Engine) -> Iterator[Connection]:
-    """Return a connection of an engine, for transactions of our own; a connection is passed through."""
-    if isinstance(bind, Connection):
-        yield bind
-        return
-    with bind.connect() as connection:
-        # Whatever the engine's own level is: without transactions a lock protects nothing.
-        connection.execution_options(isolation_level=backend_of(bind).isolation_level)
-        backend_of(bind).prepare(connection)
-        connection.commit()
-        with backend_of(bind).reading_anything(connection):
-            yield connection
+def access(
+    bind: Engine | Connection,
+    table_name: str,
+    contexts: Mapping[str, str],
+    schema: str | None = None,
+    lock_timeout: float = 5.0,
+) -> Iterator[Access]:
+    """Return the access to a table, on a connection of its own if `bind` is an engine.
+
+    Raises:
+        ColumnDefinitionError, UnsupportedOperationError: as `load_target` and `backend_of` do.
+
+    """
+    backend, owns_connection = backend_of(bind), isinstance(bind, Engine)
+    with ExitStack() as stack:
+        connection = stack.enter_context(bind.connect()) if isinstance(bind, Engine) else bind
+        if owns_connection:
+            # Whatever the engine's own level is: without transactions a lock protects nothing.
+            connection.execution_options(isolation_level=backend.isolation_level)
+            stack.enter_context(backend.session(connection, lock_timeout))
+        target = load_target(connection, table_name, contexts, schema)
+        if owns_connection:
+            connection.commit()
+        yield Access(
+            connection=connection,
+            backend=backend,
+            target=target,
+            lock_timeout=lock_timeout,
+            owns_connection=owns_connection,
+        )
 
 
-def retry(backend: Backend, transaction: Callable[[], _Result]) -> _Result:
+def retry(backend: Backend, transaction: Callable[[], _Result], attempts: int = ATTEMPTS) -> _Result:
     """Run a transaction, again if others were in the way: a deadlock, or a lock that was not to be had."""
-    for attempt in range(ATTEMPTS - 1):
+    for attempt in range(attempts - 1):
         try:
             return transaction()
         except DBAPIError as error:

@@ -1,10 +1,10 @@
-"""What a rewriting does with one stored value: encrypt, rekey or decrypt it."""
+"""What a rewriting does with one stored value: encrypt, rekey, decrypt or only verify it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import not_
+from sqlalchemy import false, not_
 
 from . import envelope
 from .backend import ANY_STORED_VALUE
@@ -65,12 +65,16 @@ def _encrypt(cipher: Cipher, stored: str) -> Change | None:
     return None
 
 
-def _rekey(cipher: Cipher, stored: str) -> Change | None:
+def _read(cipher: Cipher, stored: str) -> SecretString:
     if _is_plaintext(stored):
-        # Encrypting it here would authenticate what somebody may have planted.
+        # Encrypting it in a rekey would authenticate what somebody may have planted.
         message = f"{cipher.context}: plaintext is stored; if it belongs there, encrypt the column first"
         raise PlaintextFoundError(message)
-    plaintext = cipher.decrypt(stored)
+    return cipher.decrypt(stored)
+
+
+def _rekey(cipher: Cipher, stored: str) -> Change | None:
+    plaintext = _read(cipher, stored)
     return None if cipher.is_current(stored) else Change(cipher.encrypt(plaintext), plaintext)
 
 
@@ -79,6 +83,10 @@ def _decrypt(cipher: Cipher, stored: str) -> Change | None:
         return None
     plaintext = cipher.decrypt(stored)
     return Change(plaintext, plaintext)
+
+
+def _verify(cipher: Cipher, stored: str) -> None:
+    _read(cipher, stored)
 
 
 ENCRYPT = Operation(
@@ -96,3 +104,4 @@ DECRYPT = Operation(
     pending=lambda backend, _ring, stored: backend.matches(stored, f"{envelope.PREFIX}*"),
     change=_decrypt,
 )
+VERIFY = Operation("verify", pending=lambda _backend, _ring, _stored: false(), change=_verify)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, Text, func, inspect, not_, select
@@ -11,13 +10,13 @@ from sqlalchemy import column as sql_column
 from sqlalchemy.exc import IntegrityError
 
 from . import sqlite_schema
-from .backend import ANY_STORED_VALUE, Target
-from .backends import backend_of, connect, load_target, retry
+from .backend import ANY_STORED_VALUE
+from .backends import Access, access
 from .engine import Rollout, binding
 from .errors import RewriteError, UnsupportedOperationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Mapping
 
     from sqlalchemy import ColumnElement
 
@@ -53,8 +52,8 @@ def require_encryption(
     """
     for context in columns.values():
         _require_strict(bind, context)
-    with connect(bind) as connection:
-        check = _Check(bind, connection, load_target(connection, table, columns, schema), lock_timeout)
+    with access(bind, table, columns, schema, lock_timeout) as opened:
+        check = _Check(opened)
         check.refuse_plaintext()
         for column in check.target.columns:
             check.add(column)
@@ -69,8 +68,8 @@ def allow_plaintext(
     lock_timeout: float = 5.0,
 ) -> None:
     """Drop what `require_encryption` added."""
-    with connect(bind) as connection:
-        check = _Check(bind, connection, load_target(connection, table, columns, schema), lock_timeout)
+    with access(bind, table, columns, schema, lock_timeout) as opened:
+        check = _Check(opened)
         for column in check.target.columns:
             check.drop(column)
 
@@ -84,27 +83,23 @@ def widen(
     lock_timeout: float = 5.0,
 ) -> None:
     """Give these columns the type that ciphertext fits into, if they have another: TEXT."""
-    with connect(bind) as connection:
-        check = _Check(bind, connection, load_target(connection, table, columns, schema), lock_timeout)
-        check.widen()
+    with access(bind, table, columns, schema, lock_timeout) as opened:
+        _Check(opened).widen()
 
 
 class _Check:
     """The definition of one table, changed in transactions that wait for nobody for long."""
 
-    def __init__(self, bind: Engine | Connection, connection: Connection, target: Target, lock_timeout: float) -> None:
-        self.connection, self.target, self.lock_timeout = connection, target, lock_timeout
-        self.owns_connection = isinstance(bind, Engine)
-        self.backend = backend_of(connection)
+    def __init__(self, opened: Access) -> None:
+        self.access, self.connection, self.target = opened, opened.connection, opened.target
+        connection = opened.connection
         self.is_sqlite = connection.dialect.name == "sqlite"
         self.is_postgresql = connection.dialect.name == "postgresql"
         self.quote = connection.dialect.identifier_preparer.quote
-        self.alter = f"ALTER TABLE {connection.dialect.identifier_preparer.format_table(target.table)}"
-        if self.owns_connection:
-            connection.commit()
+        self.alter = f"ALTER TABLE {connection.dialect.identifier_preparer.format_table(opened.target.table)}"
 
     def refuse_plaintext(self) -> None:
-        with self._transaction(write=False):
+        with self.access.transaction(write=False):
             for column in self.target.columns:
                 query = select(func.count()).select_from(self.target.table).where(not_(self._test(column)))
                 if count := self.connection.scalar(query):
@@ -118,7 +113,7 @@ class _Check:
         name = constraint_name(self.target.table.name, column.name)
         existing = self._existing()
         if name not in existing:
-            self._change(lambda: self._add_unvalidated(column, name))
+            self.access.run(lambda: self._add_unvalidated(column, name))
         if self.is_postgresql and existing.get(name, "not valid") == "not valid":
             self._validate(name)
 
@@ -128,14 +123,14 @@ class _Check:
             return
         if self.is_sqlite:
             table = self.target.table
-            self._change(lambda: sqlite_schema.drop_check(self.connection, table.schema, table.name, name))
+            self.access.run(lambda: sqlite_schema.drop_check(self.connection, table.schema, table.name, name))
         else:
             self._execute(f"{self.alter} DROP CONSTRAINT {self.quote(name)}")
 
     def widen(self) -> None:
         if not self.is_postgresql:
             return
-        with self._transaction(write=False):
+        with self.access.transaction(write=False):
             found = inspect(self.connection).get_columns(self.target.table.name, schema=self.target.table.schema)
         types = {item["name"]: item["type"] for item in found}
         for column in self.target.columns:
@@ -143,7 +138,7 @@ class _Check:
                 self._execute(f"{self.alter} ALTER COLUMN {self.quote(column.name)} TYPE TEXT")
 
     def _test(self, column: ColumnElement[str]) -> ColumnElement[bool]:
-        return self.backend.matches(column, ANY_STORED_VALUE)
+        return self.access.backend.matches(column, ANY_STORED_VALUE)
 
     def _add_unvalidated(self, column: ColumnElement[str], name: str) -> None:
         bare: ColumnElement[str] = sql_column(column.name, Text())  # a table's name does not fit its partitions
@@ -173,7 +168,7 @@ class _Check:
     def _existing(self) -> dict[str, str]:
         """Return the CHECKs of the table by name, and whether they are validated."""
         table = self.target.table
-        with self._transaction(write=False):
+        with self.access.transaction(write=False):
             if self.is_sqlite:
                 names = [constraint_name(table.name, column.name) for column in self.target.columns]
                 return {
@@ -188,26 +183,7 @@ class _Check:
         }
 
     def _execute(self, sql: str) -> None:
-        self._change(lambda: self.connection.exec_driver_sql(sql))
-
-    def _change(self, work: Callable[[], object]) -> None:
-        def transaction() -> None:
-            with self._transaction(write=True):
-                work()
-
-        if self.owns_connection:
-            retry(self.backend, transaction)
-        else:
-            transaction()
-
-    @contextmanager
-    def _transaction(self, *, write: bool) -> Iterator[None]:
-        if not self.owns_connection:
-            yield
-            return
-        with self.connection.begin():
-            self.backend.begin(self.connection, self.target, self.lock_timeout, write=write)
-            yield
+        self.access.run(lambda: self.connection.exec_driver_sql(sql))
 
 
 def _require_strict(bind: Engine | Connection, context: str) -> None:

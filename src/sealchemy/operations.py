@@ -251,6 +251,6 @@ def _log_progress() -> Callable[[Progress], None]:
         nonlocal last
         if time.monotonic() - last >= _SECONDS_BETWEEN_LOGS:
             last = time.monotonic()
-            logger.info("%s: %d of %d rows", *progress)
+            logger.info("%s: %s, %d of %d rows", *progress)
 
     return log

@@ -7,78 +7,84 @@ killed anywhere and is started again ends in the same state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import signal
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from threading import Event, current_thread, main_thread
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, and_, func, or_, select, tuple_
+from sqlalchemy import Connection, Engine, and_, or_, tuple_
 from sqlalchemy.exc import DBAPIError
 
-from .backend import Key, Target, check_distinct
-from .backends import backend_of, connect, load_target, retry
-from .changes import DECRYPT, ENCRYPT, REKEY, Change, Cipher, Operation
+from .backends import ATTEMPTS, Access, access
+from .changes import DECRYPT, ENCRYPT, REKEY, VERIFY, Change, Cipher, Operation
 from .engine import Rollout, binding
 from .errors import PlaintextTypeError, RewriteError, SealchemyError, UnsupportedOperationError
+from .paging import Pages
+from .report import Failure, Progress, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from sqlalchemy import ColumnElement, Row, Select
+    from sqlalchemy import Row, Select
 
+    from .backend import Key
     from .keys import KeyRing
     from .redaction import SecretString
 
-__all__ = ["DECRYPT", "ENCRYPT", "REKEY", "Failure", "Operation", "Progress", "Report", "check_before", "rewrite"]
+    _OnFailure = Callable[[Key, str, SealchemyError], None]
+
+__all__ = [
+    "DECRYPT",
+    "ENCRYPT",
+    "REKEY",
+    "VERIFY",
+    "Failure",
+    "Operation",
+    "Options",
+    "Progress",
+    "Report",
+    "check_before",
+    "rewrite",
+]
 
 FURTHER_PASSES = 3
-FAILURES_LISTED = 1000
-
-_OnFailure = Callable[[Key, str, SealchemyError], None]
 
 
-class Progress(NamedTuple):
-    """How far a run is, in rows."""
-
-    table: str
-    done: int
-    total: int
-
-
-class Failure(NamedTuple):
-    """A value that could not be read."""
-
-    key: Key
-    column: str
-    reason: str
-
-
-@dataclass
-class Report:
-    """What a run did. It names rows by primary key and never holds a value.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a run goes about its work.
 
     Attributes:
-        table: the table's name, with its schema.
-        rewritten: rows whose values were changed.
-        pending: rows that still need it, because others held a lock on them or wrote them meanwhile.
-        failed: values that could not be read, and were left byte for byte.
-        failures: the first thousand of them.
-        left_behind: where old values may still be found, in sentences.
+        batch_size: rows in a transaction; nobody waits for longer than one of them takes.
+        lock_timeout: seconds to wait for a row, or a table's definition, that somebody else has locked.
+        pause: seconds to rest between two batches.
+        max_rows: rows after which to stop; a later run goes on.
+        shard: `(2, 8)` for the second of eight runs that share a table out, each row to exactly one of them
+            by a hash of its primary key; on PostgreSQL.
+        dry_run: read, count and report; change nothing.
 
     """
 
-    table: str
-    rewritten: int = 0
-    pending: int = 0
-    failed: int = 0
-    failures: list[Failure] = field(default_factory=list)
-    left_behind: list[str] = field(default_factory=list)
+    batch_size: int = 1000
+    lock_timeout: float = 5.0
+    pause: float = 0.0
+    max_rows: int | None = None
+    shard: tuple[int, int] | None = None
+    dry_run: bool = False
 
-    def add_failure(self, key: Key, column: str, error: SealchemyError) -> None:
-        """Count a value that was left, and list it while the list is short."""
-        self.failed += 1
-        if len(self.failures) < FAILURES_LISTED:
-            self.failures.append(Failure(key, column, f"{type(error).__name__}: {error}"))
+    def __post_init__(self) -> None:
+        """Raise `UnsupportedOperationError` if a number makes no sense."""
+        number, count = self.shard or (1, 1)
+        wrong = {
+            "batch_size must be 1 or more": self.batch_size < 1,
+            "lock_timeout must be more than 0 seconds": not self.lock_timeout > 0,
+            "pause must be 0 seconds or more": not self.pause >= 0,
+            "max_rows must be 1 or more": self.max_rows is not None and self.max_rows < 1,
+            "a shard is one of a number of them, such as 2/8": not 1 <= number <= count,
+        }
+        for message in (message for message, is_wrong in wrong.items() if is_wrong):
+            raise UnsupportedOperationError(message)
 
 
 def rewrite(
@@ -88,44 +94,33 @@ def rewrite(
     columns: Mapping[str, str],
     *,
     schema: str | None = None,
-    batch_size: int = 1000,
-    lock_timeout: float = 5.0,
+    options: Options = Options(),
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Rewrite the values of a table, and return the report.
 
+    In the main thread, SIGINT lets the batch end and then the run, and a second one interrupts at once; in both
+    cases nothing is lost, and a later run goes on.
+
     Args:
-        operation: `ENCRYPT`, `REKEY` (to the primary key) or `DECRYPT`.
+        operation: `ENCRYPT`, `REKEY` (to the primary key), `DECRYPT`, or `VERIFY`, which only reads.
         bind: an engine, to work in short transactions on a connection of its own; or a connection, to
             work in the transaction that it is in.
         table: its name.
         columns: the context of each column, by column name.
         schema: its schema, if it is not the default one.
-        batch_size: rows in a transaction; nobody waits for longer than one of them takes.
-        lock_timeout: seconds to wait for a row that somebody else has locked.
+        options: batches, pauses and limits.
         progress: called after each batch.
 
     Raises:
         KeyRingNotAttachedError, ColumnDefinitionError, UnsupportedOperationError: before a row is touched.
         RewriteError: values that could not be read (they are left as they were, and everything else is
-            done), or old values that are still being written.
+            done), old values that are still being written, or SIGINT.
 
     """
     key_ring = check_before(operation, bind, columns)
-    with connect(bind) as connection:
-        target = load_target(connection, table, columns, schema)
-        if isinstance(bind, Engine):
-            connection.commit()
-        return _Run(
-            operation=operation,
-            connection=connection,
-            owns_connection=isinstance(bind, Engine),
-            target=target,
-            key_ring=key_ring,
-            batch_size=batch_size,
-            lock_timeout=lock_timeout,
-            progress=progress,
-        ).run()
+    with access(bind, table, columns, schema, options.lock_timeout) as opened, _interrupt_between_batches() as event:
+        return _Run(opened, operation, key_ring, options, progress, event).run()
 
 
 def check_before(operation: Operation, bind: Engine | Connection, columns: Mapping[str, str]) -> KeyRing:
@@ -145,122 +140,138 @@ def check_before(operation: Operation, bind: Engine | Connection, columns: Mappi
     return keys.require_ring("this table")
 
 
-@dataclass(kw_only=True)
+@contextmanager
+def _interrupt_between_batches() -> Iterator[Event]:
+    """Return an event that the first Ctrl-C sets."""
+    event = Event()
+    if current_thread() is not main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield event
+        return
+
+    def stop(*_: object) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class _Run:
     """One run over one table."""
 
-    operation: Operation
-    connection: Connection
-    owns_connection: bool
-    target: Target
-    key_ring: KeyRing
-    batch_size: int
-    lock_timeout: float
-    progress: Callable[[Progress], None] | None
-
-    def __post_init__(self) -> None:
-        self.backend = backend_of(self.connection)
+    def __init__(
+        self,
+        opened: Access,
+        operation: Operation,
+        key_ring: KeyRing,
+        options: Options,
+        progress: Callable[[Progress], None] | None,
+        interrupted: Event,
+    ) -> None:
+        self.access, self.target, self.backend = opened, opened.target, opened.backend
+        self.operation, self.options, self.interrupted = operation, options, interrupted
+        self.progress = progress
+        self.pages = Pages(opened, options.shard)
         self.report = Report(self.target.name)
-        self.ciphers = [Cipher.of(self.key_ring, context) for context in self.target.contexts]
-        tests = [(item, self.operation.pending(self.backend, self.key_ring, item)) for item in self.target.columns]
+        self.ciphers = [Cipher.of(key_ring, context) for context in self.target.contexts]
+        tests = [(item, operation.pending(self.backend, key_ring, item)) for item in self.target.columns]
         self.is_pending = or_(*(and_(item.is_not(None), test) for item, test in tests))
-        self.total = 0
+        self.only_reads = options.dry_run or operation is VERIFY
 
     def run(self) -> Report:
-        if self.progress:
-            self.total = self._count_pending()
-        found = self._pass()
-        for _ in range(FURTHER_PASSES):
-            if found:
-                found = self._pass()
-        self._rewrite_stragglers()
-        self._classify_everything()
-        if self.owns_connection:
-            self.report.left_behind = self.backend.finish(self.connection, self.target)
-        self._raise_for_problems(found)
+        found_last = 0 if self.only_reads else self._rewrite_everything()
+        if not self._is_stopped():
+            self._classify_everything()
+        if self.access.owns_connection and not self.only_reads:
+            self.report.left_behind = self.backend.finish(self.access.connection, self.target)
+        self._raise_for_problems(found_last)
         return self.report
 
-    @contextmanager
-    def _transaction(self, *, write: bool) -> Iterator[None]:
-        if not self.owns_connection:
-            self.backend.begin(self.connection, self.target, self.lock_timeout, write=write)
-            yield
-            return
-        with self.connection.begin():
-            self.backend.begin(self.connection, self.target, self.lock_timeout, write=write)
-            yield
+    def _rewrite_everything(self) -> int:
+        """Rewrite in as many passes as it takes, and return what the last of them found."""
+        self.total = self.pages.count(self.is_pending) if self.progress else 0
+        found = self._pass()
+        for _ in range(FURTHER_PASSES):
+            if found and not self._is_stopped():
+                found = self._pass()
+        if not self._is_stopped():
+            self._rewrite_stragglers()
+        return found
 
     def _pass(self) -> int:
         """Rewrite what is pending and not locked by others; return how many rows that were."""
         after: Key | None = None
         before = self.report.rewritten
-        while True:
-            rows = self._rewrite(self._page(after, self.is_pending), wait=False)
-            if len(rows) < self.batch_size:
-                return self.report.rewritten - before
-            after = self._behind(rows[-1], after)
+        while limit := self._limit():
+            rows = self._rewrite(self.pages.select(after, limit, self.is_pending), wait=False)
+            if len(rows) < limit:
+                break
+            after = self.pages.last_key(rows, after)
+            self.interrupted.wait(self.options.pause)
+        return self.report.rewritten - before
+
+    def _limit(self) -> int:
+        """Return how many rows may be in the next batch; none if the run is to stop."""
+        if self._is_stopped():
+            return 0
+        size, limit = self.options.batch_size, self.options.max_rows
+        return size if limit is None else min(size, limit - self.report.rewritten)
+
+    def _is_stopped(self) -> bool:
+        if self.interrupted.is_set():
+            self.report.stopped = "interrupt"
+        elif not self.only_reads and self.report.rewritten == self.options.max_rows:
+            self.report.stopped = "max_rows"
+        return self.report.stopped is not None
 
     def _rewrite_stragglers(self) -> None:
         """Rewrite what others had locked in every pass: one row a transaction, waiting for it."""
         wait = True
-        for rows in self._pages(self.is_pending):
+        for rows in self.pages.read(self.options.batch_size, self.is_pending):
             for row in rows:
-                if self._changes(row):
-                    only = tuple_(*self.target.key) == self._key(row)
+                if self._changes(row) and not self._is_stopped():
+                    only = tuple_(*self.target.key) == self.pages.key(row)
                     # Whoever is still in the way after that would make each further row wait as long.
-                    wait = bool(self._rewrite(self._page(None, only), wait=wait)) and wait
+                    wait = bool(self._rewrite(self.pages.select(None, 1, only), wait=wait)) and wait
 
     def _classify_everything(self) -> None:
         """Look at every value with the reader's own function: a prefix alone proves nothing."""
-        for rows in self._pages():
+        total, done = self.pages.count() if self.progress else 0, 0
+        for rows in self.pages.read(self.options.batch_size):
             for row in rows:
                 self.report.pending += bool(self._changes(row, self.report.add_failure))
-
-    def _count_pending(self) -> int:
-        with self._transaction(write=False):
-            query = select(func.count()).select_from(self.target.table).where(self.is_pending)
-            return self.connection.scalar(query) or 0
-
-    def _page(self, after: Key | None, *where: ColumnElement[bool]) -> Select[Any]:
-        """Return the query for the next rows in the order of the primary key."""
-        key = self.target.key
-        behind = [] if after is None else [tuple_(*key) > after]
-        return select(*key, *self.target.columns).where(*where, *behind).order_by(*key).limit(self.batch_size)
-
-    def _pages(self, *where: ColumnElement[bool]) -> Iterator[Sequence[Row[Any]]]:
-        """Read rows without locks, a page at a time."""
-        after: Key | None = None
-        while True:
-            with self._transaction(write=False):
-                rows = self.connection.execute(self._page(after, *where)).all()
-            yield rows
-            if len(rows) < self.batch_size:
+            done += len(rows)
+            if self.progress:
+                self.progress(Progress(self.target.name, VERIFY.name, done, total))
+            if self._is_stopped():
                 return
-            after = self._behind(rows[-1], after)
 
     def _rewrite(self, page: Select[Any], *, wait: bool) -> Sequence[Row[Any]]:
         """Rewrite one page in one transaction and return its rows; none if they stay locked."""
-        if not self.owns_connection:
-            return self._rewrite_once(page, wait=wait)
+        query = self.backend.lock(page, wait=wait)
         try:
-            return retry(self.backend, lambda: self._rewrite_once(page, wait=wait))
+            rows, count = self.access.run(lambda: self._rewrite_once(query), attempts=1 if wait else ATTEMPTS)
         except DBAPIError as error:
-            if wait and self.backend.is_retryable(error):
+            if wait and self.access.owns_connection and self.backend.is_retryable(error):
                 return []
             raise
-
-    def _rewrite_once(self, page: Select[Any], *, wait: bool) -> Sequence[Row[Any]]:
-        with self._transaction(write=True):
-            rows = self.connection.execute(self.backend.lock(page, wait=wait)).all()
-            check_distinct(self.target, [self._key(row) for row in rows])
-            changes = {self._key(row): found for row in rows if (found := self._changes(row))}
-            if changes:
-                new = {key: tuple(change.stored for change in found) for key, found in changes.items()}
-                self._compare(changes, self.backend.write(self.connection, self.target, new))
-        self.report.rewritten += len(changes)
+        self.report.rewritten += count
         if self.progress:
-            self.progress(Progress(self.target.name, self.report.rewritten, self.total))
+            self.progress(Progress(self.target.name, self.operation.name, self.report.rewritten, self.total))
         return rows
+
+    def _rewrite_once(self, query: Select[Any]) -> tuple[Sequence[Row[Any]], int]:
+        rows = self.access.connection.execute(query).all()
+        self.pages.by_key(rows)
+        changes = {self.pages.key(row): found for row in rows if (found := self._changes(row))}
+        if changes:
+            new = {key: tuple(change.stored for change in found) for key, found in changes.items()}
+            written = self.backend.write(self.access.connection, self.target, new)
+            self._compare(changes, self.pages.by_key(written))
+        return rows, len(changes)
 
     def _compare(self, changes: Mapping[Key, Sequence[Change]], stored: Mapping[Key, Key]) -> None:
         """Decrypt what the database has now: a server may cut a value, or a trigger change it, silently."""
@@ -283,17 +294,6 @@ class _Run:
         except SealchemyError:
             return False
 
-    def _behind(self, row: Row[Any], after: Key | None) -> Key:
-        """Return the key to go on behind; one that does not advance would make the pages repeat for ever."""
-        key = self._key(row)
-        if key == after:
-            message = f"{self.target.name}: the primary key {key} does not compare as it is stored (a real number?)"
-            raise RewriteError(message, self.report)
-        return key
-
-    def _key(self, row: Row[Any]) -> Key:
-        return tuple(row[: len(self.target.key)])
-
     def _changes(self, row: Row[Any], on_failure: _OnFailure | None = None) -> list[Change]:
         """Return what each column becomes; an empty list if none changes."""
         values = row[len(self.target.key) :]
@@ -309,26 +309,28 @@ class _Run:
         except SealchemyError as error:
             change = None
             if on_failure:
-                on_failure(self._key(row), self.target.columns[index].name, error)
+                on_failure(self.pages.key(row), self.target.columns[index].name, error)
         return change or Change(None, None)
 
     def _raise_for_problems(self, found_in_last_pass: int) -> None:
         report, problems = self.report, []
-        if found_in_last_pass and report.pending:
-            problems.append(
-                f"values that need it are still being written, {found_in_last_pass} rows in the last of"
-                f" {1 + FURTHER_PASSES} passes: bring every process to rollout stage migrate, then run it again"
-            )
-        if report.pending:
-            problems.append(
-                f"{report.pending} rows were locked by others for longer than {self.lock_timeout} s, or written"
-                " meanwhile: run it again"
-            )
+        if report.stopped == "interrupt":
+            problems.append(f"interrupted after {report.rewritten} rows, which stay done: run the same again to go on")
+        elif report.pending and not self.options.dry_run:
+            problems += self._describe_pending(found_in_last_pass)
         if report.failed:
-            listed = "; ".join(f"{item.key} {item.column}: {item.reason}" for item in report.failures[:10])
-            problems.append(
-                f"{report.failed} values cannot be read and were left as they are, by primary key: {listed}"
-            )
+            problems.append(report.describe_failures())
         if problems:
             message = f"{self.operation.name} {report.table}: {'; '.join(problems)}"
             raise RewriteError(message, report)
+
+    def _describe_pending(self, found_in_last_pass: int) -> Iterator[str]:
+        if found_in_last_pass:
+            yield (
+                f"values that need it are still being written, {found_in_last_pass} rows in the last of"
+                f" {1 + FURTHER_PASSES} passes: bring every process to rollout stage migrate, then run it again"
+            )
+        yield (
+            f"{self.report.pending} rows were locked by others for longer than {self.options.lock_timeout} s, or"
+            " written meanwhile: run it again"
+        )

@@ -35,13 +35,15 @@ class SQLite(Backend):
             message = f"table {target.name!r} cannot be rewritten: it has rows whose primary key is NULL; give them one"
             raise ColumnDefinitionError(message)
 
-    def prepare(self, connection: Connection) -> None:
-        """Have what is overwritten filled with zeros."""
-        connection.execute(text("PRAGMA secure_delete = ON"))
-
     @contextmanager
-    def reading_anything(self, connection: Connection) -> Iterator[None]:
-        """Have a text that is not UTF-8 read as one with lone surrogates, which is then reported by its key."""
+    def session(self, connection: Connection, lock_timeout: float) -> Iterator[None]:
+        """Have what is overwritten filled with zeros, and text that is not UTF-8 read.
+
+        It is read as text with lone surrogates, which is then reported by its key.
+        """
+        del lock_timeout  # here it is the `timeout` of the driver's connect()
+        connection.execute(text("PRAGMA secure_delete = ON"))
+        connection.commit()
         driver: Any = connection.connection.driver_connection
         before = driver.text_factory
         driver.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
@@ -52,7 +54,7 @@ class SQLite(Backend):
 
     def begin(self, connection: Connection, target: Target, lock_timeout: float, *, write: bool) -> None:
         """Take the write lock, in whatever way this engine begins its transactions."""
-        del lock_timeout  # here it is the `timeout` of the driver's connect()
+        del lock_timeout
         if write:
             item = target.key[0]
             connection.execute(update(target.table).values({item.name: item}).where(text("0")))
