@@ -90,7 +90,14 @@ class _Limits(NamedTuple):
         if self.shard is not None and part is None:
             message = "--shard takes one of a number, such as 2/8"
             raise UnsupportedOperationError(message)
-        return Options(**self._asdict() | {"shard": (int(part[1]), int(part[2])) if part else None})
+        return Options(
+            dry_run=self.dry_run,
+            batch_size=self.batch_size,
+            pause=self.pause,
+            lock_timeout=self.lock_timeout,
+            max_rows=self.max_rows,
+            shard=(int(part[1]), int(part[2])) if part else None,
+        )
 
 
 def _takes(*groups: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:

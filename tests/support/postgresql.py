@@ -13,8 +13,12 @@ import time
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WHAT_TO_INSTALL = (
     "no PostgreSQL for the tests: set TEST_DATABASE_URL, or install PostgreSQL's server (Debian: apt-get install"
@@ -31,6 +35,7 @@ class Server:
     description: str
     process: subprocess.Popen[bytes] | None = None
     folder: Path | None = None
+    launch: Callable[[], subprocess.Popen[bytes]] | None = None
 
     def stop(self) -> None:
         """Stop the server and remove its files."""
@@ -40,16 +45,38 @@ class Server:
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
+    def crash(self) -> None:
+        """Stop the server at once, as `pg_ctl stop -m immediate` does."""
+        assert self.process
+        self.process.send_signal(signal.SIGQUIT)
+        self.process.wait(timeout=_START_SECONDS)
+
+    def restart(self) -> None:
+        """Start the server again."""
+        assert self.launch
+        self.process = self.launch()
+        _wait_until_ready(self, int(self.url.rsplit(":", 1)[1].split("/")[0]))
+
+    def log(self) -> str:
+        """Return what the server wrote to its log."""
+        assert self.folder
+        return (self.folder / "server.log").read_text()
+
 
 def find_server() -> Server | None:
     """Return a server to test on, started if need be; None if there is none."""
     if url := os.environ.get("TEST_DATABASE_URL"):
         return Server(url, "TEST_DATABASE_URL")
+    return start_any()
+
+
+def start_any(**settings: str) -> Server | None:
+    """Return a new server with these settings; None if there are no binaries."""
     binaries = _installed_binaries() or _packaged_binaries()
-    return start(binaries) if binaries else None
+    return start(binaries, **settings) if binaries else None
 
 
-def start(binaries: Path) -> Server:
+def start(binaries: Path, **settings: str) -> Server:
     """Start a new server on a free port, as another user if this one is root, which PostgreSQL refuses."""
     folder = Path(tempfile.mkdtemp(prefix="sealchemy-pg-"))
     owner = _unprivileged_user()
@@ -79,12 +106,16 @@ def start(binaries: Path) -> Server:
         "unix_socket_directories": "",
         "fsync": "off",
         "max_connections": 200,
+        **settings,
     }
     arguments = [binaries / "postgres", "-D", data] + [f"--{name}={value}" for name, value in options.items()]
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder, **account)
+
+    def launch() -> subprocess.Popen[bytes]:
+        with (folder / "server.log").open("ab") as log:
+            return subprocess.Popen(arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder, **account)
+
     url = f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
-    server = Server(url, f"{_version(binaries)} from {binaries}", process, folder)
+    server = Server(url, f"{_version(binaries)} from {binaries}", launch(), folder, launch)
     _wait_until_ready(server, port)
     return server
 

@@ -1,0 +1,84 @@
+"""What runs in processes of its own: rewritings that are killed, and writers that refresh tokens meanwhile.
+
+Run as `python -m tests.support.processes NAME`, with its arguments as JSON on standard input.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine, text
+
+from sealchemy import Key, KeyRing, Rollout, attach_key_ring, rewrite
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(name: str, **arguments: Any) -> subprocess.Popen[str]:
+    """Start a function of this module in a process."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.processes", name],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin
+    process.stdin.write(json.dumps(arguments))
+    process.stdin.close()
+    process.stdin = None
+    return process
+
+
+def ring(keys: list[str]) -> KeyRing:
+    """Return the ring of these keys, the primary first."""
+    primary, *previous = map(Key.parse, keys)
+    return KeyRing(primary=primary, previous=previous)
+
+
+def rewriting(url: str, keys: list[str], operation: str, columns: dict[str, str], options: dict[str, Any]) -> None:
+    """Rewrite the table `grants`, saying when it begins."""
+    engine = attach_key_ring(create_engine(url), ring(keys), rollout=Rollout.MIGRATE)
+    print("ready", flush=True)
+    if isinstance(options.get("shard"), list):
+        options["shard"] = tuple(options["shard"])
+    what = {item.name: item for item in (rewrite.ENCRYPT, rewrite.REKEY, rewrite.DECRYPT)}[operation]
+    report = rewrite.rewrite(what, engine, "grants", columns, options=rewrite.Options(**options))
+    print(report.rewritten, flush=True)
+
+
+def writer(url: str, keys: list[str], label: str, context: str, rows: int, encrypts: bool) -> None:
+    """Store new tokens in random rows until SIGTERM; then say which was the last in each row, by version."""
+    engine = create_engine(url, connect_args={"timeout": 60} if url.startswith("sqlite") else {})
+    encrypt = ring(keys).encryptor(context)
+    going, last = True, {}
+
+    def stop(*_: object) -> None:
+        nonlocal going
+        going = False
+
+    signal.signal(signal.SIGTERM, stop)
+    update = text("UPDATE grants SET access = :token, version = version + 1 WHERE id = :id RETURNING version")
+    print("ready", flush=True)
+    count = 0
+    while going:
+        count += 1
+        row, token = random.randint(1, rows), f"{label}-SENTINEL-{count}"
+        with engine.begin() as connection:
+            version = connection.scalar(update, {"id": row, "token": encrypt(token) if encrypts else token})
+        last[row] = (version, token)
+        if url.startswith("sqlite"):
+            time.sleep(0.001)  # there is one writer; without a rest nobody else becomes it
+    print(json.dumps({"count": count, "last": last}), flush=True)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](**json.load(sys.stdin))
