@@ -213,9 +213,19 @@ def test_validation_holds_no_strong_lock(postgresql_url: str, make_engine: Calla
                 other.execute(insert_row)
                 other.rollback()
 
+    def look_before(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "VALIDATE" in statement:
+            with create_engine(postgresql_url, poolclass=NullPool).connect() as other:
+                name = statement.rsplit(" ", 1)[1]
+                query = text("SELECT convalidated FROM pg_constraint WHERE conname = :name")
+                scanned_when_added.append(other.scalar(query, {"name": name}))
+
+    scanned_when_added: list[Any] = []
+    event.listen(engine, "before_cursor_execute", look_before)
     insert_row = text("INSERT INTO grants (id, access) VALUES (1000, NULL)")
     event.listen(engine, "after_cursor_execute", look)
     checks.require_encryption(engine, "grants", COLUMNS)
+    assert scanned_when_added == [False, False]
     assert len(held) == 2
     assert set().union(*held) <= {"ShareUpdateExclusiveLock", "AccessShareLock"}
     with pytest.raises(DBAPIError, match="ck_grants_access_encrypted"), engine.begin() as connection:
