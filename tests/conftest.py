@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, make_url
 
 from sealchemy import Key, KeyRing, Rollout, attach_key_ring
 
-from .support import postgresql
+from .support import mariadb, postgresql
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 SERVER = pytest.StashKey[postgresql.Server]()
+MARIADB = pytest.StashKey[postgresql.Server]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,18 +36,24 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(postgresql.WHAT_TO_INSTALL)
     config.stash[SERVER] = server
     config.add_cleanup(server.stop)
+    if (other := mariadb.find_server()) is not None:
+        config.stash[MARIADB] = other
+        config.add_cleanup(other.stop)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: object) -> None:
     if SERVER in node.config.stash:
         node.workerinput["postgresql"] = node.config.stash[SERVER].url
+    if MARIADB in node.config.stash:
+        node.workerinput["mariadb"] = node.config.stash[MARIADB].url
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     if SERVER not in config.stash:
         return None if hasattr(config, "workerinput") else "PostgreSQL: none, its tests are skipped"
-    return f"PostgreSQL: {config.stash[SERVER].description}"
+    other = config.stash[MARIADB].description if MARIADB in config.stash else "none, its tests are skipped"
+    return f"PostgreSQL: {config.stash[SERVER].description}\nMariaDB: {other}"
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +88,26 @@ def postgresql_url(postgresql_database: str) -> Iterator[str]:
     yield url.render_as_string(hide_password=False)
     with engine.begin() as connection:
         connection.exec_driver_sql(f"DROP SCHEMA {schema} CASCADE")
+    engine.dispose()
+
+
+@pytest.fixture
+def mariadb_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of an empty database on MariaDB."""
+    config = request.config
+    if hasattr(config, "workerinput"):
+        server = config.workerinput.get("mariadb")
+    else:
+        server = config.stash[MARIADB].url if MARIADB in config.stash else None
+    if server is None:
+        pytest.skip(mariadb.WHAT_TO_INSTALL)  # the header of the run says so as well
+    name = f"t_{secrets.token_hex(6)}"
+    engine = create_engine(server)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+    yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name}")
     engine.dispose()
 
 

@@ -22,6 +22,7 @@ from .support.tables import COLUMNS, grants, raw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from sqlalchemy import Engine
 
@@ -48,9 +49,13 @@ def revealed(engine: Engine, ring: KeyRing = RING) -> dict[int, tuple[str | None
     }
 
 
-def test_no_update_is_lost(database_url: str, make_engine: Callable[..., Engine]) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb"])
+def test_no_update_is_lost(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, make_engine: Callable[..., Engine]
+) -> None:
+    database_url = f"sqlite:///{tmp_path / 'x.db'}" if kind == "sqlite" else request.getfixturevalue(f"{kind}_url")
     engine = make_engine(database_url, RING, rollout=Rollout.MIGRATE)
-    if engine.dialect.name == "sqlite":
+    if kind == "sqlite":
         with engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA journal_mode = wal")
     before = fill(engine, ROWS)
@@ -116,18 +121,8 @@ def killed(engine: Engine, url: str, operation: str, kills: int, *, keys: list[s
     assert process.returncode == 0, err
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kills", [30])
-def test_killed_anywhere(database_url: str, make_engine: Callable[..., Engine], kills: int) -> None:
-    check_kills(database_url, make_engine, kills)
-
-
-@pytest.mark.parametrize("kills", [4])
-def test_killed_a_few_times(database_url: str, make_engine: Callable[..., Engine], kills: int) -> None:
-    check_kills(database_url, make_engine, kills)
-
-
-def check_kills(url: str, make_engine: Callable[..., Engine], kills: int) -> None:
+def test_killed_anywhere(database_url: str, make_engine: Callable[..., Engine]) -> None:
+    url, kills = database_url, 30
     engine = make_engine(url, KeyRing(primary=OLD), rollout=Rollout.MIGRATE)
     before = grants(engine, ROWS)
     killed(engine, url, "encrypt", kills, keys=[OLD.reveal()])

@@ -124,6 +124,11 @@ class Backend:
         del connection, target
         return {}
 
+    def widening(self, connection: Connection, target: Target) -> list[str]:
+        """Return what to add to ALTER TABLE so that ciphertext fits into the columns."""
+        del connection, target
+        return []
+
     def is_retryable(self, error: DBAPIError) -> bool:
         """Tell whether the transaction may simply be run again."""
         raise NotImplementedError

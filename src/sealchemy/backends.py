@@ -23,6 +23,7 @@ from .sqlite import SQLite
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from sqlalchemy import ColumnClause
     from sqlalchemy.types import TypeEngine
 
     from .backend import Backend
@@ -59,7 +60,8 @@ def load_target(
     untyped = connection.dialect.name == "sqlite"
     keys = [column(name, NullType() if untyped else _without_collation(found[name])) for name in key]
     pieces = [*keys, *(column(name, StoredText()) for name in contexts)]
-    light = table(table_name, *pieces, schema=schema)
+    others: list[ColumnClause[Any]] = [column(name) for name in found if name not in key and name not in contexts]
+    light = table(table_name, *pieces, *others, schema=schema)
     target = Target(
         table=light,
         key=tuple(light.c[name] for name in key),

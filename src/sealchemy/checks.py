@@ -82,7 +82,7 @@ def widen(
     schema: str | None = None,
     lock_timeout: float = 5.0,
 ) -> None:
-    """Give these columns the type that ciphertext fits into, if they have another: TEXT."""
+    """Give these columns the type that ciphertext fits into, if they have another: TEXT, or MEDIUMTEXT."""
     with access(bind, table, columns, schema, lock_timeout) as opened:
         _Check(opened).widen()
 
@@ -128,14 +128,10 @@ class _Check:
             self._execute(f"{self.alter} DROP CONSTRAINT {self.quote(name)}")
 
     def widen(self) -> None:
-        if not self.is_postgresql:
-            return
         with self.access.transaction(write=False):
-            found = inspect(self.connection).get_columns(self.target.table.name, schema=self.target.table.schema)
-        types = {item["name"]: item["type"] for item in found}
-        for column in self.target.columns:
-            if types[column.name].compile(self.connection.dialect).split(" COLLATE ")[0] != "TEXT":
-                self._execute(f"{self.alter} ALTER COLUMN {self.quote(column.name)} TYPE TEXT")
+            statements = self.access.backend.widening(self.connection, self.target)
+        for statement in statements:
+            self._execute(f"{self.alter} {statement}")
 
     def _test(self, column: ColumnElement[str]) -> ColumnElement[bool]:
         return self.access.backend.matches(column, ANY_STORED_VALUE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, literal, literal_column, or_, text
+from sqlalchemy import and_, literal, or_, text
 
 from .backend import Backend, to_like
 
@@ -56,8 +56,21 @@ class MySQL(Backend):
             " AND table_schema = coalesce(:schema, database()) AND extra LIKE '%on update%'"
         )
         names = connection.scalars(query, {"table": target.table.name, "schema": target.table.schema})
-        quote = connection.dialect.identifier_preparer.quote
-        return {name: literal_column(quote(name)) for name in names}
+        return {name: target.table.c[name] for name in names}
+
+    def widening(self, connection: Connection, target: Target) -> list[str]:
+        """Return it for columns that are neither MEDIUMTEXT nor LONGTEXT; a default, which is plaintext, goes."""
+        query = text(
+            "SELECT column_name, data_type, collation_name, is_nullable FROM information_schema.columns"
+            " WHERE table_name = :table AND table_schema = coalesce(:schema, database())"
+        )
+        found = connection.execute(query, {"table": target.table.name, "schema": target.table.schema}).all()
+        names, quote = {item.name for item in target.columns}, connection.dialect.identifier_preparer.quote
+        return [
+            f"MODIFY {quote(name)} MEDIUMTEXT COLLATE {collation} {'NULL' if nullable == 'YES' else 'NOT NULL'}"
+            for name, type_, collation, nullable in found
+            if name in names and type_ not in {"mediumtext", "longtext"}
+        ]
 
     def is_retryable(self, error: DBAPIError) -> bool:
         """Return whether it is a deadlock or a lock timeout."""

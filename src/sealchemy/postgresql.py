@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Cast, Text, bindparam, cast, collate, func, text, tuple_, update
+from sqlalchemy import Cast, Text, bindparam, cast, collate, func, inspect, text, tuple_, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
@@ -76,6 +76,14 @@ class PostgreSQL(Backend):
         values = [*zip(*keys, strict=True), *zip(*rows.values(), strict=True)]
         parameters = {name: list(items) for name, items in zip(types, values, strict=True)}
         return list(connection.execute(statement, parameters))
+
+    def widening(self, connection: Connection, target: Target) -> list[str]:
+        """Return it for columns that are not TEXT."""
+        found = inspect(connection).get_columns(target.table.name, schema=target.table.schema)
+        types = {item["name"]: item["type"].compile(connection.dialect).split(" COLLATE ")[0] for item in found}
+        quote = connection.dialect.identifier_preparer.quote
+        narrow = [quote(item.name) for item in target.columns if types[item.name] != "TEXT"]
+        return [f"ALTER COLUMN {name} TYPE TEXT" for name in narrow]
 
     def is_retryable(self, error: DBAPIError) -> bool:
         """Return whether it is a deadlock, a serialisation failure or a lock timeout."""

@@ -36,11 +36,12 @@ class Server:
     process: subprocess.Popen[bytes] | None = None
     folder: Path | None = None
     launch: Callable[[], subprocess.Popen[bytes]] | None = None
+    stop_signal: signal.Signals = signal.SIGINT
 
     def stop(self) -> None:
         """Stop the server and remove its files."""
         if self.process:
-            self.process.send_signal(signal.SIGINT)
+            self.process.send_signal(self.stop_signal)
             self.process.wait(timeout=_START_SECONDS)
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -55,6 +56,25 @@ def rewriting(url: str, keys: list[str], operation: str, columns: dict[str, str]
     print(report.rewritten, flush=True)
 
 
+def measured(url: str, keys: list[str], columns: dict[str, str]) -> None:
+    """Encrypt, and say how much memory that took, in kilobytes, and the rate of the first and the last tenth."""
+    engine = attach_key_ring(create_engine(url), ring(keys))
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+    start, times = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, [(0, time.monotonic())]
+
+    def note(progress: rewrite.Progress) -> None:
+        if progress.step == "encrypt":
+            times.append((progress.done, time.monotonic()))
+
+    report = rewrite.rewrite(rewrite.ENCRYPT, engine, "grants", columns, progress=note)
+    tenth = len(times) // 10
+    rates = [(b[0] - a[0]) / (b[1] - a[1]) for a, b in ((times[1], times[tenth]), (times[-tenth - 2], times[-2]))]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    told = {"rewritten": report.rewritten, "start": start, "peak": peak, "first_rate": rates[0], "last_rate": rates[1]}
+    print(json.dumps(told), flush=True)
+
+
 def writer(url: str, keys: list[str], label: str, context: str, rows: int, encrypts: bool) -> None:
     """Store new tokens in random rows until SIGTERM; then say which was the last in each row, by version."""
     engine = create_engine(url, connect_args={"timeout": 60} if url.startswith("sqlite") else {})
@@ -66,14 +86,16 @@ def writer(url: str, keys: list[str], label: str, context: str, rows: int, encry
         going = False
 
     signal.signal(signal.SIGTERM, stop)
-    update = text("UPDATE grants SET access = :token, version = version + 1 WHERE id = :id RETURNING version")
+    update = text("UPDATE grants SET access = :token, version = version + 1 WHERE id = :id")
+    query = text("SELECT version FROM grants WHERE id = :id")
     print("ready", flush=True)
     count = 0
     while going:
         count += 1
         row, token = random.randint(1, rows), f"{label}-SENTINEL-{count}"
         with engine.begin() as connection:
-            version = connection.scalar(update, {"id": row, "token": encrypt(token) if encrypts else token})
+            connection.execute(update, {"id": row, "token": encrypt(token) if encrypts else token})
+            version = connection.scalar(query, {"id": row})
         last[row] = (version, token)
         if url.startswith("sqlite"):
             time.sleep(0.001)  # there is one writer; without a rest nobody else becomes it
