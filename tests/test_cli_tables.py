@@ -204,15 +204,21 @@ def test_interrupted_between_batches(project: Project) -> None:
     [
         (["encrypt", "--shard", "2-8"], "--shard takes one of a number"),
         (["encrypt", "--shard", "9/8"], "a shard is one of a number of them"),
-        (["encrypt", "--batch-size", "0"], "batch_size must be 1 or more"),
-        (["encrypt", "--pause", "-1"], "pause must be 0 seconds or more"),
+        (["encrypt", "--batch-size", "0"], "batch_size must be from 1 to 100000"),
+        (["encrypt", "--pause", "-1"], "pause must be from 0 to 86400"),
         (["encrypt", "--max-rows", "0"], "max_rows must be 1 or more"),
         (["encrypt", "--lock-timeout", "0"], "lock_timeout must be more than 0"),
+        (["encrypt", "--lock-timeout", "inf"], "lock_timeout must be more than 0 and at most"),
+        (["scrub", "--lock-timeout", "nan"], "lock_timeout must be more than 0 and at most"),
+        (["status", "--url", "postgresql+psycopg://u:SENTINEL@h:54x/d"], "the database's URL cannot be parsed"),
+        (["status", "--models", ".x:Base"], "--models .x:Base: TypeError"),
         (["status", "--fail-if-key", "xyz"], "--fail-if-key takes a key id"),
         (["status", "--models", "shop.models:Nothing"], "--models shop.models:Nothing: AttributeError"),
         (["status", "--models", "shop.models:Empty"], "--models shop.models:Empty: AttributeError"),
         (["status", "--models", "nowhere:Base"], "--models nowhere:Base: ModuleNotFoundError"),
         (["status", "--models", "shop.models"], "package.module:Base"),
+        (["status", "--url", "sqlite:///elsewhere.db"], "there is no database 'elsewhere.db' here"),
+        (["status", "--models", "sealchemy.integrations.models:Base"], "there is no such table in the database"),
         (["verify", "--prefix", "NOBODY"], "no encryption key: set NOBODY_KEY"),
         (["verify", "--url", "postgresql+psycopg://u:SENTINEL@127.0.0.1:1/x"], "OperationalError"),
     ],
@@ -224,7 +230,9 @@ def test_what_is_wrong_is_said_in_a_line(project: Project, arguments: list[str],
 def test_the_rollout_stage_comes_from_the_environment(project: Project) -> None:
     project.fill(3)
     assert "stage is prepare" in project.refused("encrypt", SHOP_ROLLOUT="prepare")
-    assert "rollout stage" in project.refused("encrypt", SHOP_ROLLOUT="sometimes")
+    assert "SHOP_ROLLOUT must be one of prepare, migrate, strict" in project.refused(
+        "encrypt", SHOP_ROLLOUT="sometimes"
+    )
     project.ok("encrypt", SHOP_ROLLOUT="migrate")
 
 
@@ -288,6 +296,42 @@ def test_nothing_is_left_on_the_disk(project: Project, mode: str | None) -> None
     rewrite(VERIFY, project.engine, "Integration", CONTEXTS)
 
 
+def test_scrub_says_so_if_it_may_not(tmp_path: Path, postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+    project = Project(tmp_path, postgresql_url, make_engine(postgresql_url, RING))
+    project.fill(500)
+    user = f"app_{tmp_path.parent.name.replace('-', '_')}_{os.getpid()}"
+    schema = str(make_url(postgresql_url).query["options"]).removeprefix("-csearch_path=")
+    project.execute('ANALYZE "Integration"')
+    project.execute(f"CREATE ROLE {user} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {user}")
+    project.execute(f'GRANT SELECT, UPDATE ON "Integration" TO {user}')
+    try:
+        url = make_url(postgresql_url).set(username=user).render_as_string(hide_password=False)
+        assert "ANALYZE it as the owner" in project.ok("encrypt", "--url", url)
+        for arguments in ([], ["--online"]):
+            assert "this user may not VACUUM it" in project.refused("scrub", "--url", url, *arguments)
+        project.ok("encrypt")
+        project.ok("scrub")
+        assert b"SENTINEL" not in files_of(project.engine, "")
+    finally:
+        project.execute(f"DROP OWNED BY {user}; DROP ROLE {user}")
+
+
+def test_max_rows_counts_the_rows_of_tables_with_unreadable_ones(project: Project) -> None:
+    (project.folder / "shop/two.py").write_text(
+        MODELS.replace("Integration", "aa").replace("class Empty:\n    pass", "")
+        + MODELS[MODELS.index("class Integration") : MODELS.index("class Empty")].replace("Integration", "bb")
+    )
+    for table in ("aa", "bb"):
+        project.execute(f'CREATE TABLE {table} (id INTEGER PRIMARY KEY, "accessToken" TEXT, refresh TEXT)')
+        rows = ", ".join(f"({number}, 'SENTINEL', NULL)" for number in range(9))
+        project.execute(f"INSERT INTO {table} VALUES {rows}")
+    project.execute("""UPDATE aa SET "accessToken" = 'sealchemy:x' WHERE id = 3""")
+    project.refused("encrypt", "--models", "shop.two:Base", "--max-rows", "10", "--prefix", "SHOP")
+    with project.engine.connect() as connection:
+        query = """SELECT count(*) FROM bb WHERE "accessToken" = 'SENTINEL'"""
+        assert connection.scalar(text(query)) == 7
+
+
 def test_scrub_says_so_if_an_old_transaction_keeps_old_rows(
     tmp_path: Path, postgresql_url: str, make_engine: Callable[..., Engine]
 ) -> None:
@@ -300,6 +344,18 @@ def test_scrub_says_so_if_an_old_transaction_keeps_old_rows(
         assert b"SENTINEL" in files_of(project.engine, "")
     project.ok("scrub")
     assert b"SENTINEL" not in files_of(project.engine, "")
+
+
+def test_scrub_sees_transactions_that_only_wrote(
+    tmp_path: Path, postgresql_url: str, make_engine: Callable[..., Engine]
+) -> None:
+    project = Project(tmp_path, postgresql_url, make_engine(postgresql_url, RING))
+    project.fill(10)
+    project.execute("CREATE TABLE other (x INTEGER)")
+    with project.engine.connect() as old:
+        old.execute(text("INSERT INTO other VALUES (1)"))
+        project.ok("encrypt")
+        assert "plaintext may remain" in project.refused("scrub", "--lock-timeout", "0.2")
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ def load_target(
     except NoSuchTableError:
         found = {}
     key = inspector.get_pk_constraint(table_name, schema=schema)["constrained_columns"] if found else []
-    _check_table(table_name, contexts, found, key)
+    _check_table(connection.engine.url.database, table_name, contexts, found, key)
     # SQLite keeps in a key what SQLAlchemy's types cannot tell apart or read, so its values go as they are.
     untyped = connection.dialect.name == "sqlite"
     keys = [column(name, NullType() if untyped else _without_collation(found[name])) for name in key]
@@ -81,10 +81,12 @@ def _without_collation(type_: TypeEngine[Any]) -> TypeEngine[Any]:
     return plain
 
 
-def _check_table(name: str, contexts: Mapping[str, str], found: Mapping[str, Any], key: Sequence[str]) -> None:
+def _check_table(
+    database: str | None, name: str, contexts: Mapping[str, str], found: Mapping[str, Any], key: Sequence[str]
+) -> None:
     problem = None
     if not found:
-        problem = "there is no such table in this database"
+        problem = f"there is no such table in the database {database or ':memory:'!r}"
     elif not contexts:
         problem = "no column is named: give a mapping of column names to contexts"
     elif missing := [column_name for column_name in contexts if column_name not in found]:

@@ -13,17 +13,18 @@ from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn, get_type_hints
 
-from sqlalchemy import Engine, MetaData, create_engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Engine, MetaData, create_engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from .declared import DeclaredTable, declared_tables
-from .engine import Rollout, attach_key_ring
+from .engine import Rollout, attach_key_ring, scrub_errors
 from .errors import (
     ColumnDefinitionError,
     KeyFormatError,
     MissingKeyError,
     RewriteError,
+    RolloutError,
     SealchemyError,
     UnsupportedOperationError,
 )
@@ -174,7 +175,8 @@ def status(
     try:
         key_ring = KeyRing.from_env(common.prefix, environ)
     except MissingKeyError:
-        key_ring = None  # counting needs none, but nobody can tell then which key is the primary one
+        key_ring = None  # counting needs none
+        print(f"no keys under {common.prefix}_KEY: nobody can tell what each key is for", file=sys.stderr)
     found, known = count_values(_engine(common, environ), _metadata(common)), display.roles(key_ring)
     if as_json:
         print(json.dumps(display.as_json(found, known), indent=2))
@@ -204,7 +206,7 @@ def check(common: _Common) -> None:
     """Tell whether a process with these keys and this rollout stage can read everything that is stored."""
     found = problems(_protected_engine(common), _metadata(common))
     _exit_with([f"{type(problem).__name__}: {problem}" for problem in found])
-    print("everything that is stored can be read")
+    print("the keys and the rollout stage fit what is stored; sealchemy verify decrypts it as well")
 
 
 @app.command()
@@ -249,6 +251,7 @@ def scrub(
     lock_timeout: Annotated[float, typer.Option(help="Seconds to wait for what others have locked.")] = 5,
 ) -> None:
     """Remove from the database's files what encrypting left behind in them."""
+    Options(lock_timeout=lock_timeout)
     engine, tables = _engine(common, _environment()), declared_tables(_metadata(common))
     for table in tables:
         print(locks(engine, table.name, online=online))
@@ -273,12 +276,12 @@ def _run(common: _Common, operation: Operation, options: Options) -> None:
             report = _run_table(console, engine, operation, options, table)
         except RewriteError as error:
             _tell_failures(error)
-            if error.report is not None and error.report.stopped == "interrupt":
+            if error.report is None or error.report.stopped == "interrupt":
                 raise SystemExit(_INTERRUPTED) from None
-            failed = True
-            continue
-        _tell(operation, options, report)
-        if report.stopped == "max_rows":
+            report, failed = error.report, True
+        else:
+            _tell(operation, options, report)
+        if report.stopped == "max_rows" or report.rewritten == options.max_rows:
             break
         if options.max_rows is not None:
             options = replace(options, max_rows=options.max_rows - report.rewritten)
@@ -299,6 +302,10 @@ def _tell_failures(error: RewriteError) -> None:
     print(f"sealchemy: {error}", file=sys.stderr)
     for failure in error.report.failures if error.report else ():
         print(f"{error.report.table} {failure}")
+    if error.report and error.report.failed > len(error.report.failures):
+        print(f"and {error.report.failed - len(error.report.failures)} more")
+    for sentence in error.report.left_behind if error.report else ():
+        print(f"{error.report.table}: {sentence}")
 
 
 def _tell(operation: Operation, options: Options, report: Report) -> None:
@@ -328,14 +335,26 @@ def _environment() -> dict[str, str]:
 
 
 def _engine(common: _Common, environ: dict[str, str]) -> Engine:
-    url = common.url or environ.get("DATABASE_URL", "sqlite:///integrations.db")
-    return create_engine(url, poolclass=NullPool, hide_parameters=True)
+    try:
+        url = make_url(common.url or environ.get("DATABASE_URL", "sqlite:///integrations.db"))
+    except (ValueError, ArgumentError):
+        message = "the database's URL cannot be parsed: it is dialect+driver://user:password@host:port/database"
+        raise UnsupportedOperationError(message) from None
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        message = f"there is no database {url.database!r} here: set DATABASE_URL or --url"
+        raise UnsupportedOperationError(message)
+    engine = create_engine(url, poolclass=NullPool, hide_parameters=True)
+    scrub_errors(engine)
+    return engine
 
 
 def _protected_engine(common: _Common) -> Engine:
     environ = _environment()
     key_ring = KeyRing.from_env(common.prefix, environ)
     stage: Any = environ.get(f"{common.prefix}_ROLLOUT", Rollout.STRICT)
+    if stage not in list(Rollout):
+        message = f"{common.prefix}_ROLLOUT must be one of {', '.join(Rollout)}"
+        raise RolloutError(message)
     return attach_key_ring(_engine(common, environ), key_ring, rollout=stage)
 
 
@@ -345,7 +364,7 @@ def _metadata(common: _Common) -> MetaData:
     try:
         base = getattr(import_module(module), name)
         metadata = base if isinstance(base, MetaData) else base.metadata
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - it is the code of the user that runs here
         _refuse_models(common.models, f"{type(error).__name__}: {error}")
     if not isinstance(metadata, MetaData):
         _refuse_models(common.models, "it has no MetaData")
@@ -376,6 +395,12 @@ def main() -> None:
     """Run the command; what a user can mend is one line on standard error and exit status 1."""
     try:
         app()
+    except DBAPIError as error:
+        state = getattr(error.orig, "sqlstate", None) or ""
+        # What a trigger or a cast says may show the value that it met.
+        shown = f"{type(error).__name__}, SQLSTATE {state}" if state.startswith(("P0", "22")) else error
+        print(f"sealchemy: {shown}", file=sys.stderr)
+        raise SystemExit(1) from None
     except (SealchemyError, SQLAlchemyError, ModuleNotFoundError) as error:
         print(f"sealchemy: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -39,7 +39,7 @@ plaintext_reads: Counter[str] = Counter()
 """How often this process read plaintext, by context. It stays empty once a column is done."""
 
 # PostgreSQL's DETAIL and CONTEXT show rows, keys and parameters; sqlite3 shows a text that is not UTF-8.
-_TOLD_OF_A_ROW = re.compile(r"\s*(?:DETAIL|CONTEXT): .*|(?<= )with text '.*", re.DOTALL)
+_TOLD_OF_A_ROW = re.compile(r"\s*(?:DETAIL|HINT|CONTEXT): .*|(?<= )with text '.*", re.DOTALL)
 
 
 class Rollout(StrEnum):
@@ -154,7 +154,7 @@ def attach_key_ring(
     keys.replace(key_ring, stages)
     if not keys.listens:
         event.listen(target, "before_execute", refuse_expressions)
-        event.listen(target, "handle_error", _scrub, insert=True)
+        scrub_errors(target)
         keys.listens = True
     logger.info("attached %r to %s, rollout %s", key_ring, target.dialect.name, _describe(stages))
     return engine
@@ -212,6 +212,11 @@ def _accept_plaintext(context: str, value: SecretString) -> SecretString:
     return value
 
 
+def scrub_errors(engine: Engine) -> None:
+    """Have the errors of an engine tell nothing about rows, as `attach_key_ring` does."""
+    event.listen(engine, "handle_error", _scrub, insert=True)
+
+
 def _scrub(error: ExceptionContext) -> None:
     """Empty what SQLAlchemy and the driver would tell about the row."""
     if isinstance(error.sqlalchemy_exception, StatementError):
@@ -230,7 +235,7 @@ def _what_the_server_told(error: BaseException) -> list[str]:
     They are not found by their titles, which PostgreSQL translates.
     """
     told: list[str | None] = [
-        getattr(getattr(error, "diag", None), name, None) for name in ("message_detail", "context")
+        getattr(getattr(error, "diag", None), name, None) for name in ("message_detail", "message_hint", "context")
     ]
     for source in (error, error.__cause__):  # asyncpg's errors have a `detail`, and print it
         for name in ("detail", "context"):

@@ -16,7 +16,7 @@ from .errors import ColumnDefinitionError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import ColumnElement, Connection, Row
+    from sqlalchemy import ColumnElement, Connection, Row, Tuple
     from sqlalchemy.sql.compiler import SQLCompiler
 
     from .backend import Key, Target
@@ -51,6 +51,10 @@ class PostgreSQL(Backend):
         settings = "SELECT set_config('lock_timeout', :timeout, true), set_config('row_security', 'off', true)"
         connection.execute(text(settings), {"timeout": f"{max(round(lock_timeout * 1000), 1)}ms"})
 
+    def behind(self, key: Sequence[ColumnElement[Any]], after: Key) -> ColumnElement[bool]:
+        """Return it with the types of the columns: a `real` does not compare with a double as it is stored."""
+        return tuple_(*key) > _typed(key, after)
+
     def in_shard(self, key: Sequence[ColumnElement[Any]], number: int, count: int) -> ColumnElement[bool]:
         """Share rows out by a hash of their key, so that a row which is inserted later has its share as well."""
         return func.abs(func.hash_record_extended(func.row(*key), 0) % count) == number - 1
@@ -67,10 +71,11 @@ class PostgreSQL(Backend):
         new = func.unnest(*arrays).table_valued(*types, name="new").render_derived()
         same = [item == new.c[f"k{index}"] for index, item in enumerate(target.key)]
         key = tuple_(*target.key)
+        first, last = (_typed(target.key, values) for values in (keys[0], keys[-1]))
         statement = (
             update(target.table)
             .values({item.name: func.coalesce(new.c[f"c{i}"], item) for i, item in enumerate(target.columns)})
-            .where(*same, key >= keys[0], key <= keys[-1])
+            .where(*same, key >= first, key <= last)
             .returning(*target.key, *target.columns)
         )
         values = [*zip(*keys, strict=True), *zip(*rows.values(), strict=True)]
@@ -91,17 +96,32 @@ class PostgreSQL(Backend):
 
     def finish(self, connection: Connection, target: Target) -> list[str]:
         """Replace the planner's statistics: the old ones hold samples of the column."""
-        left = ["the old rows are in the table's files until VACUUM FULL, and in WAL, replicas and backups"]
+        left = ["old values are in the table's files until `sealchemy scrub`, and in WAL, replicas and backups"]
         try:
             with connection.begin():
                 self.begin(connection, target, lock_timeout=60, write=False)
                 table = connection.dialect.identifier_preparer.format_table(target.table)
+                if not may_maintain(connection, table.replace("%%", "%")):
+                    left.append("samples of old values may remain in pg_stats: ANALYZE it as the owner of the table")
                 connection.execute(text(f"ANALYZE {table}"))
         except DBAPIError as error:
             if not self.is_retryable(error):
                 raise
             left.append("samples of old values may remain in pg_stats: ANALYZE had to wait for too long, run it again")
         return left
+
+
+def may_maintain(connection: Connection, table: str) -> bool:
+    """Return whether this user may VACUUM and ANALYZE a table, by its quoted name; otherwise it is only a warning."""
+    query = text(
+        "SELECT pg_has_role(relowner, 'USAGE') OR pg_has_role(datdba, 'USAGE') FROM pg_class, pg_database"
+        " WHERE pg_class.oid = to_regclass(:name) AND datname = current_database()"
+    )
+    return bool(connection.scalar(query, {"name": table}))
+
+
+def _typed(key: Sequence[ColumnElement[Any]], values: Key) -> Tuple:
+    return tuple_(*(cast(value, item.type) for item, value in zip(key, values, strict=True)))
 
 
 class _Array(Cast[Any]):

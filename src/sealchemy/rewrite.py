@@ -49,6 +49,8 @@ __all__ = [
 ]
 
 FURTHER_PASSES = 3
+_DAY = 86_400
+_LARGEST_BATCH = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +79,9 @@ class Options:
         """Raise `UnsupportedOperationError` if a number makes no sense."""
         number, count = self.shard or (1, 1)
         wrong = {
-            "batch_size must be 1 or more": self.batch_size < 1,
-            "lock_timeout must be more than 0 seconds": not self.lock_timeout > 0,
-            "pause must be 0 seconds or more": not self.pause >= 0,
+            "batch_size must be from 1 to 100000": not 1 <= self.batch_size <= _LARGEST_BATCH,
+            "lock_timeout must be more than 0 and at most 86400 seconds": not 0 < self.lock_timeout <= _DAY,
+            "pause must be from 0 to 86400 seconds": not 0 <= self.pause <= _DAY,
             "max_rows must be 1 or more": self.max_rows is not None and self.max_rows < 1,
             "a shard is one of a number of them, such as 2/8": not 1 <= number <= count,
         }
@@ -187,6 +189,7 @@ class _Run:
             self._classify_everything()
         if self.access.owns_connection and not self.only_reads:
             self.report.left_behind = self.backend.finish(self.access.connection, self.target)
+        self._is_stopped()
         self._raise_for_problems(found_last)
         return self.report
 
@@ -206,7 +209,7 @@ class _Run:
         after: Key | None = None
         before = self.report.rewritten
         while limit := self._limit():
-            rows = self._rewrite(self.pages.select(after, limit, self.is_pending), wait=False)
+            rows = self._rewrite(self.pages.select(after, limit, self.is_pending), wait=False) or []
             if len(rows) < limit:
                 break
             after = self.pages.last_key(rows, after)
@@ -223,19 +226,24 @@ class _Run:
     def _is_stopped(self) -> bool:
         if self.interrupted.is_set():
             self.report.stopped = "interrupt"
-        elif not self.only_reads and self.report.rewritten == self.options.max_rows:
+        elif not self.only_reads and self.report.rewritten == self.options.max_rows and self._is_more_pending():
             self.report.stopped = "max_rows"
         return self.report.stopped is not None
+
+    def _is_more_pending(self) -> bool:
+        return self.report.stopped is not None or self.pages.count(self.is_pending) > 0
 
     def _rewrite_stragglers(self) -> None:
         """Rewrite what others had locked in every pass: one row a transaction, waiting for it."""
         wait = True
         for rows in self.pages.read(self.options.batch_size, self.is_pending):
             for row in rows:
-                if self._changes(row) and not self._is_stopped():
+                if self._is_stopped():
+                    return
+                if self._changes(row):
                     only = tuple_(*self.target.key) == self.pages.key(row)
                     # Whoever is still in the way after that would make each further row wait as long.
-                    wait = bool(self._rewrite(self.pages.select(None, 1, only), wait=wait)) and wait
+                    wait = self._rewrite(self.pages.select(None, 1, only), wait=wait) is not None and wait
 
     def _classify_everything(self) -> None:
         """Look at every value with the reader's own function: a prefix alone proves nothing."""
@@ -249,14 +257,14 @@ class _Run:
             if self._is_stopped():
                 return
 
-    def _rewrite(self, page: Select[Any], *, wait: bool) -> Sequence[Row[Any]]:
-        """Rewrite one page in one transaction and return its rows; none if they stay locked."""
+    def _rewrite(self, page: Select[Any], *, wait: bool) -> Sequence[Row[Any]] | None:
+        """Rewrite one page in one transaction and return its rows; None if they were waited for and stay locked."""
         query = self.backend.lock(page, wait=wait)
         try:
             rows, count = self.access.run(lambda: self._rewrite_once(query), attempts=1 if wait else ATTEMPTS)
         except DBAPIError as error:
             if wait and self.access.owns_connection and self.backend.is_retryable(error):
-                return []
+                return None
             raise
         self.report.rewritten += count
         if self.progress:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 
 from .backends import backend_of, retry
-from .errors import UnsupportedOperationError
+from .errors import ColumnDefinitionError, UnsupportedOperationError
+from .postgresql import may_maintain
 from .sqlite import checkpoint
 
 if TYPE_CHECKING:
@@ -26,8 +27,10 @@ STAYS_ONLINE = (
 # VACUUM keeps every row version that such a one may still look at.
 _OLDER_THAN = text(
     "SELECT count(*) FROM ("
-    " SELECT backend_xmin AS xmin FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
-    " UNION ALL SELECT xmin FROM pg_replication_slots UNION ALL SELECT transaction FROM pg_prepared_xacts"
+    " SELECT unnest(ARRAY[backend_xmin, backend_xid]) AS xmin FROM pg_stat_activity"
+    " WHERE pid <> pg_backend_pid() AND coalesce(datname, current_database()) = current_database()"
+    " UNION ALL SELECT xmin FROM pg_replication_slots"
+    " UNION ALL SELECT transaction FROM pg_prepared_xacts WHERE database = current_database()"
     ") AS holders WHERE xmin IS NOT NULL AND age(xmin) > age(CAST(:now AS xid))"
 )
 
@@ -60,6 +63,7 @@ def scrub(
         lock_timeout: seconds to wait for the lock, several times, and for transactions that are older than this call.
 
     Raises:
+        ColumnDefinitionError: there is no such table.
         UnsupportedOperationError: another database; or somebody else kept old values from being removed: plaintext
             may remain.
 
@@ -67,6 +71,9 @@ def scrub(
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         preparer = connection.dialect.identifier_preparer
         name = f"{preparer.quote(schema)}.{preparer.quote(table)}" if schema else preparer.quote(table)
+        if not inspect(connection).has_table(table, schema=schema):
+            message = f"table {name} cannot be scrubbed: there is no such table in {engine.url.database!r}"
+            raise ColumnDefinitionError(message)
         if connection.dialect.name == "sqlite":
             _scrub_sqlite(connection)
         elif connection.dialect.name == "postgresql":
@@ -90,17 +97,32 @@ def _scrub_postgresql(connection: Connection, name: str, *, online: bool, lock_t
     connection.execute(text(f"SET lock_timeout = {max(round(lock_timeout * 1000), 1)}"))
     try:
         old = 0 if online else _wait_for_older_transactions(connection, lock_timeout)
+        before = _files(connection, name)
         options = "ANALYZE" if online else "FULL, ANALYZE"
         retry(backend_of(connection), lambda: connection.execute(text(f"VACUUM ({options}) {name}")))
     finally:
-        connection.execute(text("RESET lock_timeout"))
+        if not connection.invalidated:
+            connection.execute(text("RESET lock_timeout"))
+    if not (may_maintain(connection, name) if online else before.isdisjoint(_files(connection, name))):
+        message = f"plaintext remains in {name}: this user may not VACUUM it; run scrub as the owner of the table"
+        raise UnsupportedOperationError(message)
     if old:
         message = (
             f"plaintext may remain in {name}: {old} transactions, prepared transactions or replication slots are older"
-            " than this scrub, and VACUUM kept what they may still read; pg_stat_activity.backend_xmin names them;"
+            " than this scrub, and VACUUM kept what they may still read; pg_stat_activity names them by"
+            " backend_xmin and backend_xid;"
             " end them and run it again"
         )
         raise UnsupportedOperationError(message)
+
+
+def _files(connection: Connection, name: str) -> set[object]:
+    """Return the files of a table and its partitions; VACUUM FULL writes new ones."""
+    query = text(
+        "SELECT pg_relation_filenode(oid) FROM pg_class WHERE oid = to_regclass(:name) AND relkind = 'r'"
+        " UNION SELECT pg_relation_filenode(relid) FROM pg_partition_tree(to_regclass(:name)) WHERE isleaf"
+    )
+    return set(connection.scalars(query, {"name": name})) or {None}
 
 
 def _wait_for_older_transactions(connection: Connection, seconds: float) -> int:

@@ -72,7 +72,7 @@ class SQLite(Backend):
         """Move the write-ahead log into the file: until then the old pages are still there."""
         del target
         busy = checkpoint(connection)
-        left = ["free pages from before, and backups, may still hold plaintext: VACUUM"]
+        left = ["free pages from before, and backups, may still hold old values: `sealchemy scrub`, or VACUUM"]
         if busy:
             left.append("plaintext may remain in the file: another connection kept the WAL checkpoint from ending")
         return left
