@@ -321,6 +321,18 @@ def test_a_writer_that_keeps_storing_plaintext_is_reported(engine: Engine) -> No
         rewrite(ENCRYPT, engine, "grants", COLUMNS, progress=old_process)
 
 
+def test_a_run_ends_although_rows_are_appended_as_fast(engine: Engine) -> None:
+    grants(engine, 5)
+    new = iter(range(1000, 1200))
+
+    def append(progress: Progress) -> None:
+        with engine.begin() as connection:
+            connection.execute(text("INSERT INTO grants (id, access) VALUES (:id, 'plain')"), {"id": next(new)})
+
+    with pytest.raises(RewriteError, match="still being written"):
+        rewrite(ENCRYPT, engine, "grants", COLUMNS, options=Options(batch_size=1), progress=append)
+
+
 SQLITE_KEYS = {
     "numeric": ("numeric", "9007199254740992", "9007199254740993"),
     "real": ("numeric", "0.123456789", "0.12345678901"),

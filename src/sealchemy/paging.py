@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, not_, select
 
 from .errors import ColumnDefinitionError
 
@@ -34,6 +34,7 @@ class Pages:
     def read(self, size: int, *where: ColumnElement[bool]) -> Iterator[Sequence[Row[Any]]]:
         """Read pages of rows without locking them, each in a transaction of its own."""
         after: Key | None = None
+        where = (*where, *self.until_now())
         while True:
             with self._access.transaction(write=False):
                 rows = self._access.connection.execute(self.select(after, size, *where)).all()
@@ -41,6 +42,14 @@ class Pages:
             if len(rows) < size:
                 return
             after = self.last_key(rows, after)
+
+    def until_now(self) -> list[ColumnElement[bool]]:
+        """Return the test for the rows up to the last one that there is now: a writer may append for ever."""
+        key = self._target.key
+        with self._access.transaction(write=False):
+            query = select(*key).order_by(*(item.desc() for item in key)).limit(1)
+            last = self._access.connection.execute(query).first()
+        return [] if last is None else [not_(self._access.backend.behind(key, tuple(last)))]
 
     def count(self, *where: ColumnElement[bool]) -> int:
         """Return how many rows there are."""

@@ -207,9 +207,9 @@ class _Run:
     def _pass(self) -> int:
         """Rewrite what is pending and not locked by others; return how many rows that were."""
         after: Key | None = None
-        before = self.report.rewritten
+        before, until = self.report.rewritten, self.pages.until_now()
         while limit := self._limit():
-            rows = self._rewrite(self.pages.select(after, limit, self.is_pending), wait=False) or []
+            rows = self._rewrite(self.pages.select(after, limit, self.is_pending, *until), wait=False) or []
             if len(rows) < limit:
                 break
             after = self.pages.last_key(rows, after)
