@@ -333,6 +333,28 @@ def test_a_run_ends_although_rows_are_appended_as_fast(engine: Engine) -> None:
         rewrite(ENCRYPT, engine, "grants", COLUMNS, options=Options(batch_size=1), progress=append)
 
 
+@pytest.mark.parametrize("kind", ["integer[]", "jsonb", "folded"])
+def test_keys_that_do_not_compare_as_stored_are_refused(
+    postgresql_url: str, make_engine: Callable[..., Engine], kind: str
+) -> None:
+    engine = make_engine(postgresql_url, RING)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE EXTENSION citext"))
+        connection.execute(text("CREATE DOMAIN folded AS citext"))
+        connection.execute(text(f"CREATE TABLE odd (k {kind} PRIMARY KEY, access TEXT)"))
+    with pytest.raises(ColumnDefinitionError, match="primary key k is of type"):
+        rewrite(ENCRYPT, engine, "odd", {"access": "odd.access"})
+
+
+def test_a_key_of_single_precision(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(postgresql_url, RING)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE odd (k real, n integer, access TEXT, PRIMARY KEY (k, n))"))
+        connection.execute(text("INSERT INTO odd SELECT i / 3.0, i, 'plain' FROM generate_series(1, 50) AS i"))
+    report = rewrite(ENCRYPT, engine, "odd", {"access": "odd.access"}, options=Options(batch_size=7))
+    assert report.rewritten == 50
+
+
 SQLITE_KEYS = {
     "numeric": ("numeric", "9007199254740992", "9007199254740993"),
     "real": ("numeric", "0.123456789", "0.12345678901"),

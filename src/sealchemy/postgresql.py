@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Cast, Text, bindparam, cast, collate, func, inspect, text, tuple_, update
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import JSON, Cast, Text, bindparam, cast, collate, func, inspect, text, tuple_, update
+from sqlalchemy.dialects.postgresql import ARRAY, CITEXT, DOMAIN
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import NullType
@@ -34,7 +34,15 @@ class PostgreSQL(Backend):
         return "\0" not in plaintext
 
     def check_keys(self, connection: Connection, target: Target) -> None:
-        """Refuse a table with inheriting tables: its rows include theirs, under keys of their own."""
+        """Refuse keys whose parameters do not compare as they are stored.
+
+        And a table with inheriting tables: its rows include theirs, under keys of their own.
+        """
+        for item in target.key:
+            type_ = item.type.data_type if isinstance(item.type, DOMAIN) else item.type
+            if isinstance(type_, ARRAY | JSON | NullType) or (type_ is not item.type and isinstance(type_, CITEXT)):
+                message = f"table {target.name!r} cannot be rewritten: primary key {item.name} is of type {item.type!r}"
+                raise ColumnDefinitionError(message)
         name = connection.dialect.identifier_preparer.format_table(target.table)
         heirs = text(
             "SELECT count(*) FROM pg_inherits JOIN pg_class ON pg_class.oid = inhparent"
