@@ -18,9 +18,10 @@ SealchemyError
 ├── ColumnDefinitionError           a column that cannot be encrypted as declared
 ├── RewriteError                    rows that could not be rewritten
 └── IntegrationError
-    ├── IntegrationNotFoundError
-    ├── ReauthorizationRequiredError
-    └── RefreshFailedError
+    ├── IntegrationNotFoundError        nothing is stored for this user and provider
+    ├── ReauthorizationRequiredError    the user must connect again
+    ├── RefreshFailedError              the provider or the database did not answer as it must
+    └── RevocationFailedError           a token is still valid at the provider
 
 A text names the column or variable, the key id, and what to do. It never carries a plaintext, a stored
 value or a key, and neither does an attribute or a chained exception.
@@ -141,4 +142,13 @@ class ReauthorizationRequiredError(IntegrationError):
 
 
 class RefreshFailedError(IntegrationError):
-    """The provider could not be asked; nothing was changed, try again later."""
+    """The provider gave no new token; what is stored is unchanged, try again later."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        """Keep the seconds that the provider asked to wait (its Retry-After), if it did."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class RevocationFailedError(IntegrationError):
+    """The provider did not revoke a token; it is still stored, so that it can be tried again."""

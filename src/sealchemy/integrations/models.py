@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import DateTime, String, UniqueConstraint, false, func
+from sqlalchemy import DateTime, FunctionElement, String, UniqueConstraint, false, func
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -46,6 +47,29 @@ class UtcDateTime(TypeDecorator[datetime]):
         """Return the value in UTC."""
         del dialect
         return value and (value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC))
+
+
+class utc_now(FunctionElement[datetime]):  # noqa: N801 - named as SQL's functions are
+    """The time now, in UTC, by the clock of the database, which all processes share."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(utc_now)
+def _utc_now(_element: utc_now, _compiler: Any, **_: Any) -> str:
+    return "clock_timestamp()"  # now() is when the transaction began
+
+
+@compiles(utc_now, "sqlite")
+def _utc_now_on_sqlite(_element: utc_now, _compiler: Any, **_: Any) -> str:
+    return "strftime('%Y-%m-%d %H:%M:%f', 'now')"  # CURRENT_TIMESTAMP has no fractions of a second
+
+
+@compiles(utc_now, "mysql")
+@compiles(utc_now, "mariadb")
+def _utc_now_on_mysql(_element: utc_now, _compiler: Any, **_: Any) -> str:
+    return "utc_timestamp(6)"
 
 
 class IntegrationMixin:

@@ -1,0 +1,110 @@
+"""`TokenGrant`: what a provider granted."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sealchemy import IntegrationError, PlaintextTypeError, SecretString
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+_LONGEST_LIFE = 10 * 365 * 24 * 3600.0
+_SCOPE = re.compile(r"[\x20-\x7e]{1,4096}")  # RFC 6749 3.3, and what the column holds
+_TOKEN_TYPE = re.compile(r"[\x21-\x7e]{1,32}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenGrant:
+    """What a provider granted: the answer of a token endpoint (RFC 6749, section 5.1).
+
+    Attributes:
+        access_token: the token for calls to the provider.
+        refresh_token: the token for new access tokens; None if there was none in the answer.
+        token_type: usually `Bearer`.
+        scope: what was granted, separated by spaces; None if it is what was asked for.
+        expires_at: when the access token ends; None if that is not known.
+        expires_in: the same in seconds from now, as providers say it. It goes before `expires_at`, and is counted
+            by the clock of the database, so that no clock of an application matters.
+
+    Raises:
+        PlaintextTypeError: a token is no text, is empty, or has no UTF-8 form.
+        IntegrationError: `expires_at` has no time zone.
+
+    """
+
+    access_token: str
+    refresh_token: str | None = None
+    token_type: str = "Bearer"  # noqa: S105 - a type, not a token
+    scope: str | None = None
+    expires_at: datetime | None = None
+    expires_in: float | None = None
+
+    def __post_init__(self) -> None:
+        """Make the tokens `SecretString`s: a dataclass prints its fields."""
+        for name in ("access_token", "refresh_token"):
+            object.__setattr__(self, name, _secret(name, getattr(self, name)))
+        if self.expires_at is not None and self.expires_at.tzinfo is None:
+            message = "expires_at of a grant has no time zone; use datetime.now(UTC) + ..."
+            raise IntegrationError(message)
+
+    @classmethod
+    def from_response(cls, token: Mapping[str, Any]) -> TokenGrant:
+        """Return the grant in the answer of a token endpoint, such as the dictionary that Authlib returns.
+
+        What can be done without and is not as RFC 6749 has it is left out, since a refresh token that came with it
+        exists nowhere else.
+
+        Raises:
+            PlaintextTypeError: there is no access token, or a token that cannot be stored.
+
+        """
+        return cls(
+            access_token=token.get("access_token") or "",
+            refresh_token=token.get("refresh_token") or None,
+            token_type=_match(_TOKEN_TYPE, token.get("token_type")) or "Bearer",
+            scope=_match(_SCOPE, _joined(token.get("scope"))),
+            expires_in=_lifetime(token.get("expires_in")),
+        )
+
+
+def _secret(name: str, value: object) -> SecretString | None:
+    if value is None and name == "refresh_token":
+        return None
+    problem = None
+    if not isinstance(value, str):
+        problem = f"is {type(value).__name__}, not str"
+    elif not value:
+        problem = "is missing or empty"
+    elif any("\ud800" <= character <= "\udfff" for character in value):
+        problem = "is no text that UTF-8 can encode"
+    elif value.startswith("sealchemy:"):
+        problem = "is an encrypted value, not a token"
+    if problem is None:
+        return SecretString(value)
+    del value
+    message = f"the {name} of a grant {problem}"
+    raise PlaintextTypeError(message)
+
+
+def _match(pattern: re.Pattern[str], value: object) -> str | None:
+    return value if isinstance(value, str) and pattern.fullmatch(value) else None
+
+
+def _joined(scope: object) -> object:
+    return " ".join(map(str, scope)) if isinstance(scope, list | tuple) else scope
+
+
+def _lifetime(value: object) -> float | None:
+    """Return the seconds; providers are known to send them as text, and anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), _LONGEST_LIFE)

@@ -1,0 +1,327 @@
+"""`OAuthClient`: what is said to a provider."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
+
+from authlib.integrations.requests_client import OAuth2Session  # type: ignore[import-untyped]
+from requests import RequestException, Response
+from requests.exceptions import SSLError, Timeout
+
+from sealchemy import (
+    IntegrationError,
+    PlaintextTypeError,
+    ReauthorizationRequiredError,
+    RefreshFailedError,
+    RevocationFailedError,
+    SecretString,
+)
+
+from .grants import TokenGrant
+from .transport import Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_GRANT_IS_DEAD = {"invalid_grant", "bad_refresh_token", "interaction_required"}  # RFC 6749 5.2; GitHub; Microsoft
+_ERRORS = _GRANT_IS_DEAD | {
+    "access_denied",
+    "incorrect_client_credentials",
+    "invalid_client",
+    "invalid_request",
+    "invalid_scope",
+    "invalid_token",
+    "server_error",
+    "temporarily_unavailable",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "unsupported_token_type",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationRequest:
+    """Where to send the user, and what to keep in the session for when they come back.
+
+    Attributes:
+        url: of the provider's page.
+        state: to compare with the `state` of the callback; refuse the callback if it differs (RFC 6749, 10.12).
+        code_verifier: for `exchange_code` (RFC 7636).
+
+    """
+
+    url: str
+    state: str
+    code_verifier: str = field(repr=False)
+
+
+class _Refused(Exception):  # noqa: N818 - never seen outside
+    """An answer that is no grant; it carries nothing of the answer but this."""
+
+    def __init__(self, problem: str, code: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(problem)
+        self.code = code
+        self.retry_after = retry_after
+
+
+class _Session(OAuth2Session):  # type: ignore[misc] # Authlib has no types
+    """Authlib's, reading the answer as strictly as it must be and as tolerantly as it can be."""
+
+    def parse_response_token(self, resp: Response) -> dict[str, Any]:
+        answer = _parse(resp)
+        if not answer.get("access_token"):
+            problem = "its answer holds no access token"
+            raise _Refused(problem)
+        return answer
+
+
+class OAuthClient:
+    """An application, as a provider knows it.
+
+    It holds no connection and no state, so threads and processes can share it. Certificates are always verified;
+    `REQUESTS_CA_BUNDLE` names another authority. Nothing that it raises or logs holds a token, a code, the client
+    secret, or a text of the provider's but the error codes of RFC 6749.
+    """
+
+    def __init__(  # noqa: PLR0913 - what providers differ in
+        self,
+        client_id: str,
+        client_secret: str | None,
+        token_endpoint: str,
+        *,
+        authorization_endpoint: str | None = None,
+        revocation_endpoint: str | None = None,
+        scope: str | None = None,
+        authorization_parameters: Mapping[str, str] | None = None,
+        token_endpoint_auth_method: str | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        """Describe the application. For well-known providers: `OAuthClient(..., **GOOGLE_CALENDAR)`.
+
+        Args:
+            client_id: from the provider.
+            client_secret: from the provider; None for a public client.
+            token_endpoint: `https://...`; `http://` only on this machine.
+            authorization_endpoint: the page where users consent, for `authorization_request`.
+            revocation_endpoint: where tokens are revoked (RFC 7009); None if there is none.
+            scope: what to ask for, separated by spaces.
+            authorization_parameters: what this provider wants beside the standard parameters.
+            token_endpoint_auth_method: `client_secret_basic` (the default), `client_secret_post` or `none`.
+            timeout: seconds for one request. A refresh that dies is taken over after twice this and 5 seconds.
+
+        Raises:
+            IntegrationError: an endpoint without TLS, or a timeout that is not positive.
+
+        """
+        for endpoint in (token_endpoint, authorization_endpoint, revocation_endpoint):
+            _check_endpoint(endpoint)
+        if not 0 < timeout < math.inf:
+            message = f"timeout is {timeout}; give the seconds that a request may take"
+            raise IntegrationError(message)
+        self.client_id = client_id
+        self.token_endpoint = token_endpoint
+        self.authorization_endpoint = authorization_endpoint
+        self.revocation_endpoint = revocation_endpoint
+        self.scope = scope
+        self.timeout = float(timeout)
+        self._authorization_parameters = dict(authorization_parameters or {})
+        self._client_secret = None if client_secret is None else SecretString(client_secret)
+        self._auth_method = token_endpoint_auth_method
+
+    def __repr__(self) -> str:
+        """Return what is no secret."""
+        return f"OAuthClient({self.client_id!r}, provider at {_host(self.token_endpoint)!r})"
+
+    def authorization_request(self, redirect_uri: str) -> AuthorizationRequest:
+        """Return where to send a user who wants to connect (RFC 6749, section 4.1.1; with PKCE, RFC 7636).
+
+        Raises:
+            IntegrationError: this client was made without `authorization_endpoint`.
+
+        """
+        if self.authorization_endpoint is None:
+            message = "this client has no authorization_endpoint: give it one"
+            raise IntegrationError(message)
+        verifier = SecretString(secrets.token_urlsafe(48))
+        with self._session(code_challenge_method="S256") as session:
+            url, state = session.create_authorization_url(
+                self.authorization_endpoint,
+                redirect_uri=redirect_uri,
+                code_verifier=verifier,
+                scope=self.scope,
+                **self._authorization_parameters,
+            )
+        return AuthorizationRequest(url, state, verifier)
+
+    def exchange_code(self, code: str, redirect_uri: str, code_verifier: str) -> TokenGrant:
+        """Return what the provider grants for the code of a callback (RFC 6749, section 4.1.3).
+
+        Args:
+            code: of the callback, whose `state` has been compared.
+            redirect_uri: the same as for `authorization_request`.
+            code_verifier: from there.
+
+        Raises:
+            ReauthorizationRequiredError: the code is used, expired or not of this client.
+            RefreshFailedError: the provider gave no token.
+
+        """
+        secret, verifier = SecretString(code), SecretString(code_verifier)
+        del code, code_verifier
+        return self._grant(
+            lambda session: session.fetch_token(
+                self.token_endpoint,
+                grant_type="authorization_code",
+                code=secret,
+                redirect_uri=redirect_uri,
+                code_verifier=verifier,
+                allow_redirects=False,
+            )
+        )
+
+    def refresh(self, refresh_token: str) -> TokenGrant:
+        """Return what the provider grants for a refresh token (RFC 6749, section 6).
+
+        Applications call `get_valid_token`, which does so once for all callers and stores the answer: a provider
+        that rotates refresh tokens takes a second use of one for theft, and ends the grant.
+
+        Raises:
+            ReauthorizationRequiredError: the provider refuses the refresh token.
+            RefreshFailedError: it gave no token for another reason.
+
+        """
+        secret = SecretString(refresh_token)
+        del refresh_token
+        return self._grant(
+            lambda session: session.refresh_token(self.token_endpoint, refresh_token=secret, allow_redirects=False)
+        )
+
+    def revoke(self, token: str) -> None:
+        """Have the provider end a token, and the grant that a refresh token stands for (RFC 7009).
+
+        Raises:
+            RevocationFailedError: the provider did not do so, or has no endpoint for it.
+
+        """
+        secret = SecretString(token)
+        del token
+        if self.revocation_endpoint is None:
+            message = "this client has no revocation_endpoint"
+            raise RevocationFailedError(message)
+        refused = self._ask(
+            lambda session: _parse(
+                session.revoke_token(self.revocation_endpoint, token=secret, allow_redirects=False), needs_body=False
+            )
+        )
+        # Some answer so for a token that has ended already.
+        if isinstance(refused, _Refused) and refused.code not in {"invalid_token", *_GRANT_IS_DEAD}:
+            message = f"the token was not revoked: the provider at {_host(self.revocation_endpoint)} {refused}"
+            raise RevocationFailedError(message)
+
+    def _grant(self, request: Callable[[_Session], Any]) -> TokenGrant:
+        answer = self._ask(request)
+        if isinstance(answer, _Refused):
+            self._raise(answer)
+        try:
+            return TokenGrant.from_response(answer)
+        except PlaintextTypeError as error:
+            refused = _Refused(f"sent a grant that cannot be used: {error}")
+        finally:
+            del answer
+        return self._raise(refused)
+
+    def _raise(self, refused: _Refused) -> NoReturn:
+        where = f"the provider at {_host(self.token_endpoint)}"
+        if refused.code in _GRANT_IS_DEAD:
+            message = f"{where} {refused}: the user must connect again"
+            raise ReauthorizationRequiredError(message)
+        advice = ""
+        if refused.code in {"invalid_client", "incorrect_client_credentials", "unauthorized_client"}:
+            advice = f"; check the secret of client {self.client_id!r} and its token_endpoint_auth_method"
+        message = f"no new token: {where} {refused}{advice}. What is stored is unchanged"
+        raise RefreshFailedError(message, retry_after=refused.retry_after)
+
+    def _session(self, **options: Any) -> Any:
+        session: Any = _Session(
+            client_id=self.client_id,
+            client_secret=self._client_secret,
+            token_endpoint_auth_method=self._auth_method,
+            revocation_endpoint_auth_method=self._auth_method,
+            **options,
+        )
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, Transport(self.timeout))
+        return session
+
+    def _ask(self, request: Callable[[_Session], Any]) -> Any:
+        """Return the answer, or a new `_Refused`.
+
+        Nothing is raised here, since the exceptions of Authlib and `requests` carry the request with its tokens, and
+        the frames that they came through do.
+        """
+        try:
+            with self._session() as session:
+                return request(session)
+        except _Refused as error:
+            return _Refused(str(error), error.code, error.retry_after)
+        except Timeout:
+            return _Refused(f"did not answer within {self.timeout:g} s")
+        except SSLError:
+            return _Refused("has no certificate that this machine trusts")
+        except RequestException:
+            return _Refused("could not be reached")
+        except Exception as error:  # noqa: BLE001 - whatever it is, it may carry the request
+            return _Refused(f"could not be asked ({type(error).__name__})")
+
+
+def _check_endpoint(endpoint: str | None) -> None:
+    if endpoint is None:
+        return
+    parts = urlsplit(endpoint)
+    if not parts.hostname or (parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK)):
+        message = f"an endpoint at {parts.hostname!r} must start with https://; tokens and the secret go there"
+        raise IntegrationError(message)
+
+
+def _host(endpoint: str) -> str:
+    return urlsplit(endpoint).hostname or ""
+
+
+def _parse(response: Response, *, needs_body: bool = True) -> dict[str, Any]:
+    """Return the JSON object of an answer, or raise `_Refused`."""
+    status, retry_after = response.status_code, _retry_after(response.headers.get("Retry-After"))
+    try:
+        answer = response.json()
+    except ValueError:  # its error holds the body
+        answer = None
+    code = answer.get("error") if isinstance(answer, dict) else None
+    if code is not None or status >= 300:  # noqa: PLR2004 - RFC 9110, section 15
+        known = code if isinstance(code, str) and code in _ERRORS else None
+        del answer, response
+        problem = f"answered {known or 'with an error'} (HTTP status {status})"
+        raise _Refused(problem, known, retry_after)
+    if isinstance(answer, dict):
+        return answer
+    if needs_body:
+        problem = f"answered with something that is no JSON object (HTTP status {status})"
+        raise _Refused(problem)
+    return {}
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Return the seconds of a Retry-After header (RFC 9110, section 10.2.3)."""
+    if value is None:
+        return None
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None

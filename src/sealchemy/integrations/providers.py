@@ -1,0 +1,50 @@
+"""Endpoints of well-known providers: `OAuthClient(client_id=..., client_secret=..., **GOOGLE_CALENDAR)`."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class Provider(TypedDict, total=False):
+    """What `OAuthClient` needs to know of a provider."""
+
+    authorization_endpoint: str
+    token_endpoint: str
+    revocation_endpoint: str
+    scope: str
+    authorization_parameters: dict[str, str]
+    token_endpoint_auth_method: str
+
+
+def _google(scope: str) -> Provider:
+    return {
+        "authorization_endpoint": "https://accounts.google.com/o/oauth2/v2/auth",
+        "token_endpoint": "https://oauth2.googleapis.com/token",
+        "revocation_endpoint": "https://oauth2.googleapis.com/revoke",
+        "scope": scope,
+        # Without consent there is a refresh token the first time only.
+        "authorization_parameters": {"access_type": "offline", "prompt": "consent"},
+        "token_endpoint_auth_method": "client_secret_post",
+    }
+
+
+GOOGLE_CALENDAR = _google("https://www.googleapis.com/auth/calendar")
+"""Google Calendar, read and write."""
+
+GOOGLE_DRIVE = _google("https://www.googleapis.com/auth/drive")
+"""Google Drive, all files of the user."""
+
+MICROSOFT: Provider = {
+    "authorization_endpoint": "https://login.microsoftonline.com/common/oauth2/v2.0/authorize",
+    "token_endpoint": "https://login.microsoftonline.com/common/oauth2/v2.0/token",
+    "scope": "offline_access User.Read Calendars.ReadWrite",
+    "token_endpoint_auth_method": "client_secret_post",
+}
+"""Microsoft Graph, for any account. It has no endpoint that revokes a token."""
+
+GITHUB: Provider = {
+    "authorization_endpoint": "https://github.com/login/oauth/authorize",
+    "token_endpoint": "https://github.com/login/oauth/access_token",
+    "token_endpoint_auth_method": "client_secret_post",
+}
+"""GitHub. Its own way of revoking is not that of RFC 7009, so tokens are only deleted here."""

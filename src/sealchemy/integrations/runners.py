@@ -1,0 +1,152 @@
+"""The same steps, waited for in threads and in event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, scoped_session
+
+from sealchemy import IntegrationError, RefreshFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+logger = logging.getLogger("sealchemy")
+
+STORE_SECONDS = 60.0
+"""How long storing what a provider answered is tried again while the database does not answer."""
+
+_Result = TypeVar("_Result")
+
+
+class Runner(Protocol):
+    """How a caller waits: the same steps serve threads and event loops."""
+
+    async def transaction(self, step: Callable[[Session], _Result]) -> _Result:
+        """Run a step in a transaction of its own, on a connection that is given back."""
+        raise NotImplementedError
+
+    async def request(self, call: Callable[[], _Result]) -> _Result:
+        """Run a call that waits for the network."""
+        raise NotImplementedError
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+    async def persistently(self, step: Callable[[Session], _Result]) -> _Result:
+        """Run a step as `transaction` does, again and again while the database does not answer."""
+        raise NotImplementedError
+
+
+class _Persistence:
+    async def persistently(self: Runner, step: Callable[[Session], _Result]) -> _Result:
+        """Run a step that must not be given up easily."""
+        deadline, pause = time.monotonic() + STORE_SECONDS, 0.05
+        while True:
+            try:
+                return await self.transaction(step)
+            except (DBAPIError, PoolTimeoutError, OSError) as error:
+                failure = type(error).__name__
+                if not _may_pass(error):
+                    raise
+            if time.monotonic() > deadline:
+                message = (
+                    f"the provider has answered, and the database has not stored it in {STORE_SECONDS:g} s ({failure});"
+                    " if the provider rotates refresh tokens, the user must connect again"
+                )
+                logger.error(message)
+                raise RefreshFailedError(message)
+            logger.warning("storing what a provider answered is tried again (%s)", failure)
+            pause = min(pause * 2, 2.0)
+            await self.sleep(pause)
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+    return True
+
+
+class BlockingRunner(_Persistence):
+    """For threads: nothing here ever suspends."""
+
+    def __init__(self, session_factory: Callable[[], Session]) -> None:
+        self._factory = _own_sessions(session_factory, Session)
+
+    async def transaction(self, step: Callable[[Session], _Result]) -> _Result:
+        """Run a step in a transaction of its own."""
+        with self._factory() as session, session.begin():
+            return step(session)
+
+    async def request(self, call: Callable[[], _Result]) -> _Result:
+        """Run a call to the provider."""
+        return call()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep."""
+        time.sleep(seconds)  # noqa: ASYNC251 - there is no event loop
+
+
+class AsyncRunner(_Persistence):
+    """For an event loop."""
+
+    def __init__(self, session_factory: Callable[[], AsyncSession]) -> None:
+        self._factory = _own_sessions(session_factory, AsyncSession)
+
+    async def transaction(self, step: Callable[[Session], _Result]) -> _Result:
+        """Run a step in a transaction of its own."""
+        async with self._factory() as session, session.begin():
+            return await session.run_sync(step)
+
+    async def request(self, call: Callable[[], _Result]) -> _Result:
+        """Run a call to the provider."""
+        return await asyncio.to_thread(call)
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep."""
+        await asyncio.sleep(seconds)
+
+
+def _own_sessions(factory: Any, kind: type) -> Any:
+    """Return what makes sessions, refusing what would hand out the caller's own."""
+    if isinstance(factory, scoped_session | async_scoped_session):
+        return factory.session_factory
+    if isinstance(factory, kind) or not callable(factory):
+        message = (
+            f"session_factory is a {type(factory).__name__}: give what makes sessions, such as sessionmaker(engine) or"
+            " async_sessionmaker(engine), since a refresh must be committed even if the caller's transaction is not"
+        )
+        raise IntegrationError(message)
+    return factory
+
+
+def run(steps: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run steps that never suspend."""
+    try:
+        steps.send(None)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    raise AssertionError
+
+
+_under_way: set[asyncio.Task[Any]] = set()
+
+
+async def run_to_its_end(steps: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run steps in a task that goes on when the caller is cancelled."""
+    task = asyncio.create_task(steps)
+    _under_way.add(task)  # a loop keeps weak references only
+    task.add_done_callback(_ended)
+    return await asyncio.shield(task)
+
+
+def _ended(task: asyncio.Task[Any]) -> None:
+    _under_way.discard(task)
+    if not task.cancelled():
+        task.exception()  # it has been logged; nobody may be left to raise it to

@@ -1,0 +1,310 @@
+"""Store what a provider granted, and hand out an access token that works.
+
+A refresh has two short transactions with the HTTP request between them, and nothing held meanwhile:
+
+    caller A                       the row                        caller B
+    ─────────────────────────────  ─────────────────────────────  ─────────────────────────
+    transaction 1: lock, lease  →  lease = A, until …
+    POST /token                                                ←  sees the lease; sleeps, looks
+    (no connection, no lock)                                      again, with no connection
+    transaction 2: lock, store  →  new tokens, no lease        ←  gets the new access token
+
+A provider that rotates refresh tokens ends the grant when an old one comes back. So a lease is held by one caller at
+a time, and a grant is stored only over the refresh token that it was got with.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+import uuid
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from sqlalchemy import select
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from sealchemy import IntegrationError, ReauthorizationRequiredError, RefreshFailedError, SecretString
+
+from .models import Integration, IntegrationMixin, utc_now
+from .rows import Rows, values_of
+from .runners import AsyncRunner, BlockingRunner, run, run_to_its_end
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
+
+    from .oauth import OAuthClient, TokenGrant
+    from .rows import Claim, Row
+    from .runners import Runner
+
+logger = logging.getLogger("sealchemy")
+
+_LONGEST_LEEWAY = 365 * 24 * 3600.0
+_MARGIN = 5.0  # seconds of a lease beside the HTTP request
+_Table = TypeVar("_Table", bound=IntegrationMixin)
+
+
+def upsert_integration(
+    session: Session,
+    *,
+    user_id: str,
+    provider: str,
+    grant: TokenGrant,
+    model: type[_Table] = Integration,  # type: ignore[assignment] # the default of a type variable
+) -> _Table:
+    """Store what a provider granted when a user connected, in the one row of this user and provider.
+
+    It is part of the caller's transaction: commit the session. Two callers at once make one row, of the later one. A
+    grant without a refresh token, or without a scope, keeps what is stored.
+
+    Args:
+        session: with a key ring on its engine. From an `AsyncSession`:
+            `await session.run_sync(upsert_integration, user_id=..., provider=..., grant=...)`.
+        user_id: of the application.
+        provider: the application's name for it, such as `google-calendar`.
+        grant: the tokens.
+        model: the table, if it is not the ready-made one.
+
+    Returns:
+        the integration, with its tokens not loaded.
+
+    """
+    given = {"user_id": user_id, "provider": provider}
+    values = {**values_of(session, grant), "reauthorization_required": False, "updated_at": utc_now()}
+    session.flush()
+    dialect = session.get_bind(model).dialect.name
+    if dialect in {"mysql", "mariadb"}:
+        on_mysql = mysql.insert(model).values(**given, **values)
+        session.execute(on_mysql.on_duplicate_key_update({name: on_mysql.inserted[name] for name in values}))
+    else:
+        statement = (postgresql if dialect == "postgresql" else sqlite).insert(model).values(**given, **values)
+        replaced = {name: statement.excluded[name] for name in values}
+        session.execute(statement.on_conflict_do_update(index_elements=list(given), set_=replaced))
+    query = select(model).filter_by(**given).execution_options(populate_existing=True)
+    integration = session.scalars(query).one()
+    session.expire(integration, ["access_token", "refresh_token"])
+    logger.info("integration %s (%s): connected", integration.id, provider)
+    return integration
+
+
+def get_valid_token(
+    session_factory: Callable[[], Session],
+    *,
+    user_id: str,
+    provider: str,
+    client: OAuthClient,
+    leeway: timedelta | float = 300.0,
+    rejected: str | None = None,
+    model: type[IntegrationMixin] = Integration,
+) -> SecretString:
+    """Return an access token that is valid for `leeway` from now, refreshing it if it is not.
+
+    However many callers in however many processes ask at once, the provider gets one request, and no connection is
+    checked out while it answers. What was refreshed is committed before it is returned, in transactions of its own,
+    so a rollback of the caller's does not lose it.
+
+    Args:
+        session_factory: such as `sessionmaker(engine)`, not a session: this function has its own transactions.
+        user_id: of the application.
+        provider: the application's name for it.
+        client: the application, as the provider knows it.
+        leeway: seconds, or a timedelta: for how long the token has to be valid. Keep it below the life of the
+            provider's tokens. Without a refresh token it does not count.
+        rejected: an access token that the provider has just refused (HTTP status 401): it is not returned again.
+        model: the table, if it is not the ready-made one.
+
+    Raises:
+        IntegrationNotFoundError: nothing is stored for this user and provider.
+        ReauthorizationRequiredError: the provider has ended the grant, or there is no refresh token: the user must
+            connect again. The row says so in `reauthorization_required`.
+        RefreshFailedError: the provider gave no token, which may pass; what is stored is unchanged.
+        EnvelopeError, UnknownKeyError, DecryptionError: the stored token cannot be read.
+
+    """
+    rows = Rows(model, user_id, provider)
+    runner = BlockingRunner(session_factory)
+    return run(_valid_token(runner, rows, client, _seconds(leeway), _hide(rejected)))
+
+
+async def get_valid_token_async(
+    session_factory: Callable[[], AsyncSession],
+    *,
+    user_id: str,
+    provider: str,
+    client: OAuthClient,
+    leeway: timedelta | float = 300.0,
+    rejected: str | None = None,
+    model: type[IntegrationMixin] = Integration,
+) -> SecretString:
+    """Do what `get_valid_token` does, with `async_sessionmaker(engine)`.
+
+    A task that is cancelled leaves a refresh that has begun to end by itself: its token exists nowhere else.
+    """
+    rows = Rows(model, user_id, provider)
+    return await run_to_its_end(
+        _valid_token(AsyncRunner(session_factory), rows, client, _seconds(leeway), _hide(rejected))
+    )
+
+
+def disconnect_integration(
+    session_factory: Callable[[], Session],
+    *,
+    user_id: str,
+    provider: str,
+    client: OAuthClient,
+    model: type[IntegrationMixin] = Integration,
+) -> None:
+    """Revoke the grant at the provider, where it has an endpoint for that, then delete the row.
+
+    A refresh that is under way is waited for, so that no token outlives the row.
+
+    Raises:
+        IntegrationNotFoundError: nothing is stored for this user and provider.
+        RevocationFailedError: the provider did not revoke it. The row is kept, since nobody else has the token; to
+            forget it all the same, delete the row.
+        RefreshFailedError: a refresh under way did not end.
+
+    """
+    run(_disconnect(BlockingRunner(session_factory), Rows(model, user_id, provider), client))
+
+
+async def disconnect_integration_async(
+    session_factory: Callable[[], AsyncSession],
+    *,
+    user_id: str,
+    provider: str,
+    client: OAuthClient,
+    model: type[IntegrationMixin] = Integration,
+) -> None:
+    """Do what `disconnect_integration` does, with `async_sessionmaker(engine)`."""
+    await run_to_its_end(_disconnect(AsyncRunner(session_factory), Rows(model, user_id, provider), client))
+
+
+async def _valid_token(
+    runner: Runner, rows: Rows, client: OAuthClient, leeway: float, rejected: SecretString | None
+) -> SecretString:
+    waiting = _Waiting(client)
+    before = None
+    while True:
+        row = await runner.transaction(rows.look)
+        if row.reauthorization_required:
+            rows.refuse(row)
+        refreshed_meanwhile = before not in (None, row.seen)
+        if row.access_token and (refreshed_meanwhile or _is_valid(row, leeway, rejected)):
+            return row.access_token
+        before = row.seen
+        waiting.check(row.lease)
+        claim = await runner.transaction(
+            partial(rows.claim, lease=waiting.lease, seconds=waiting.seconds, to_replace=before)
+        )
+        if claim is None:
+            await waiting.sleep(runner)
+        elif claim.refresh_token is None:
+            await runner.transaction(lambda session: rows.give_up(session, waiting.lease, None))
+        elif token := await _refresh(runner, rows, client, waiting.lease, claim):
+            return token
+
+
+async def _refresh(runner: Runner, rows: Rows, client: OAuthClient, lease: str, claim: Claim) -> SecretString | None:
+    """Ask the provider and store what it grants; None if another look at the row has to tell."""
+    sent, began = claim.refresh_token or SecretString(), time.monotonic()
+
+    def ask() -> TokenGrant | None:
+        late = time.monotonic() - began > _MARGIN / 2  # there was no thread for it while the lease ran on
+        return None if late else client.refresh(sent)
+
+    try:
+        grant = await runner.request(ask)
+    except ReauthorizationRequiredError as error:
+        logger.warning("integration %s (%s): %s", claim.id, rows.provider, error)
+        await runner.persistently(lambda session: rows.give_up(session, lease, sent))
+        return None
+    except RefreshFailedError as error:
+        logger.warning("integration %s (%s): %s", claim.id, rows.provider, error)
+        await _release(runner, rows, lease)
+        raise
+    if grant is None:
+        await _release(runner, rows, lease)
+        return None
+    if not await runner.persistently(lambda session: rows.store(session, lease, sent, grant)):
+        return None
+    took = time.monotonic() - began
+    logger.info("integration %s (%s): refreshed in %.2f s", claim.id, rows.provider, took)
+    return SecretString(grant.access_token)
+
+
+async def _release(runner: Runner, rows: Rows, lease: str) -> None:
+    try:
+        await runner.transaction(lambda session: rows.release(session, lease))
+    except (DBAPIError, PoolTimeoutError, OSError) as error:
+        logger.warning("a lease could not be released (%s); it ends by itself", type(error).__name__)
+
+
+async def _disconnect(runner: Runner, rows: Rows, client: OAuthClient) -> None:
+    waiting = _Waiting(client)
+    while (
+        claim := await runner.transaction(lambda session: rows.claim(session, waiting.lease, waiting.seconds))
+    ) is None:
+        await runner.transaction(rows.look)
+        await waiting.sleep(runner)
+    token = claim.refresh_token or claim.access_token
+    if token and client.revocation_endpoint:
+        try:
+            await runner.request(lambda: client.revoke(token))
+        except IntegrationError as error:
+            logger.warning("integration %s (%s): %s", claim.id, rows.provider, error)
+            await _release(runner, rows, waiting.lease)
+            raise
+    await runner.persistently(lambda session: rows.remove(session, waiting.lease, claim))
+    how = "revoked and deleted" if client.revocation_endpoint else "deleted; the provider has no endpoint that revokes"
+    logger.info("integration %s (%s): %s", claim.id, rows.provider, how)
+
+
+def _is_valid(row: Row, leeway: float, rejected: SecretString | None) -> bool:
+    if row.access_token == rejected:
+        return False
+    ahead = timedelta(seconds=leeway if row.has_refresh_token else 0)
+    return row.expires_at is None or row.expires_at > row.now + ahead
+
+
+def _seconds(leeway: timedelta | float) -> float:
+    seconds = leeway.total_seconds() if isinstance(leeway, timedelta) else float(leeway)
+    if not 0 <= seconds <= _LONGEST_LEEWAY:
+        message = (
+            f"leeway is {seconds:g}: give the seconds for which the token has to be valid, 0 to {_LONGEST_LEEWAY:g}"
+        )
+        raise IntegrationError(message)
+    return seconds
+
+
+def _hide(token: str | None) -> SecretString | None:
+    return None if token is None else SecretString(token)
+
+
+class _Waiting:
+    """One caller: the name of its lease, and its patience with those of others."""
+
+    def __init__(self, client: OAuthClient) -> None:
+        self.lease, self.seconds = str(uuid.uuid4()), 2 * client.timeout + _MARGIN
+        self._began, self._pause, self._other = time.monotonic(), 0.02, False
+
+    def check(self, lease: str | None) -> None:
+        """Raise if the refresh that was waited for has ended without a new token."""
+        if self._other and lease is None:
+            message = "no new token: the refresh that another caller had begun failed; try again"
+            raise RefreshFailedError(message)
+        self._other = lease not in (None, self.lease)
+
+    async def sleep(self, runner: Runner) -> None:
+        if time.monotonic() - self._began > 2 * self.seconds:
+            message = "no new token: the row stayed locked, or leased to other callers, for too long; try again"
+            raise RefreshFailedError(message)
+        self._pause = min(self._pause * 1.5, 0.5)
+        await runner.sleep(self._pause * random.uniform(0.5, 1.5))  # noqa: S311 - so that callers do not march in step
