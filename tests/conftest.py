@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, make_url
 
 from sealchemy import Key, KeyRing, Rollout, attach_key_ring
 
-from .support import mariadb, postgresql
+from .support import mariadb, postgresql, provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -140,6 +140,14 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
 def engine(database_url: str, make_engine: Callable[..., Engine]) -> Engine:
     """An engine with a key ring, on each kind of database in turn."""
     return make_engine(database_url)
+
+
+@pytest.fixture
+def oauth_provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[provider.Provider]:
+    """A running OAuth provider."""
+    monkeypatch.setenv("AUTHLIB_INSECURE_TRANSPORT", "1")  # the server's: it is on loopback, without TLS
+    with provider.running() as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -6,18 +6,25 @@ Run as `python -m tests.support.processes NAME`, with its arguments as JSON on s
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import create_engine, text
+from sqlalchemy.orm import sessionmaker
 
 from sealchemy import Key, KeyRing, Rollout, attach_key_ring, rewrite
+from sealchemy.integrations import OAuthClient, get_valid_token
+
+from .provider import CLIENT_ID, CLIENT_SECRET
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,6 +107,38 @@ def writer(url: str, keys: list[str], label: str, context: str, rows: int, encry
         if url.startswith("sqlite"):
             time.sleep(0.001)  # there is one writer; without a rest nobody else becomes it
     print(json.dumps({"count": count, "last": last}), flush=True)
+
+
+def callers(url: str, keys: list[str], token_endpoint: str, count: int) -> None:
+    """Ask for one token from many threads, with a pool of 5."""
+    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    engine = attach_key_ring(create_engine(url, pool_size=5, max_overflow=0, **options), ring(keys))
+    sessions, client = sessionmaker(engine), OAuthClient(CLIENT_ID, CLIENT_SECRET, token_endpoint)
+    barrier = threading.Barrier(count)
+
+    def ask(_: int) -> str:
+        barrier.wait()
+        return str(get_valid_token(sessions, user_id="u1", provider="google", client=client))
+
+    print("ready", flush=True)
+    with ThreadPoolExecutor(count) as pool:
+        print(json.dumps(list(pool.map(ask, range(count)))), flush=True)
+
+
+def dying(url: str, keys: list[str], token_endpoint: str, transactions: int) -> None:
+    """Ask for a token, and die in place of beginning one more transaction."""
+    sessions = sessionmaker(attach_key_ring(create_engine(url), ring(keys)))
+    begun = 0
+
+    def count() -> Any:
+        nonlocal begun
+        begun += 1
+        if begun > transactions:
+            os._exit(9)
+        return sessions()
+
+    client = OAuthClient(CLIENT_ID, CLIENT_SECRET, token_endpoint, timeout=0.5)
+    get_valid_token(count, user_id="u1", provider="google", client=client)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ _SCOPE = re.compile(r"[\x20-\x7e]{1,4096}")  # RFC 6749 3.3, and what the column
 _TOKEN_TYPE = re.compile(r"[\x21-\x7e]{1,32}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, init=False)
 class TokenGrant:
     """What a provider granted: the answer of a token endpoint (RFC 6749, section 5.1).
 
@@ -38,17 +38,32 @@ class TokenGrant:
     """
 
     access_token: str
-    refresh_token: str | None = None
-    token_type: str = "Bearer"  # noqa: S105 - a type, not a token
-    scope: str | None = None
-    expires_at: datetime | None = None
-    expires_in: float | None = None
+    refresh_token: str | None
+    token_type: str
+    scope: str | None
+    expires_at: datetime | None
+    expires_in: float | None
 
-    def __post_init__(self) -> None:
-        """Make the tokens `SecretString`s: a dataclass prints its fields."""
-        for name in ("access_token", "refresh_token"):
-            object.__setattr__(self, name, _secret(name, getattr(self, name)))
-        if self.expires_at is not None and self.expires_at.tzinfo is None:
+    def __init__(
+        self,
+        *,
+        access_token: str,
+        refresh_token: str | None = None,
+        token_type: str = "Bearer",  # noqa: S107 - a type, not a token
+        scope: str | None = None,
+        expires_at: datetime | None = None,
+        expires_in: float | None = None,
+    ) -> None:
+        """Keep the tokens as `SecretString`s; written out, since error trackers print the variables of a frame."""
+        tokens = {"access_token": _hide(access_token), "refresh_token": _hide(refresh_token)}
+        del access_token, refresh_token
+        others = {"token_type": token_type, "scope": scope, "expires_at": expires_at, "expires_in": expires_in}
+        for name, value in {**tokens, **others}.items():
+            object.__setattr__(self, name, value)
+        _check("access_token", self.access_token)
+        if self.refresh_token is not None:
+            _check("refresh_token", self.refresh_token)
+        if expires_at is not None and expires_at.tzinfo is None:
             message = "expires_at of a grant has no time zone; use datetime.now(UTC) + ..."
             raise IntegrationError(message)
 
@@ -63,32 +78,37 @@ class TokenGrant:
             PlaintextTypeError: there is no access token, or a token that cannot be stored.
 
         """
-        return cls(
-            access_token=token.get("access_token") or "",
-            refresh_token=token.get("refresh_token") or None,
-            token_type=_match(_TOKEN_TYPE, token.get("token_type")) or "Bearer",
-            scope=_match(_SCOPE, _joined(token.get("scope"))),
-            expires_in=_lifetime(token.get("expires_in")),
-        )
+        given: dict[str, Any] = {
+            "access_token": _hide(token.get("access_token")),
+            "refresh_token": _hide(token.get("refresh_token") or None),
+            "token_type": _match(_TOKEN_TYPE, token.get("token_type")) or "Bearer",
+            "scope": _match(_SCOPE, _joined(token.get("scope"))),
+            "expires_in": _lifetime(token.get("expires_in")),
+        }
+        del token
+        return cls(**given)
 
 
-def _secret(name: str, value: object) -> SecretString | None:
-    if value is None and name == "refresh_token":
-        return None
+def _hide(value: object) -> SecretString | type | None:
+    """Return what shows nothing: of what is no text, the type."""
+    if value is None or isinstance(value, type):
+        return value
+    return SecretString(value) if isinstance(value, str) else type(value)
+
+
+def _check(name: str, value: object) -> None:
     problem = None
     if not isinstance(value, str):
-        problem = f"is {type(value).__name__}, not str"
+        problem = "is missing" if value is None else f"is {getattr(value, '__name__', 'odd')}, not str"
     elif not value:
-        problem = "is missing or empty"
+        problem = "is empty"
     elif any("\ud800" <= character <= "\udfff" for character in value):
         problem = "is no text that UTF-8 can encode"
     elif value.startswith("sealchemy:"):
         problem = "is an encrypted value, not a token"
-    if problem is None:
-        return SecretString(value)
-    del value
-    message = f"the {name} of a grant {problem}"
-    raise PlaintextTypeError(message)
+    if problem is not None:
+        message = f"the {name} of a grant {problem}"
+        raise PlaintextTypeError(message)
 
 
 def _match(pattern: re.Pattern[str], value: object) -> str | None:

@@ -29,6 +29,8 @@ from .transport import Transport
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+__all__ = ["AuthorizationRequest", "OAuthClient", "TokenGrant"]
+
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _GRANT_IS_DEAD = {"invalid_grant", "bad_refresh_token", "interaction_required"}  # RFC 6749 5.2; GitHub; Microsoft
 _ERRORS = _GRANT_IS_DEAD | {
@@ -200,7 +202,9 @@ class OAuthClient:
         secret = SecretString(refresh_token)
         del refresh_token
         return self._grant(
-            lambda session: session.refresh_token(self.token_endpoint, refresh_token=secret, allow_redirects=False)
+            lambda session: session.fetch_token(
+                self.token_endpoint, grant_type="refresh_token", refresh_token=secret, allow_redirects=False
+            )
         )
 
     def revoke(self, token: str) -> None:

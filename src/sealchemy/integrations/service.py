@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
-    from .oauth import OAuthClient, TokenGrant
+    from .grants import TokenGrant
+    from .oauth import OAuthClient
     from .rows import Claim, Row
     from .runners import Runner
 

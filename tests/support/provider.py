@@ -1,0 +1,344 @@
+"""An OAuth 2.0 provider on loopback: Authlib's authorization server, with refresh-token rotation.
+
+A refresh token that comes back after it was used ends the whole family, as RFC 9700 (section 4.14.2) has it.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from authlib.integrations.flask_oauth2 import AuthorizationServer, ResourceProtector
+from authlib.oauth2.rfc6749 import ClientMixin, TokenMixin, grants
+from authlib.oauth2.rfc6750 import BearerTokenValidator
+from authlib.oauth2.rfc7009 import RevocationEndpoint
+from authlib.oauth2.rfc7636 import CodeChallenge
+from flask import Flask, Response, current_app, jsonify, request
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from sealchemy.integrations.oauth import OAuthClient
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CLIENT_ID, CLIENT_SECRET = "client-1", "client-secret-SENTINEL"
+
+
+class Client(ClientMixin):
+    """The one application that is registered here."""
+
+    def get_client_id(self) -> str:
+        return CLIENT_ID
+
+    def get_default_redirect_uri(self) -> str:
+        return "http://127.0.0.1/callback"
+
+    def get_allowed_scope(self, scope: str | None) -> str:
+        return scope or ""
+
+    def check_redirect_uri(self, redirect_uri: str) -> bool:
+        return True
+
+    def check_client_secret(self, client_secret: str) -> bool:
+        return secrets.compare_digest(client_secret, CLIENT_SECRET)
+
+    def check_endpoint_auth_method(self, method: str, endpoint: str) -> bool:
+        return method in {"client_secret_basic", "client_secret_post"}
+
+    def check_response_type(self, response_type: str) -> bool:
+        return response_type == "code"
+
+    def check_grant_type(self, grant_type: str) -> bool:
+        return grant_type in {"authorization_code", "refresh_token"}
+
+
+@dataclass
+class Token(TokenMixin):
+    """A pair of tokens, and the family that it descends from."""
+
+    access_token: str
+    refresh_token: str | None
+    user: str
+    scope: str
+    family: str
+    expires_at: float
+    used: bool = False
+    revoked: bool = False
+
+    def check_client(self, client: ClientMixin) -> bool:
+        return True
+
+    def get_scope(self) -> str:
+        return self.scope
+
+    def get_expires_in(self) -> int:
+        return int(self.expires_at - time.time())
+
+    def is_expired(self) -> bool:
+        return time.time() > self.expires_at
+
+    def is_revoked(self) -> bool:
+        return self.revoked
+
+    def get_user(self) -> str:
+        return self.user
+
+    def get_client(self) -> Client:
+        return Client()
+
+
+@dataclass
+class Code:
+    """What the user consented to."""
+
+    code: str
+    user: str
+    redirect_uri: str
+    scope: str
+    code_challenge: str | None
+    code_challenge_method: str | None
+
+    def get_redirect_uri(self) -> str:
+        return self.redirect_uri
+
+    def get_scope(self) -> str:
+        return self.scope
+
+
+@dataclass
+class Answer:
+    """An answer in place of the server's own, for requests to come."""
+
+    status: int = 200
+    body: str | dict[str, Any] = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    drip: float = 0
+
+
+@dataclass
+class Provider:
+    """The running server.
+
+    Attributes:
+        url: of it.
+        lifetime: of the access tokens that it grants, in seconds.
+        delay: seconds that it takes to answer at /token.
+        rotates: whether a refresh gives a new refresh token.
+        answers: given one by one in place of its own answers at /token.
+        counts: requests by their path.
+
+    """
+
+    url: str = ""
+    lifetime: int = 3600
+    delay: float = 0
+    rotates: bool = True
+    answers: list[Answer] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    in_request: threading.Event = field(default_factory=threading.Event)
+    tokens: list[Token] = field(default_factory=list)
+    codes: dict[str, Code] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def client(self, **options: Any) -> OAuthClient:
+        """Return the client that is registered here."""
+        defaults: dict[str, Any] = {
+            "client_id": CLIENT_ID,
+            "client_secret": CLIENT_SECRET,
+            "token_endpoint": f"{self.url}/token",
+            "authorization_endpoint": f"{self.url}/authorize",
+            "revocation_endpoint": f"{self.url}/revoke",
+            "scope": "calendar",
+        }
+        return OAuthClient(**{**defaults, **options})
+
+    def save(self, token: dict[str, Any], user: str, family: str | None = None) -> Token:
+        """Keep a pair of tokens that was granted."""
+        expires_at = time.time() + token["expires_in"]
+        kept = Token(
+            token["access_token"],
+            token.get("refresh_token"),
+            user,
+            token.get("scope", ""),
+            family or secrets.token_hex(8),
+            expires_at,
+        )
+        self.tokens.append(kept)
+        return kept
+
+    def grant(self, user: str = "u1") -> Token:
+        """Grant a pair of tokens without a browser."""
+        return self.save(self.make(), user)
+
+    def make(self, scope: str = "calendar") -> dict[str, Any]:
+        """Return a new pair of tokens, which say what they are."""
+        return {
+            "token_type": "Bearer",
+            "access_token": f"ya29.SENTINEL-access-{secrets.token_urlsafe(30)}",
+            "refresh_token": f"1//SENTINEL-refresh-{secrets.token_urlsafe(30)}",
+            "expires_in": self.lifetime,
+            "scope": scope,
+        }
+
+    def end(self, family: str) -> None:
+        """Revoke all tokens of a family."""
+        for token in self.tokens:
+            token.revoked = token.revoked or token.family == family
+
+
+def _provider() -> Provider:
+    return current_app.config["PROVIDER"]
+
+
+class CodeGrant(grants.AuthorizationCodeGrant):
+    """Codes, with PKCE."""
+
+    TOKEN_ENDPOINT_AUTH_METHODS = ("client_secret_basic", "client_secret_post")
+
+    def save_authorization_code(self, code: str, request: Any) -> None:
+        asked, data = request.payload, request.payload.data
+        challenge = (data.get("code_challenge"), data.get("code_challenge_method"))
+        _provider().codes[code] = Code(code, request.user, asked.redirect_uri, asked.scope, *challenge)
+
+    def query_authorization_code(self, code: str, client: Client) -> Code | None:
+        return _provider().codes.get(code)
+
+    def delete_authorization_code(self, authorization_code: Code) -> None:
+        del _provider().codes[authorization_code.code]
+
+    def authenticate_user(self, authorization_code: Code) -> str:
+        return authorization_code.user
+
+
+class RefreshGrant(grants.RefreshTokenGrant):
+    """Refresh tokens that are used once."""
+
+    INCLUDE_NEW_REFRESH_TOKEN = True
+    TOKEN_ENDPOINT_AUTH_METHODS = ("client_secret_basic", "client_secret_post")
+
+    def authenticate_refresh_token(self, refresh_token: str) -> Token | None:
+        provider = _provider()
+        found = next((token for token in provider.tokens if token.refresh_token == refresh_token), None)
+        if found is None or found.revoked:
+            return None
+        if found.used and provider.rotates:
+            provider.counts["reused"] += 1
+            provider.end(found.family)
+            return None
+        return found
+
+    def authenticate_user(self, refresh_token: Token) -> str:
+        return refresh_token.user
+
+    def issue_token(self, user: str, refresh_token: Token) -> dict[str, Any]:
+        token = super().issue_token(user, refresh_token)
+        return {name: token[name] for name in token if _provider().rotates or name != "refresh_token"}
+
+    def revoke_old_credential(self, refresh_token: Token) -> None:
+        refresh_token.used = True
+
+
+class Revocation(RevocationEndpoint):
+    """Revocation of the whole family."""
+
+    CLIENT_AUTH_METHODS = ("client_secret_basic", "client_secret_post")
+
+    def query_token(self, token_string: str, token_type_hint: str | None) -> Token | None:
+        known = (item for item in _provider().tokens if token_string in (item.access_token, item.refresh_token))
+        return next(known, None)
+
+    def revoke_token(self, token: Token, request: Any) -> None:
+        _provider().end(token.family)
+
+
+class Validator(BearerTokenValidator):
+    """Access tokens of this provider."""
+
+    def authenticate_token(self, token_string: str) -> Token | None:
+        return next((token for token in _provider().tokens if token.access_token == token_string), None)
+
+
+def _save_token(token: dict[str, Any], asked: Any) -> None:
+    old = getattr(asked, "refresh_token", None)
+    _provider().save(token, asked.user, old.family if isinstance(old, Token) else None)
+
+
+def _application(provider: Provider) -> Flask:
+    application = Flask("provider")
+    application.config["PROVIDER"] = provider
+    server = AuthorizationServer(
+        application, query_client=lambda name: Client() if name == CLIENT_ID else None, save_token=_save_token
+    )
+    server.register_token_generator("default", lambda **given: provider.make(given.get("scope") or ""))
+    server.register_grant(CodeGrant, [CodeChallenge(required=True)])
+    server.register_grant(RefreshGrant)
+    server.register_endpoint(Revocation)
+    protector = ResourceProtector()
+    protector.register_token_validator(Validator())
+
+    @application.get("/authorize")
+    def authorize() -> Any:
+        user = request.args.get("login_hint", "u1")  # this user always consents
+        return server.create_authorization_response(grant_user=user, grant=server.get_consent_grant(end_user=user))
+
+    @application.post("/token")
+    def token() -> Any:
+        provider.counts["/token"] += 1
+        provider.in_request.set()
+        time.sleep(provider.delay)
+        if provider.answers:
+            return _scripted(provider)
+        with provider.lock:
+            return server.create_token_response()
+
+    @application.post("/revoke")
+    def revoke() -> Any:
+        provider.counts["/revoke"] += 1
+        return _scripted(provider) if provider.answers else server.create_endpoint_response("revocation")
+
+    @application.get("/calendar")
+    @protector()
+    def calendar() -> Any:
+        return jsonify(events=[])
+
+    return application
+
+
+def _scripted(provider: Provider) -> Response:
+    answer = provider.answers.pop(0)
+    body = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
+    return Response(_dripping(body, answer.drip) if answer.drip else body, answer.status, answer.headers)
+
+
+def _dripping(body: str, pause: float) -> Iterator[str]:
+    for character in body:
+        time.sleep(pause)
+        yield character
+
+
+class _SilentHandler(WSGIRequestHandler):
+    def log(self, *arguments: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def running() -> Iterator[Provider]:
+    """Run a provider for a while."""
+    provider = Provider()
+    server = make_server("127.0.0.1", 0, _application(provider), threaded=True, request_handler=_SilentHandler)
+    server.daemon_threads = True  # type: ignore[attr-defined]
+    provider.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield provider
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
