@@ -1,0 +1,214 @@
+"""Refreshes that many want at once, and refreshes that something happens to; in processes, on real databases."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import create_engine, make_url, select, text
+from sqlalchemy.orm import sessionmaker
+
+from sealchemy import Key, KeyRing, ReauthorizationRequiredError, RefreshFailedError, attach_key_ring
+from sealchemy.integrations import Base, Integration, TokenGrant, get_valid_token, runners, upsert_integration
+
+from .support import postgresql, processes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+    from .support.provider import Provider
+
+WHOSE: dict[str, Any] = {"user_id": "u1", "provider": "google"}
+
+
+class Place:
+    """A database with one integration whose access token has ended."""
+
+    def __init__(self, url: str, provider: Provider, **options: Any) -> None:
+        self.url, self.key = url, Key.generate()
+        self.engine: Engine = attach_key_ring(create_engine(url, **options), KeyRing(primary=self.key))
+        self.sessions = sessionmaker(self.engine)
+        Base.metadata.create_all(self.engine)
+        token = provider.grant()
+        grant = TokenGrant(access_token=token.access_token, refresh_token=token.refresh_token, expires_in=0)
+        with self.sessions.begin() as session:
+            upsert_integration(session, **WHOSE, grant=grant)
+        self.arguments = {"url": url, "keys": [self.key.reveal()], "token_endpoint": f"{provider.url}/token"}
+
+    def row(self) -> Integration:
+        with self.sessions() as session:
+            return session.scalars(select(Integration)).one()
+
+    def tokens(self) -> tuple[str, str]:
+        with self.sessions() as session:
+            return tuple(session.execute(select(Integration.access_token, Integration.refresh_token)).one())  # type: ignore[return-value]
+
+
+@pytest.fixture
+def place(database_url: str, oauth_provider: Provider) -> Iterator[Place]:
+    if database_url.startswith("postgresql"):
+        url = make_url(database_url)
+        options = f"{url.query['options']} -cidle_in_transaction_session_timeout=1s"
+        database_url = url.update_query_dict({"options": options}).render_as_string(hide_password=False)
+    found = Place(database_url, oauth_provider)
+    yield found
+    found.engine.dispose()
+
+
+def test_32_callers_in_4_processes_make_one_refresh(place: Place, oauth_provider: Provider) -> None:
+    oauth_provider.delay = 3
+    started = [processes.start("callers", **place.arguments, count=8) for _ in range(4)]
+    assert oauth_provider.in_request.wait(60)
+    waited = []
+    for _ in range(5):  # others write, to this row and elsewhere, while the provider takes its time
+        time.sleep(0.3)
+        start = time.monotonic()
+        with place.sessions.begin() as session:
+            session.execute(text("UPDATE integrations SET scope = 'written meanwhile'"))
+        waited.append(time.monotonic() - start)
+    outputs = [process.communicate(timeout=60) for process in started]
+    assert [process.returncode for process in started] == [0] * 4, outputs
+    tokens = [token for out, _ in outputs for token in json.loads(out.splitlines()[-1])]
+    assert (len(tokens), len(set(tokens)), oauth_provider.counts["/token"]) == (32, 1, 1)
+    assert tokens[0] == oauth_provider.tokens[-1].access_token
+    assert place.tokens() == (tokens[0], oauth_provider.tokens[-1].refresh_token)
+    assert max(waited) < 1.5
+
+
+def test_no_connection_is_checked_out_while_the_provider_answers(place: Place, oauth_provider: Provider) -> None:
+    oauth_provider.delay = 1.5
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(get_valid_token, place.sessions, **WHOSE, client=oauth_provider.client())
+        assert oauth_provider.in_request.wait(10)
+        seen = []
+        while oauth_provider.counts["/token"] and len(oauth_provider.tokens) == 1:
+            seen.append(place.engine.pool.checkedout())  # type: ignore[attr-defined]
+            time.sleep(0.02)
+        assert asking.result()
+    assert len(seen) > 20
+    assert sum(seen[:-2]) == 0
+
+
+def test_a_lease_whose_holder_died_is_taken_over(place: Place, oauth_provider: Provider) -> None:
+    oauth_provider.delay = 2
+    dying = processes.start("dying", **place.arguments, transactions=99)
+    assert oauth_provider.in_request.wait(60)
+    dying.kill()
+    dying.communicate()
+    oauth_provider.delay = 0
+    time.sleep(2.5)  # the provider has rotated, or not: it is not known here
+    lease, start = place.row().refresh_lease, time.monotonic()
+    assert lease
+    with pytest.raises(ReauthorizationRequiredError):  # it has, and this provider ends the family
+        get_valid_token(place.sessions, **WHOSE, client=oauth_provider.client())
+    assert 1 < time.monotonic() - start < 15
+    assert place.row().refresh_lease is None
+
+
+def test_death_before_the_request_costs_nothing_but_time(place: Place, oauth_provider: Provider) -> None:
+    place_lease(place, seconds=1.5)
+    token = get_valid_token(place.sessions, **WHOSE, client=oauth_provider.client())
+    assert (token, oauth_provider.counts["/token"]) == (oauth_provider.tokens[-1].access_token, 1)
+
+
+def place_lease(place: Place, seconds: float) -> None:
+    """Leave what a process leaves that died right after its first transaction."""
+    with place.sessions.begin() as session:
+        row = session.scalars(select(Integration)).one()
+        row.refresh_lease = "of-the-dead"
+        row.refresh_lease_until = datetime.fromtimestamp(time.time() + seconds, UTC)
+
+
+def test_death_between_the_answer_and_the_commit_ends_in_reauthorization(
+    place: Place, oauth_provider: Provider
+) -> None:
+    dying = processes.start("dying", **place.arguments, transactions=2)
+    dying.communicate(timeout=60)
+    assert dying.returncode == 9
+    assert oauth_provider.counts["/token"] == 1
+    for _ in range(3):
+        with pytest.raises(ReauthorizationRequiredError):
+            get_valid_token(place.sessions, **WHOSE, client=oauth_provider.client())
+    assert oauth_provider.counts["/token"] == 2  # once with the old refresh token, and never again
+    assert place.row().reauthorization_required
+
+
+def test_connections_lost_during_the_request_lose_no_token(
+    postgresql_url: str, postgresql_database: str, oauth_provider: Provider
+) -> None:
+    place = Place(postgresql_url, oauth_provider, connect_args={"application_name": "lost"})
+    oauth_provider.delay = 0.7
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(get_valid_token, place.sessions, **WHOSE, client=oauth_provider.client())
+        assert oauth_provider.in_request.wait(10)
+        other = create_engine(postgresql_database)
+        with other.begin() as connection:
+            ended = connection.scalars(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND application_name = 'lost'"
+                )
+            ).all()
+        other.dispose()
+        assert ended
+        token = asking.result()
+    assert place.tokens() == (token, oauth_provider.tokens[-1].refresh_token)
+    assert oauth_provider.counts["/token"] == 1
+    place.engine.dispose()
+
+
+def test_a_server_that_restarts_during_the_request_loses_no_token(oauth_provider: Provider) -> None:
+    server = postgresql.start_any(fsync="on")
+    assert server
+    try:
+        place = Place(server.url, oauth_provider)
+        oauth_provider.delay = 0.5
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(get_valid_token, place.sessions, **WHOSE, client=oauth_provider.client())
+            assert oauth_provider.in_request.wait(10)
+            server.crash()
+            time.sleep(2)  # the new token has come, and there is no server
+            assert not asking.done()
+            server.restart()
+            token = asking.result()
+        assert place.tokens() == (token, oauth_provider.tokens[-1].refresh_token)
+        place.engine.dispose()
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("patience", [60.0, 0.5], ids=["stored in the end", "given up"])
+def test_no_token_is_returned_before_it_is_stored(
+    tmp_path: Path, oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    monkeypatch.setattr(runners, "STORE_SECONDS", patience)
+    path = tmp_path / "test.db"
+    place = Place(f"sqlite:///{path}", oauth_provider, connect_args={"timeout": 0.1})
+    before = place.tokens()
+    oauth_provider.delay = 0.5
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(get_valid_token, place.sessions, **WHOSE, client=oauth_provider.client())
+        assert oauth_provider.in_request.wait(10)
+        blocker = sqlite3.connect(path, isolation_level=None)
+        blocker.execute("BEGIN EXCLUSIVE")
+        time.sleep(2)
+        if patience > 1:
+            assert not asking.done()
+            blocker.execute("ROLLBACK")
+            token = asking.result()
+            assert place.tokens() == (token, oauth_provider.tokens[-1].refresh_token)
+        else:
+            with pytest.raises(RefreshFailedError, match="has not stored it"):
+                asking.result()
+            blocker.execute("ROLLBACK")
+            assert place.tokens() == before
+        blocker.close()
+    place.engine.dispose()
