@@ -281,12 +281,11 @@ def test_the_session_of_the_caller_is_refused(connected: sessionmaker[Session], 
     scoped.remove()
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite locks the database, not rows
 def test_a_row_that_somebody_has_locked_is_waited_for_without_a_connection(
-    connected: sessionmaker[Session], oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch
+    connected: sessionmaker[Session], oauth_provider: Provider
 ) -> None:
     engine: Engine = connected.kw["bind"]
-    if engine.dialect.name == "sqlite":
-        pytest.skip("SQLite locks the database, not rows")
     client = oauth_provider.client(timeout=0.2)
     with connected.begin() as holder:
         holder.execute(update(Integration).values(scope="locked"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,9 +13,10 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import Column, Integer, MetaData, String, Table, Text, Uuid, insert, inspect, text
 from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 from sealchemy import Key, KeyRing, attach_key_ring
+from sealchemy.integrations import Base, TokenGrant, disconnect_integration, get_valid_token, upsert_integration
 from sealchemy.rewrite import DECRYPT, ENCRYPT, REKEY, VERIFY, Options, RewriteError, rewrite
 from sealchemy.status import column_status
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlalchemy import Engine
+
+    from .support.provider import Provider
 
 RING = KeyRing(primary=Key.generate())
 
@@ -53,6 +57,29 @@ def test_encrypt_rekey_decrypt(engine: Engine) -> None:
     assert (status.null, status.plaintext, status.unknown, sum(status.keys.values())) == (0, 0, 0, 1200)
     assert rewrite(DECRYPT, engine, "grants", COLUMNS).rewritten == 1200
     assert raw(engine) == before
+
+
+def test_the_integration_service(engine: Engine, oauth_provider: Provider) -> None:
+    with engine.begin() as connection:  # one of another zone; the service reckons in UTC
+        connection.execute(text("SET time_zone = '+05:00'"))
+    Base.metadata.create_all(engine)
+    sessions, client, token = sessionmaker(engine), oauth_provider.client(), oauth_provider.grant()
+    whose: dict[str, Any] = {"user_id": "u1", "provider": "google"}
+    for expires_in in (600, 0):
+        with sessions.begin() as session:
+            grant = TokenGrant(
+                access_token=token.access_token, refresh_token=token.refresh_token, expires_in=expires_in
+            )
+            upsert_integration(session, **whose, grant=grant)
+        oauth_provider.delay = 1
+        with ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit(get_valid_token, sessions, **whose, client=client) for _ in range(8)]
+            tokens = {item.result() for item in asked}
+        assert len(tokens) == 1
+        assert (tokens == {token.access_token}) == bool(expires_in)
+    assert oauth_provider.counts["/token"] == 1
+    disconnect_integration(sessions, **whose, client=client)
+    assert all(item.revoked for item in oauth_provider.tokens)
 
 
 def test_the_pattern_is_case_sensitive(engine: Engine) -> None:
