@@ -19,11 +19,13 @@ from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmake
 
 from sealchemy import (
     DecryptionError,
+    EnvelopeFormatError,
     IntegrationError,
     IntegrationNotFoundError,
     Key,
     KeyRing,
     PlaintextFoundError,
+    PlaintextTypeError,
     ReauthorizationRequiredError,
     RefreshFailedError,
     RevocationFailedError,
@@ -43,6 +45,7 @@ from sealchemy.integrations import (
     upsert_integration,
 )
 
+from .support.leaks import SENTINEL, assert_silent
 from .support.provider import Answer, Provider
 
 if TYPE_CHECKING:
@@ -292,9 +295,9 @@ def test_a_row_that_somebody_has_locked_is_waited_for_without_a_connection(
         with ThreadPoolExecutor(1) as pool:
             asking = pool.submit(get_valid_token, connected, **WHOSE, client=client)
             time.sleep(1)
-            most = max(engine.pool.checkedout() for _ in range(50) if not time.sleep(0.01))  # type: ignore[attr-defined]
+            seen = [engine.pool.checkedout() for _ in range(50) if not time.sleep(0.01)]  # type: ignore[attr-defined]
             assert (asking.done(), oauth_provider.counts["/token"]) == (False, 0)
-            assert most <= 2  # the holder's, and now and then a look
+            assert seen.count(1) > 30  # the holder's; now and then there is a look
             holder.commit()
             assert works(oauth_provider, asking.result(timeout=30))
 
@@ -314,7 +317,7 @@ def test_others_are_told_when_the_refresh_that_they_waited_for_fails(
 
     with ThreadPoolExecutor(10) as pool:
         said = list(pool.map(ask, range(10)))
-    assert all("no new token" in str(item) for item in said)
+    assert all("no token" in str(item) or "no new token" in str(item) for item in said)
     assert oauth_provider.counts["/token"] <= 3
     assert time.monotonic() - start < 10
 
@@ -418,10 +421,42 @@ def test_listing_issues_one_query_and_decrypts_nothing(
         assert len(listed) == 10_000
         assert all(item.has_access_token and item.has_refresh_token for item in listed)
         assert (len(statements), decrypted) == (1, [])
+        assert "token" not in statements[0].replace("token IS NOT NULL", "").replace("token_type", "")
         found = next(item for item in listed if item.user_id == "u77")
-        with pytest.raises(Exception, match="access_token"):
+        with pytest.raises(EnvelopeFormatError, match="access_token"):
             _ = found.access_token
     assert decrypted  # the counter counts
+
+
+def test_a_reconnect_with_an_ended_token_is_refreshed(
+    connected: sessionmaker[Session], oauth_provider: Provider
+) -> None:
+    oauth_provider.delay = 0.7
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(get_valid_token, connected, **WHOSE, client=oauth_provider.client())
+        assert oauth_provider.in_request.wait(10)
+        token = oauth_provider.grant()
+        store(connected, access_token=token.access_token, refresh_token=token.refresh_token, expires_in=0)
+        assert asking.result() == oauth_provider.tokens[-1].access_token
+    assert oauth_provider.counts["/token"] == 2
+
+
+def test_what_would_select_other_rows_is_refused(connected: sessionmaker[Session], oauth_provider: Provider) -> None:
+    client = oauth_provider.client()
+    for whose in (
+        {"user_id": Integration.user_id, "provider": "google"},
+        {"user_id": None, "provider": "google"},
+        {"user_id": "u1", "provider": Integration.provider},
+        {"user_id": "u1", "provider": 5},
+    ):
+        with pytest.raises(IntegrationError, match="two values"):
+            get_valid_token(connected, **whose, client=client)  # type: ignore[arg-type]
+        with connected() as session, pytest.raises(IntegrationError, match="two values"):
+            upsert_integration(session, **whose, grant=TokenGrant(access_token="a"))  # type: ignore[arg-type]
+    wrong: Any = SENTINEL.encode()
+    with pytest.raises(PlaintextTypeError, match="rejected is bytes") as caught:
+        get_valid_token(connected, **WHOSE, client=client, rejected=wrong)
+    assert_silent(caught.value)
 
 
 def test_what_cannot_be_read_is_an_error_and_is_not_sent(
@@ -493,6 +528,7 @@ def test_async_callers_make_one_refresh(async_url: str, oauth_provider: Provider
         async with sessions.begin() as session:
             await session.run_sync(upsert_integration, **WHOSE, grant=grant)
         oauth_provider.delay = 0.5
+        oauth_provider.lifetime = 100  # shorter than the leeway
         asked = [get_valid_token_async(sessions, **WHOSE, client=client) for _ in range(20)]
         tokens = set(await asyncio.gather(*asked))
         assert (len(tokens), oauth_provider.counts["/token"]) == (1, 1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import json
 import logging
+import signal
 import socket
 import ssl
 import threading
@@ -27,9 +29,10 @@ from sealchemy import (
     SecretString,
 )
 from sealchemy.integrations import GITHUB, GOOGLE_CALENDAR, GOOGLE_DRIVE, MICROSOFT, OAuthClient, TokenGrant
+from sealchemy.integrations.transport import Transport
 
 from .support.leaks import assert_silent, shown_by
-from .support.provider import CLIENT_SECRET, Answer
+from .support.provider import CLIENT_SECRET, Answer, is_the_provider_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,12 +41,13 @@ if TYPE_CHECKING:
 
 REFRESH = "1//SENTINEL-refresh-token-of-this-test"
 GOOD = {"access_token": "ya29.new", "token_type": "Bearer", "expires_in": 3600}
+ODD_DATE = {"Retry-After": "Mon, 01 Jan 2030 00:00:00 +99999999999999"}
 SECRETS = (REFRESH, CLIENT_SECRET, "SENTINEL-in-the-answer")
 
 
 @contextmanager
-def listening(answer: bytes | None) -> Iterator[int]:
-    """Listen on a port, and say this to whoever connects; None: nothing at all."""
+def listening(answer: bytes | None, pause: float = 0) -> Iterator[int]:
+    """Listen on a port, and say this to whoever connects, byte by byte if there is a pause; None: nothing at all."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         connections: list[socket.socket] = []
 
@@ -52,11 +56,14 @@ def listening(answer: bytes | None) -> Iterator[int]:
                 while True:
                     connection = listener.accept()[0]
                     connections.append(connection)
+                    for piece in [answer or b""] if not pause else [bytes([byte]) for byte in answer or b""]:
+                        connection.sendall(piece)
+                        time.sleep(pause)
                     if answer is not None:
-                        connection.sendall(answer)
+                        connection.recv(65536)
                         connection.close()
             except OSError:
-                return
+                return  # the listener, or the other end, is closed
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -94,7 +101,8 @@ def listening(answer: bytes | None) -> Iterator[int]:
         (Answer(200, {"refresh_token": "SENTINEL-in-the-answer"}), RefreshFailedError, "no access token"),
         (Answer(200, {**GOOD, "access_token": ["SENTINEL-in-the-answer"]}), RefreshFailedError, "is list, not str"),
         (Answer(200, '{"access_token": "SENTINEL-in-the-answer\\ud800"}'), RefreshFailedError, "UTF-8"),
-        (Answer(200, {**GOOD, "refresh_token": 5}), RefreshFailedError, "refresh_token of a grant is int"),
+        (Answer(200, {**GOOD, "refresh_token": 5}), RefreshFailedError, "refresh_token of a grant is float"),
+        (Answer(400, {"error": "invalid_grant"}, ODD_DATE), ReauthorizationRequiredError, "invalid_grant"),
         (Answer(200, {**GOOD, "access_token": "sealchemy:v1:x"}), RefreshFailedError, "encrypted value"),
         (Answer(200, "x" * 3_000_000), RefreshFailedError, "could not be reached"),
     ],
@@ -124,7 +132,8 @@ def test_answers_that_are_no_grant(oauth_provider: Provider, answer: Answer, err
         ({"expires_in": [1]}, None),
         ({"expires_in": float("nan")}, None),
         ({"expires_in": float("inf")}, 315_360_000),
-        ({"expires_in": 10**400}, None),
+        ({"expires_in": 10**400}, 315_360_000),
+        ({"error": ""}, None),
     ],
 )
 def test_a_lifetime_that_is_odd_loses_no_token(
@@ -155,12 +164,93 @@ def test_what_a_column_cannot_hold_is_left_out(given: dict[str, Any], scope: str
 
 def test_retry_after_is_passed_on(oauth_provider: Provider) -> None:
     moment = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
-    for value, low, high in (("7", 7, 7), (moment, 90, 100), ("-1", None, None), ("soon", None, None)):
+    for value, low, high in (
+        ("7", 7, 7),
+        (moment, 90, 100),
+        (moment.replace("GMT", "-0000"), 90, 100),
+        ("9" * 400, 86_400, 86_400),
+        ("-1", None, None),
+        ("soon", None, None),
+        (ODD_DATE["Retry-After"], None, None),
+    ):
         oauth_provider.answers.append(Answer(429, "", {"Retry-After": value}))
         with pytest.raises(RefreshFailedError) as caught:
             oauth_provider.client().refresh(REFRESH)
         found = caught.value.retry_after
         assert found is None if low is None else low <= (found or -1) <= high
+
+
+def test_bodies_in_other_encodings_are_read(oauth_provider: Provider) -> None:
+    for encoding in ("utf-8-sig", "utf-16"):
+        body = json.dumps(GOOD).encode(encoding).decode("latin-1")
+        with listening(f"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{body}".encode("latin-1")) as port:
+            client = oauth_provider.client(token_endpoint=f"http://127.0.0.1:{port}/token")
+            assert client.refresh(REFRESH).access_token == "ya29.new"
+
+
+DRIPPING = {
+    "status line": "HTTP/1.1 200 O" + "K" * 50,
+    "header": "HTTP/1.1 200 OK\r\nX: " + "x" * 50,
+    "continue": "HTTP/1.1 100 Continue\r\n\r\n" * 5,
+    "chunk extension": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;" + "x" * 50,
+    "trailer": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: " + "x" * 50,
+    "body to the end": "HTTP/1.0 200 OK\r\n\r\n" + "x" * 50,
+}
+
+
+@pytest.mark.parametrize("what", DRIPPING)
+def test_an_answer_that_drips_ends_within_the_timeout(oauth_provider: Provider, what: str) -> None:
+    with listening(DRIPPING[what].encode(), pause=0.2) as port:
+        start = time.monotonic()
+        with pytest.raises(RefreshFailedError, match="did not answer within 1 s"):
+            oauth_provider.client(token_endpoint=f"http://127.0.0.1:{port}/token", timeout=1).refresh(REFRESH)
+        assert time.monotonic() - start < 2
+
+
+def test_a_handshake_that_drips_ends_within_the_timeout(oauth_provider: Provider) -> None:
+    with listening(b"\x16\x03\x03\x40\x00" + bytes(50), pause=0.2) as port:
+        start = time.monotonic()
+        with pytest.raises(RefreshFailedError, match="did not answer within 1 s"):
+            oauth_provider.client(token_endpoint=f"https://localhost:{port}/token", timeout=1).refresh(REFRESH)
+        assert time.monotonic() - start < 2
+
+
+def test_nothing_is_sent_when_connecting_took_too_long(
+    oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up = socket.getaddrinfo
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        time.sleep(1.2)
+        return look_up(*arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slowly)
+    with pytest.raises(RefreshFailedError, match="did not answer within 1 s"):
+        oauth_provider.client(timeout=1).refresh(REFRESH)
+    assert oauth_provider.counts["/token"] == 0
+
+
+def test_an_interruption_carries_nothing(oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interruption(BaseException):
+        pass
+
+    class SoftTimeLimitError(Exception):  # as Celery raises it in a signal handler
+        pass
+
+    oauth_provider.delay = 0.5
+    for kind in (KeyboardInterrupt, Interruption, SoftTimeLimitError):
+
+        def interrupt(*_: Any, kind: type[BaseException] = kind) -> None:
+            raise kind
+
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(kind) as caught:
+                oauth_provider.client().refresh(REFRESH)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert_silent(caught.value, *SECRETS, package=None)
 
 
 def test_a_provider_that_is_silent_slow_or_gone_ends_within_the_timeout(oauth_provider: Provider) -> None:
@@ -209,18 +299,51 @@ def test_certificates_are_verified(oauth_provider: Provider, tmp_path: Any, monk
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["http://provider.example/token", "ftp://localhost/t", "token", "http://127.0.0.1.evil/"]
+    "endpoint",
+    [
+        "http://provider.example/token",
+        "ftp://localhost/t",
+        "token",
+        "http://127.0.0.1.evil/",
+        "http://evil.example\\@127.0.0.1/t",
+        "https://user:password@provider.example/t",
+        "https://provider.example:99999/t",
+        "https://[::1",
+        "https://provider.example/ t",
+        "",
+    ],
 )
 def test_endpoints_without_tls_are_refused(endpoint: str) -> None:
     for name in ("token_endpoint", "revocation_endpoint", "authorization_endpoint"):
-        with pytest.raises(IntegrationError, match="https://"):
-            OAuthClient("id", "secret", **{"token_endpoint": "https://provider.example/token", name: endpoint})
+        with pytest.raises(IntegrationError, match="https://") as caught:
+            OAuthClient("id", CLIENT_SECRET, **{"token_endpoint": "https://provider.example/token", name: endpoint})
+        assert_silent(caught.value, CLIENT_SECRET)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
-def test_a_timeout_must_end(timeout: float) -> None:
-    with pytest.raises(IntegrationError, match="seconds"):
-        OAuthClient("id", "secret", "https://provider.example/token", timeout=timeout)
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        *(({"timeout": timeout}, "seconds") for timeout in (0, -1, float("inf"), float("nan"), 1e10, "10")),
+        ({"client_id": ""}, "client_id is empty"),
+        ({"token_endpoint_auth_method": "client_secret_jwt"}, "client_secret_basic, client_secret_post or none"),
+        ({"client_secret": f"{CLIENT_SECRET}é"}, "not ASCII"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_refused(given: dict[str, Any], text: str) -> None:
+    common = {"client_id": "id", "client_secret": CLIENT_SECRET, "token_endpoint": "https://provider.example/token"}
+    with pytest.raises(IntegrationError, match=text) as caught:
+        OAuthClient(**{**common, **given})
+    assert_silent(caught.value, CLIENT_SECRET)
+
+
+def test_what_is_no_text_is_not_sent(oauth_provider: Provider) -> None:
+    client = oauth_provider.client()
+    for call in (client.refresh, client.revoke, lambda value: client.exchange_code("code", "uri", value)):
+        for wrong in (None, 5, b"1//SENTINEL-bytes"):
+            with pytest.raises(PlaintextTypeError, match=r"not str|is missing") as caught:
+                call(wrong)
+            assert_silent(caught.value, "1//SENTINEL-bytes")
+    assert not oauth_provider.counts
 
 
 def test_a_code_is_exchanged_once(oauth_provider: Provider) -> None:
@@ -295,13 +418,24 @@ def test_debug_logging_of_requests_shows_nothing(
     oauth_provider.answers.append(Answer(400, {"error": "invalid_grant", "error_description": REFRESH}))
     with pytest.raises(ReauthorizationRequiredError):
         oauth_provider.client(token_endpoint_auth_method="client_secret_post").refresh(REFRESH)
-    monkeypatch.setenv("http_proxy", oauth_provider.url)
-    monkeypatch.setenv("no_proxy", "")
-    with pytest.raises(ReauthorizationRequiredError):
-        oauth_provider.client(token_endpoint="http://localhost:1/token").refresh(REFRESH)
-    clients = [record for record in caplog.records if not record.name.startswith("authlib.oauth2.rfc6749")]
-    shown = "".join(record.getMessage() for record in clients) + "".join(capsys.readouterr())
+    session = requests.Session()
+    session.mount("http://", Transport(5))
+    session.post("http://elsewhere/token", data={"token": REFRESH}, proxies={"http": oauth_provider.url}).close()
+    session.close()
+    malformed = b"HTTP/1.0 200 OK\r\nno header SENTINEL-in-the-answer\r\nA: b\r\n\r\n"
+    with listening(malformed) as port, pytest.raises(RefreshFailedError):
+        oauth_provider.client(token_endpoint=f"http://127.0.0.1:{port}/token").refresh(REFRESH)
+    shown = "".join(record.getMessage() for record in caplog.records if not is_the_provider_s(record))
+    shown += "".join(capsys.readouterr())
     assert "POST /token" in shown  # urllib3's own line, which is harmless
-    for secret in (str(token.refresh_token), grant.access_token, str(grant.refresh_token), REFRESH, CLIENT_SECRET):
+    for secret in (str(token.refresh_token), grant.access_token, str(grant.refresh_token), *SECRETS):
         assert secret not in shown
     assert "Authorization" not in shown
+
+
+def test_no_proxy_has_a_part_on_this_machine(oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", oauth_provider.url)
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(RefreshFailedError, match="could not be reached"):
+        oauth_provider.client(token_endpoint="http://localhost:1/token").refresh(REFRESH)
+    assert not oauth_provider.counts

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,12 +14,14 @@ from sqlalchemy.orm import Session
 
 from sealchemy import (
     ColumnDefinitionError,
+    IntegrationError,
     Key,
     KeyFormatError,
     KeyRing,
     MissingKeyError,
     PlaintextFoundError,
     Rollout,
+    RolloutError,
     SealchemyError,
     UnknownKeyError,
 )
@@ -149,3 +153,37 @@ def test_the_public_schema_has_no_token(database_url: str, table: Engine) -> Non
         assert (shown.has_access_token, shown.has_refresh_token) == (True, True)
     protected.dispose()
     table.dispose()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "postgres://u:password-SENTINEL@h/d", "x://", ""])
+def test_says_that_the_url_is_none(url: str, start: Callable[[IntegrationSettings], None]) -> None:
+    with pytest.raises(IntegrationError, match="DATABASE_URL") as caught:
+        start(settings(url))
+    assert_silent(caught.value, "password-SENTINEL")
+
+
+def test_an_unknown_stage_says_so_and_shows_no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INTEGRATION_TOKEN_ENCRYPTION_KEY", KEY)
+    monkeypatch.setenv("INTEGRATION_TOKEN_ENCRYPTION_ROLLOUT", "strikt")
+    with pytest.raises(
+        RolloutError, match="INTEGRATION_TOKEN_ENCRYPTION_ROLLOUT.*'prepare', 'migrate' or 'strict'"
+    ) as caught:
+        IntegrationSettings()
+    assert_silent(caught.value, KEY, package=None)
+
+
+def test_what_is_not_installed_is_named() -> None:
+    script = """
+import sys
+sys.modules.update(dict.fromkeys(["greenlet", "pydantic", "pydantic_settings", "authlib"]))
+import sealchemy.integrations, sealchemy.integrations.models, sealchemy.integrations.service
+for name in ("OAuthClient", "IntegrationSettings", "IntegrationPublic"):
+    try:
+        getattr(sealchemy.integrations, name)
+    except ModuleNotFoundError as error:
+        assert 'pip install "sealchemy[integrations]"' in str(error), error
+    else:
+        raise SystemExit(name)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -86,7 +86,7 @@ def _check_table(
 ) -> None:
     problem = None
     if not found:
-        problem = f"there is no such table in the database {database or ':memory:'!r}"
+        problem = f"there is no such table in the database {database or ':memory:'!r}; create it first"
     elif not contexts:
         problem = "no column is named: give a mapping of column names to contexts"
     elif missing := [column_name for column_name in contexts if column_name not in found]:
@@ -96,7 +96,7 @@ def _check_table(
     elif not key:
         problem = "it has no primary key, and without one a row cannot be named: add one first"
     if problem is not None:
-        message = f"table {name!r} cannot be rewritten: {problem}"
+        message = f"table {name!r}: {problem}"
         raise ColumnDefinitionError(message)
 
 

@@ -125,8 +125,8 @@ def callers(url: str, keys: list[str], token_endpoint: str, count: int) -> None:
         print(json.dumps(list(pool.map(ask, range(count)))), flush=True)
 
 
-def dying(url: str, keys: list[str], token_endpoint: str, transactions: int) -> None:
-    """Ask for a token, and die in place of beginning one more transaction."""
+def dying(url: str, keys: list[str], token_endpoint: str, transactions: int, at_the_request: bool = False) -> None:
+    """Ask for a token, and die in place of beginning one more transaction, or of asking the provider."""
     sessions = sessionmaker(attach_key_ring(create_engine(url), ring(keys)))
     begun = 0
 
@@ -138,6 +138,8 @@ def dying(url: str, keys: list[str], token_endpoint: str, transactions: int) -> 
         return sessions()
 
     client = OAuthClient(CLIENT_ID, CLIENT_SECRET, token_endpoint, timeout=0.5)
+    if at_the_request:
+        client.refresh = lambda _token: os._exit(9)  # type: ignore[method-assign]
     get_valid_token(count, user_id="u1", provider="google", client=client)
 
 

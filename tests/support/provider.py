@@ -25,6 +25,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from sealchemy.integrations.oauth import OAuthClient
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Iterator
 
 CLIENT_ID, CLIENT_SECRET = "client-1", "client-secret-SENTINEL"
@@ -320,6 +321,11 @@ def _dripping(body: str, pause: float) -> Iterator[str]:
     for character in body:
         time.sleep(pause)
         yield character
+
+
+def is_the_provider_s(record: logging.LogRecord) -> bool:
+    """Return whether the provider logged this: it runs in threads of the test's process, and logs what it grants."""
+    return "process_request_thread" in str(record.threadName)
 
 
 class _SilentHandler(WSGIRequestHandler):

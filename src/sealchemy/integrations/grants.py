@@ -55,7 +55,7 @@ class TokenGrant:
         expires_in: float | None = None,
     ) -> None:
         """Keep the tokens as `SecretString`s; written out, since error trackers print the variables of a frame."""
-        tokens = {"access_token": _hide(access_token), "refresh_token": _hide(refresh_token)}
+        tokens = {"access_token": hide(access_token), "refresh_token": hide(refresh_token)}
         del access_token, refresh_token
         others = {"token_type": token_type, "scope": scope, "expires_at": expires_at, "expires_in": expires_in}
         for name, value in {**tokens, **others}.items():
@@ -79,8 +79,8 @@ class TokenGrant:
 
         """
         given: dict[str, Any] = {
-            "access_token": _hide(token.get("access_token")),
-            "refresh_token": _hide(token.get("refresh_token") or None),
+            "access_token": hide(token.get("access_token")),
+            "refresh_token": hide(token.get("refresh_token") or None),
             "token_type": _match(_TOKEN_TYPE, token.get("token_type")) or "Bearer",
             "scope": _match(_SCOPE, _joined(token.get("scope"))),
             "expires_in": _lifetime(token.get("expires_in")),
@@ -89,22 +89,28 @@ class TokenGrant:
         return cls(**given)
 
 
-def _hide(value: object) -> SecretString | type | None:
+def hide(value: object) -> Any:
     """Return what shows nothing: of what is no text, the type."""
     if value is None or isinstance(value, type):
         return value
     return SecretString(value) if isinstance(value, str) else type(value)
 
 
-def _check(name: str, value: object) -> None:
-    problem = None
+def require_text(name: str, value: object) -> None:
+    """Raise `PlaintextTypeError` unless what `hide` returned is a text."""
     if not isinstance(value, str):
-        problem = "is missing" if value is None else f"is {getattr(value, '__name__', 'odd')}, not str"
-    elif not value:
+        message = f"{name} is {'missing' if value is None else f'{value.__name__}, not str'}"  # type: ignore[attr-defined]
+        raise PlaintextTypeError(message)
+
+
+def _check(name: str, value: object) -> None:
+    require_text(f"the {name} of a grant", value)
+    problem = None
+    if not value:
         problem = "is empty"
-    elif any("\ud800" <= character <= "\udfff" for character in value):
+    elif any("\ud800" <= character <= "\udfff" for character in str(value)):
         problem = "is no text that UTF-8 can encode"
-    elif value.startswith("sealchemy:"):
+    elif str(value).startswith("sealchemy:"):
         problem = "is an encrypted value, not a token"
     if problem is not None:
         message = f"the {name} of a grant {problem}"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import math
+import json
+import re
 import secrets
 import time
 from dataclasses import dataclass, field
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
+from authlib.common.errors import AuthlibBaseError  # type: ignore[import-untyped]
 from authlib.integrations.requests_client import OAuth2Session  # type: ignore[import-untyped]
 from requests import RequestException, Response
 from requests.exceptions import SSLError, Timeout
+from urllib3.exceptions import HTTPError
 
 from sealchemy import (
     IntegrationError,
@@ -23,7 +27,7 @@ from sealchemy import (
     SecretString,
 )
 
-from .grants import TokenGrant
+from .grants import TokenGrant, hide, require_text
 from .transport import Transport
 
 if TYPE_CHECKING:
@@ -31,8 +35,13 @@ if TYPE_CHECKING:
 
 __all__ = ["AuthorizationRequest", "OAuthClient", "TokenGrant"]
 
+_AUTH_METHODS = {None, "client_secret_basic", "client_secret_post", "none"}
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-_GRANT_IS_DEAD = {"invalid_grant", "bad_refresh_token", "interaction_required"}  # RFC 6749 5.2; GitHub; Microsoft
+# RFC 6749, section 5.2; GitHub, twice; Microsoft
+_GRANT_IS_DEAD = {"invalid_grant", "bad_refresh_token", "bad_verification_code", "interaction_required"}
+_LONGEST_TIMEOUT = 300
+_LONGEST_WAIT = 24 * 3600.0
+_URL = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+(/[\x21-\x5b\x5d-\x7e]*)?")
 _ERRORS = _GRANT_IS_DEAD | {
     "access_denied",
     "incorrect_client_credentials",
@@ -116,26 +125,40 @@ class OAuthClient:
             scope: what to ask for, separated by spaces.
             authorization_parameters: what this provider wants beside the standard parameters.
             token_endpoint_auth_method: `client_secret_basic` (the default), `client_secret_post` or `none`.
-            timeout: seconds for one request. A refresh that dies is taken over after twice this and 5 seconds.
+            timeout: seconds for one request, at most 300. A refresh that dies is taken over 15 seconds after them.
 
         Raises:
-            IntegrationError: an endpoint without TLS, or a timeout that is not positive.
+            IntegrationError: an endpoint without TLS, or an argument that cannot be used.
 
         """
-        for endpoint in (token_endpoint, authorization_endpoint, revocation_endpoint):
-            _check_endpoint(endpoint)
-        if not 0 < timeout < math.inf:
-            message = f"timeout is {timeout}; give the seconds that a request may take"
-            raise IntegrationError(message)
+        self._client_secret = hide(client_secret)
+        del client_secret
         self.client_id = client_id
         self.token_endpoint = token_endpoint
         self.authorization_endpoint = authorization_endpoint
         self.revocation_endpoint = revocation_endpoint
         self.scope = scope
-        self.timeout = float(timeout)
+        self.timeout = timeout
         self._authorization_parameters = dict(authorization_parameters or {})
-        self._client_secret = None if client_secret is None else SecretString(client_secret)
         self._auth_method = token_endpoint_auth_method
+        for endpoint in (token_endpoint, authorization_endpoint, revocation_endpoint):
+            _check_endpoint(endpoint)
+        self._check()
+
+    def _check(self) -> None:
+        problem = None
+        if not isinstance(self.timeout, int | float) or not 0 < self.timeout <= _LONGEST_TIMEOUT:
+            problem = f"timeout is {self.timeout!r}; give the seconds that a request may take, up to {_LONGEST_TIMEOUT}"
+        elif not isinstance(self.client_id, str) or not self.client_id:
+            problem = "client_id is empty; the provider gave you one when you registered the application"
+        elif not isinstance(self._client_secret, str | None):
+            problem = "client_secret is no text"
+        elif self._auth_method not in _AUTH_METHODS:
+            problem = "token_endpoint_auth_method must be client_secret_basic, client_secret_post or none"
+        elif self._auth_method != "client_secret_post" and not f"{self.client_id}{self._client_secret!s}".isascii():
+            problem = "the client's id or secret is not ASCII; use token_endpoint_auth_method='client_secret_post'"
+        if problem is not None:
+            raise IntegrationError(problem)
 
     def __repr__(self) -> str:
         """Return what is no secret."""
@@ -175,8 +198,10 @@ class OAuthClient:
             RefreshFailedError: the provider gave no token.
 
         """
-        secret, verifier = SecretString(code), SecretString(code_verifier)
+        secret, verifier = hide(code), hide(code_verifier)
         del code, code_verifier
+        require_text("code", secret)
+        require_text("code_verifier", verifier)
         return self._grant(
             lambda session: session.fetch_token(
                 self.token_endpoint,
@@ -199,8 +224,9 @@ class OAuthClient:
             RefreshFailedError: it gave no token for another reason.
 
         """
-        secret = SecretString(refresh_token)
+        secret = hide(refresh_token)
         del refresh_token
+        require_text("refresh_token", secret)
         return self._grant(
             lambda session: session.fetch_token(
                 self.token_endpoint, grant_type="refresh_token", refresh_token=secret, allow_redirects=False
@@ -214,8 +240,9 @@ class OAuthClient:
             RevocationFailedError: the provider did not do so, or has no endpoint for it.
 
         """
-        secret = SecretString(token)
+        secret = hide(token)
         del token
+        require_text("token", secret)
         if self.revocation_endpoint is None:
             message = "this client has no revocation_endpoint"
             raise RevocationFailedError(message)
@@ -249,7 +276,7 @@ class OAuthClient:
         advice = ""
         if refused.code in {"invalid_client", "incorrect_client_credentials", "unauthorized_client"}:
             advice = f"; check the secret of client {self.client_id!r} and its token_endpoint_auth_method"
-        message = f"no new token: {where} {refused}{advice}. What is stored is unchanged"
+        message = f"no token: {where} {refused}{advice}"
         raise RefreshFailedError(message, retry_after=refused.retry_after)
 
     def _session(self, **options: Any) -> Any:
@@ -260,53 +287,84 @@ class OAuthClient:
             revocation_endpoint_auth_method=self._auth_method,
             **options,
         )
-        for scheme in ("https://", "http://"):
-            session.mount(scheme, Transport(self.timeout))
+        session.mount("https://", Transport(self.timeout))
+        if self.token_endpoint.startswith("http:"):  # on this machine, where no proxy has a part in it
+            session.mount("http://", Transport(self.timeout))
+            session.trust_env = False
         return session
 
     def _ask(self, request: Callable[[_Session], Any]) -> Any:
         """Return the answer, or a new `_Refused`.
 
-        Nothing is raised here, since the exceptions of Authlib and `requests` carry the request with its tokens, and
-        the frames that they came through do.
+        What Authlib and `requests` raise is not raised here, since it carries the request with its tokens, and the
+        frames that it came through do. What a signal handler raises there loses its traceback.
         """
+        began = time.monotonic()
         try:
             with self._session() as session:
                 return request(session)
         except _Refused as error:
             return _Refused(str(error), error.code, error.retry_after)
-        except Timeout:
-            return _Refused(f"did not answer within {self.timeout:g} s")
-        except SSLError:
-            return _Refused("has no certificate that this machine trusts")
-        except RequestException:
-            return _Refused("could not be reached")
-        except Exception as error:  # noqa: BLE001 - whatever it is, it may carry the request
+        except _THEIR_ERRORS as error:
+            if isinstance(error, Timeout) or time.monotonic() - began >= self.timeout:
+                return _Refused(f"did not answer within {self.timeout:g} s")
+            if isinstance(error, SSLError):
+                return _Refused("has no certificate that this machine trusts")
+            if isinstance(error, RequestException | HTTPError):
+                return _Refused("could not be reached")
             return _Refused(f"could not be asked ({type(error).__name__})")
+        except BaseException as error:  # noqa: BLE001 - an interruption
+            interruption = error.with_traceback(None)
+            interruption.__context__ = interruption.__cause__ = None
+        raise interruption
+
+
+_THEIR_ERRORS = (
+    RequestException,
+    HTTPError,
+    AuthlibBaseError,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
 
 
 def _check_endpoint(endpoint: str | None) -> None:
     if endpoint is None:
         return
-    parts = urlsplit(endpoint)
-    if not parts.hostname or (parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK)):
-        message = f"an endpoint at {parts.hostname!r} must start with https://; tokens and the secret go there"
-        raise IntegrationError(message)
+    host = scheme = None
+    if _URL.fullmatch(endpoint):  # where parsers of URLs do not differ
+        try:
+            parts = urlsplit(endpoint)
+            host, scheme, _ = parts.hostname, parts.scheme, parts.port
+        except ValueError:
+            host = None
+    if host and (scheme == "https" or (scheme == "http" and host in _LOOPBACK)):
+        return
+    message = f"the endpoint at {host!r} is not https://host/path: tokens and the client's secret go there"
+    raise IntegrationError(message)
 
 
 def _host(endpoint: str) -> str:
-    return urlsplit(endpoint).hostname or ""
+    try:
+        return urlsplit(endpoint).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _parse(response: Response, *, needs_body: bool = True) -> dict[str, Any]:
     """Return the JSON object of an answer, or raise `_Refused`."""
     status, retry_after = response.status_code, _retry_after(response.headers.get("Retry-After"))
     try:
-        answer = response.json()
+        answer = json.loads(response.content, parse_int=float)  # an int of a thousand digits is an error
     except ValueError:  # its error holds the body
         answer = None
     code = answer.get("error") if isinstance(answer, dict) else None
-    if code is not None or status >= 300:  # noqa: PLR2004 - RFC 9110, section 15
+    if code or status >= 300:  # noqa: PLR2004 - RFC 9110, section 15
         known = code if isinstance(code, str) and code in _ERRORS else None
         del answer, response
         problem = f"answered {known or 'with an error'} (HTTP status {status})"
@@ -323,9 +381,12 @@ def _retry_after(value: str | None) -> float | None:
     """Return the seconds of a Retry-After header (RFC 9110, section 10.2.3)."""
     if value is None:
         return None
-    if value.isascii() and value.isdigit():
-        return float(value)
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+        if value.isascii() and value.isdigit():
+            seconds = float(value)
+        else:
+            moment = parsedate_to_datetime(value)
+            seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - time.time()
+    except (ValueError, OverflowError):
         return None
+    return min(max(seconds, 0.0), _LONGEST_WAIT)

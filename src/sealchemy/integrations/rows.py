@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
-from sqlalchemy import delete, false, select, update
+from sqlalchemy import Engine, delete, false, select, update
 
-from sealchemy import IntegrationNotFoundError, ReauthorizationRequiredError, SecretString
+from sealchemy import IntegrationError, IntegrationNotFoundError, ReauthorizationRequiredError, SecretString
 
 from .models import IntegrationMixin, utc_now
 
@@ -57,6 +57,7 @@ class Rows:
     """The row of a user and a provider: each method is what one transaction does to it."""
 
     def __init__(self, model: type[IntegrationMixin], user_id: str, provider: str) -> None:
+        check_whose(user_id, provider)
         self.model, self.user_id, self.provider = model, user_id, provider
 
     def look(self, session: Session) -> Row:
@@ -129,8 +130,7 @@ class Rows:
 
     def _lock(self, session: Session, *, skip_locked: bool = False) -> Any:
         m = self.model
-        if session.get_bind(m).dialect.name == "sqlite":  # takes the write lock before anything is read
-            session.execute(update(m).where(false()).values(refresh_lease=None), **_PLAIN)
+        _begin(session, m)
         query = self._find(
             m.id,
             m.access_token,
@@ -153,6 +153,31 @@ class Rows:
 
     def _where(self, statement: Any) -> Any:
         return statement.where(self.model.user_id == self.user_id, self.model.provider == self.provider)
+
+
+def _begin(session: Session, model: type[IntegrationMixin]) -> None:
+    """Have a transaction, whatever the engine's isolation level is, in which what is read stays so."""
+    bind = session.get_bind(model)
+    if bind.dialect.name != "sqlite":
+        if isinstance(bind, Engine):
+            session.connection({"bind": bind}, {"isolation_level": "READ COMMITTED"})
+        return
+    session.execute(update(model).where(false()).values(refresh_lease=None), **_PLAIN)  # takes the write lock
+    if not getattr(session.connection({"bind": bind}).connection.driver_connection, "in_transaction", True):
+        message = "this engine is in AUTOCOMMIT, where tokens can be lost: give sessions of another engine"
+        raise IntegrationError(message)
+
+
+def check_whose(user_id: object, provider: object) -> None:
+    """Refuse what would select other rows than one.
+
+    Raises:
+        IntegrationError: `provider` is no text, or `user_id` no value.
+
+    """
+    if not isinstance(provider, str) or user_id is None or hasattr(user_id, "__clause_element__"):
+        message = f"user_id is {type(user_id).__name__} and provider {type(provider).__name__}; give two values"
+        raise IntegrationError(message)
 
 
 def values_of(session: Session, grant: TokenGrant) -> dict[str, Any]:

@@ -7,21 +7,23 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
-from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy.orm import Session
 
 from sealchemy import IntegrationError, RefreshFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from sqlalchemy.ext.asyncio import AsyncSession  # not imported below: it needs greenlet
+
 logger = logging.getLogger("sealchemy")
 
 STORE_SECONDS = 60.0
 """How long storing what a provider answered is tried again while the database does not answer."""
 
+_PAUSE = 0.25  # short: when the database is back, others want the lease
 _Result = TypeVar("_Result")
 
 
@@ -47,13 +49,16 @@ class Runner(Protocol):
 class _Persistence:
     async def persistently(self: Runner, step: Callable[[Session], _Result]) -> _Result:
         """Run a step that must not be given up easily."""
-        deadline, pause = time.monotonic() + STORE_SECONDS, 0.05
+        deadline = time.monotonic() + STORE_SECONDS
         while True:
             try:
                 return await self.transaction(step)
+            except asyncio.CancelledError:  # once, when the event loop ends
+                failure = "cancelled"
             except (DBAPIError, PoolTimeoutError, OSError) as error:
                 failure = type(error).__name__
-                if not _may_pass(error):
+                if isinstance(error, DataError | IntegrityError | ProgrammingError):
+                    logger.error("what a provider answered cannot be stored (%s)", failure)  # noqa: TRY400
                     raise
             if time.monotonic() > deadline:
                 message = (
@@ -63,21 +68,14 @@ class _Persistence:
                 logger.error(message)
                 raise RefreshFailedError(message)
             logger.warning("storing what a provider answered is tried again (%s)", failure)
-            pause = min(pause * 2, 2.0)
-            await self.sleep(pause)
-
-
-def _may_pass(error: Exception) -> bool:
-    if isinstance(error, DBAPIError):
-        return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
-    return True
+            await self.sleep(_PAUSE)
 
 
 class BlockingRunner(_Persistence):
     """For threads: nothing here ever suspends."""
 
     def __init__(self, session_factory: Callable[[], Session]) -> None:
-        self._factory = _own_sessions(session_factory, Session)
+        self._factory = _own_sessions(session_factory)
 
     async def transaction(self, step: Callable[[Session], _Result]) -> _Result:
         """Run a step in a transaction of its own."""
@@ -97,7 +95,7 @@ class AsyncRunner(_Persistence):
     """For an event loop."""
 
     def __init__(self, session_factory: Callable[[], AsyncSession]) -> None:
-        self._factory = _own_sessions(session_factory, AsyncSession)
+        self._factory = _own_sessions(session_factory)
 
     async def transaction(self, step: Callable[[Session], _Result]) -> _Result:
         """Run a step in a transaction of its own."""
@@ -105,19 +103,25 @@ class AsyncRunner(_Persistence):
             return await session.run_sync(step)  # type: ignore[no-any-return] # the factory is of any kind
 
     async def request(self, call: Callable[[], _Result]) -> _Result:
-        """Run a call to the provider."""
-        return await asyncio.to_thread(call)
+        """Run a call to the provider, and wait for it also when the event loop ends."""
+        future = asyncio.get_running_loop().run_in_executor(None, call)
+        while True:
+            try:
+                return await asyncio.shield(future)
+            except asyncio.CancelledError:
+                if future.cancelled():
+                    raise
 
     async def sleep(self, seconds: float) -> None:
         """Sleep."""
         await asyncio.sleep(seconds)
 
 
-def _own_sessions(factory: Any, kind: type) -> Any:
+def _own_sessions(factory: Any) -> Any:
     """Return what makes sessions, refusing what would hand out the caller's own."""
-    if isinstance(factory, scoped_session | async_scoped_session):
+    if hasattr(factory, "session_factory"):  # a scoped_session or async_scoped_session
         return factory.session_factory
-    if isinstance(factory, kind) or not callable(factory):
+    if isinstance(factory, Session) or hasattr(factory, "sync_session") or not callable(factory):
         message = (
             f"session_factory is a {type(factory).__name__}: give what makes sessions, such as sessionmaker(engine) or"
             " async_sessionmaker(engine), since a refresh must be committed even if the caller's transaction is not"
@@ -149,4 +153,4 @@ async def run_to_its_end(steps: Coroutine[Any, Any, _Result]) -> _Result:
 def _ended(task: asyncio.Task[Any]) -> None:
     _under_way.discard(task)
     if not task.cancelled():
-        task.exception()  # it has been logged; nobody may be left to raise it to
+        task.exception()  # seen: its caller may have been cancelled

@@ -30,8 +30,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from sealchemy import IntegrationError, ReauthorizationRequiredError, RefreshFailedError, SecretString
 
+from .grants import hide, require_text
 from .models import Integration, IntegrationMixin, utc_now
-from .rows import Rows, values_of
+from .rows import Rows, check_whose, values_of
 from .runners import AsyncRunner, BlockingRunner, run, run_to_its_end
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("sealchemy")
 
 _LONGEST_LEEWAY = 365 * 24 * 3600.0
-_MARGIN = 5.0  # seconds of a lease beside the HTTP request
+_MARGIN = 15.0  # seconds of a lease beside the HTTP request: to store the answer, also if the database restarts
+_LATEST = 5.0  # seconds of them that may pass before the request
 _Table = TypeVar("_Table", bound=IntegrationMixin)
 
 
@@ -77,6 +79,7 @@ def upsert_integration(
         the integration, with its tokens not loaded.
 
     """
+    check_whose(user_id, provider)
     given = {"user_id": user_id, "provider": provider}
     values = {**values_of(session, grant), "reauthorization_required": False, "updated_at": utc_now()}
     session.flush()
@@ -127,11 +130,15 @@ def get_valid_token(
             connect again. The row says so in `reauthorization_required`.
         RefreshFailedError: the provider gave no token, which may pass; what is stored is unchanged.
         EnvelopeError, UnknownKeyError, DecryptionError: the stored token cannot be read.
+        sqlalchemy.exc.SQLAlchemyError: the database did not answer before the provider was asked.
 
     """
-    rows = Rows(model, user_id, provider)
-    runner = BlockingRunner(session_factory)
-    return run(_valid_token(runner, rows, client, _seconds(leeway), _hide(rejected)))
+    refused = hide(rejected)
+    del rejected
+    if refused is not None:
+        require_text("rejected", refused)
+    rows, runner = Rows(model, user_id, provider), BlockingRunner(session_factory)
+    return run(_valid_token(runner, rows, client, _seconds(leeway), refused))
 
 
 async def get_valid_token_async(
@@ -148,10 +155,12 @@ async def get_valid_token_async(
 
     A task that is cancelled leaves a refresh that has begun to end by itself: its token exists nowhere else.
     """
-    rows = Rows(model, user_id, provider)
-    return await run_to_its_end(
-        _valid_token(AsyncRunner(session_factory), rows, client, _seconds(leeway), _hide(rejected))
-    )
+    refused = hide(rejected)
+    del rejected
+    if refused is not None:
+        require_text("rejected", refused)
+    rows, runner = Rows(model, user_id, provider), AsyncRunner(session_factory)
+    return await run_to_its_end(_valid_token(runner, rows, client, _seconds(leeway), refused))
 
 
 def disconnect_integration(
@@ -189,7 +198,7 @@ async def disconnect_integration_async(
 
 
 async def _valid_token(
-    runner: Runner, rows: Rows, client: OAuthClient, leeway: float, rejected: SecretString | None
+    runner: Runner, rows: Rows, client: OAuthClient, leeway: float, rejected: str | None
 ) -> SecretString:
     waiting = _Waiting(client)
     before = None
@@ -197,11 +206,13 @@ async def _valid_token(
         row = await runner.transaction(rows.look)
         if row.reauthorization_required:
             rows.refuse(row)
-        refreshed_meanwhile = before not in (None, row.seen)
-        if row.access_token and (refreshed_meanwhile or _is_valid(row, leeway, rejected)):
+        # Tokens that live shorter than the leeway are refreshed once as well.
+        enough = leeway if before in (None, row.seen) else 0.0
+        if row.access_token and _is_valid(row, enough, rejected):
             return row.access_token
         before = row.seen
-        waiting.check(row.lease)
+        waiting.check(row, provider=rows.provider)
+        began = time.monotonic()
         claim = await runner.transaction(
             partial(rows.claim, lease=waiting.lease, seconds=waiting.seconds, to_replace=before)
         )
@@ -209,16 +220,20 @@ async def _valid_token(
             await waiting.sleep(runner)
         elif claim.refresh_token is None:
             await runner.transaction(lambda session: rows.give_up(session, waiting.lease, None))
-        elif token := await _refresh(runner, rows, client, waiting.lease, claim):
+        elif token := await _refresh(runner, rows, client, waiting.lease, claim, began):
             return token
+        else:
+            await waiting.sleep(runner)
 
 
-async def _refresh(runner: Runner, rows: Rows, client: OAuthClient, lease: str, claim: Claim) -> SecretString | None:
+async def _refresh(
+    runner: Runner, rows: Rows, client: OAuthClient, lease: str, claim: Claim, began: float
+) -> SecretString | None:
     """Ask the provider and store what it grants; None if another look at the row has to tell."""
-    sent, began = claim.refresh_token or SecretString(), time.monotonic()
+    sent = claim.refresh_token or SecretString()
 
     def ask() -> TokenGrant | None:
-        late = time.monotonic() - began > _MARGIN / 2  # there was no thread for it while the lease ran on
+        late = time.monotonic() - began > _LATEST  # the lease runs on while there is no thread for it
         return None if late else client.refresh(sent)
 
     try:
@@ -264,11 +279,11 @@ async def _disconnect(runner: Runner, rows: Rows, client: OAuthClient) -> None:
             await _release(runner, rows, waiting.lease)
             raise
     await runner.persistently(lambda session: rows.remove(session, waiting.lease, claim))
-    how = "revoked and deleted" if client.revocation_endpoint else "deleted; the provider has no endpoint that revokes"
-    logger.info("integration %s (%s): %s", claim.id, rows.provider, how)
+    how = "revoked" if client.revocation_endpoint else "not revoked, the provider has no endpoint for it"
+    logger.info("integration %s (%s): disconnected; %s", claim.id, rows.provider, how)
 
 
-def _is_valid(row: Row, leeway: float, rejected: SecretString | None) -> bool:
+def _is_valid(row: Row, leeway: float, rejected: str | None) -> bool:
     if row.access_token == rejected:
         return False
     ahead = timedelta(seconds=leeway if row.has_refresh_token else 0)
@@ -285,23 +300,21 @@ def _seconds(leeway: timedelta | float) -> float:
     return seconds
 
 
-def _hide(token: str | None) -> SecretString | None:
-    return None if token is None else SecretString(token)
-
-
 class _Waiting:
     """One caller: the name of its lease, and its patience with those of others."""
 
     def __init__(self, client: OAuthClient) -> None:
-        self.lease, self.seconds = str(uuid.uuid4()), 2 * client.timeout + _MARGIN
+        self.lease, self.seconds = str(uuid.uuid4()), client.timeout + _MARGIN
         self._began, self._pause, self._other = time.monotonic(), 0.02, False
 
-    def check(self, lease: str | None) -> None:
-        """Raise if the refresh that was waited for has ended without a new token."""
-        if self._other and lease is None:
-            message = "no new token: the refresh that another caller had begun failed; try again"
+    def check(self, row: Row, provider: str) -> None:
+        """Raise if what was waited for has ended without a new token."""
+        if self._other and row.lease is None:
+            message = "no new token: another caller's request, which was waited for, ended without one; try again"
             raise RefreshFailedError(message)
-        self._other = lease not in (None, self.lease)
+        if row.lease not in (None, self.lease) and not self._other:
+            logger.info("integration %s (%s): waiting for the refresh of another caller", row.id, provider)
+            self._other = True
 
     async def sleep(self, runner: Runner) -> None:
         if time.monotonic() - self._began > 2 * self.seconds:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import MetaData, create_engine, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from sealchemy import KeyRing, Rollout, attach_key_ring
+from sealchemy import IntegrationError, KeyRing, Rollout, RolloutError, attach_key_ring
 from sealchemy.status import check_encryption
 
 from .models import Base
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import URL, Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 PREFIX = "INTEGRATION_TOKEN_ENCRYPTION"
@@ -35,6 +36,23 @@ class IntegrationSettings(BaseSettings):
     integration_token_encryption_previous_keys: SecretStr = SecretStr("")
     integration_token_encryption_previous_keys_file: SecretStr = SecretStr("")
     integration_token_encryption_rollout: Rollout = Rollout.STRICT
+
+    def __init__(self, **values: Any) -> None:
+        """Read the environment and `.env`; values that are given go before both.
+
+        Raises:
+            RolloutError: the rollout stage, or another variable, is not what it can be.
+
+        """
+        problem = None
+        try:
+            super().__init__(**values)
+        except ValidationError as error:  # its frames hold the key
+            found = error.errors(include_url=False, include_context=False, include_input=False)
+            problem = "; ".join(f"{str(item['loc'][0]).upper()}: {item['msg']}" for item in found)
+        if problem is not None:
+            del values
+            raise RolloutError(problem)
 
     def key_ring(self) -> KeyRing:
         """Return the key ring, or raise as `KeyRing.from_env` does."""
@@ -64,10 +82,11 @@ def create_protected_engine(
         MissingKeyError, KeyFormatError: there is no key, or a bad one.
         UnknownKeyError, PlaintextFoundError, EnvelopeFormatError: values are stored that could not be read.
         ColumnDefinitionError: a table does not exist: run `alembic upgrade head`.
+        IntegrationError: `DATABASE_URL` is none.
 
     """
-    key_ring = settings.key_ring()
-    engine = create_engine(settings.database_url, **{"hide_parameters": True, **options})
+    key_ring, url = settings.key_ring(), _url(settings)
+    engine = create_engine(url, **{"hide_parameters": True, **options})
     attach_key_ring(engine, key_ring, rollout=settings.integration_token_encryption_rollout)
     try:
         check_encryption(engine, metadata)
@@ -83,7 +102,7 @@ async def create_protected_engine_async(
     """Do what `create_protected_engine` does, for an `AsyncEngine`; `sqlite://` means aiosqlite here."""
     from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - needs greenlet, which not all have
 
-    key_ring, url = settings.key_ring(), make_url(settings.database_url)
+    key_ring, url = settings.key_ring(), _url(settings)
     if url.drivername == "sqlite":
         url = url.set(drivername="sqlite+aiosqlite")
     engine = create_async_engine(url, **{"hide_parameters": True, **options})
@@ -95,3 +114,18 @@ async def create_protected_engine_async(
         await engine.dispose()
         raise
     return engine
+
+
+def _url(settings: IntegrationSettings) -> URL:
+    try:
+        url = make_url(settings.database_url)
+        url.get_dialect()
+    except (ArgumentError, NoSuchModuleError):  # they print it, with its password
+        pass
+    else:
+        return url
+    message = (
+        "DATABASE_URL is not one that SQLAlchemy knows; write sqlite:///file.db or"
+        " postgresql+psycopg://user:password@host/database"
+    )
+    raise IntegrationError(message)

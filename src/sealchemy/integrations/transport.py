@@ -2,52 +2,109 @@
 
 from __future__ import annotations
 
+import http.client
+import socket
+import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from requests import ConnectionError as ConnectionFailed
-from requests import PreparedRequest, ReadTimeout, Response
+from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError
 from urllib3.util import Timeout
 
 _LONGEST_BODY = 1024 * 1024
 
 
-class _Quiet(HTTPConnection):
+class _Answer(http.client.HTTPResponse):
+    def begin(self) -> None:
+        """Read the headers; urllib3 logs what it could not read there, which may be the body."""
+        super().begin()
+        self.msg.defects.clear()
+        self.msg.set_payload("")
+
+
+class _Bounded:
+    """What both kinds of connection have: they know the transport, and print nothing."""
+
     debuglevel = 0  # `http.client.HTTPConnection.debuglevel = 1`, a common recipe, prints headers and bodies
+    response_class: Any = _Answer
+    transport: Transport
+
+    def _new_conn(self) -> socket.socket:
+        sock: socket.socket = super()._new_conn()  # type: ignore[misc] # a connection comes after this class
+        self.transport.watch(sock.dup())  # a TLS handshake takes the socket itself away
+        return sock
+
+    def connect(self) -> None:
+        """Connect, and send nothing if that took too long."""
+        super().connect()  # type: ignore[misc]
+        if self.transport.is_over():
+            raise ConnectTimeoutError
 
 
-class _QuietTLS(HTTPSConnection):
-    debuglevel = 0
+class _Connection(_Bounded, HTTPConnection):
+    pass
 
 
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Quiet  # pyright: ignore[reportAssignmentType] # as urllib3 itself does
+class _ConnectionTLS(_Bounded, HTTPSConnection):
+    pass
 
 
-class _PoolTLS(HTTPSConnectionPool):
-    ConnectionCls = _QuietTLS  # pyright: ignore[reportAssignmentType]
+class _BoundedPool:
+    transport: Transport
+
+    def _new_conn(self) -> Any:
+        connection = super()._new_conn()  # type: ignore[misc] # a pool comes after this class
+        connection.transport = self.transport
+        return connection
+
+
+class _Pool(_BoundedPool, HTTPConnectionPool):
+    ConnectionCls = _Connection  # pyright: ignore[reportAssignmentType] # as urllib3 itself does
+
+
+class _PoolTLS(_BoundedPool, HTTPSConnectionPool):
+    ConnectionCls = _ConnectionTLS  # pyright: ignore[reportAssignmentType]
 
 
 _POOLS = {"http": _Pool, "https": _PoolTLS}
 
 
 class Transport(HTTPAdapter):
-    """The adapter of a `requests.Session` for one request.
+    """The adapter of a `requests.Session` for one request, which ends in time, whatever it is at.
 
-    It is a class because `requests` takes one. A timeout of `requests` holds for each wait on its own, so a server
-    that sends a byte now and then would outlast a lease.
+    A timeout of `requests` is for each wait on its own, for each address of a host, and not for names. A request that
+    outlasts the lease of a refresh would have another caller send the same refresh token.
     """
 
     def __init__(self, seconds: float) -> None:
-        """Give up after `seconds`."""
-        self._seconds = seconds
+        """Give up `seconds` from now."""
+        self._seconds, self._deadline = seconds, time.monotonic() + seconds
+        self._sockets: list[socket.socket] = []
         super().__init__()
 
+    def is_over(self) -> bool:
+        """Return whether the time has passed."""
+        return time.monotonic() >= self._deadline
+
+    def watch(self, sock: socket.socket) -> None:
+        """End this connection when the time has passed."""
+        self._sockets.append(sock)
+        if self.is_over():
+            self._end()
+
+    def _end(self) -> None:
+        for sock in self._sockets:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Use connections that print nothing."""
+        """Use connections that are bounded."""
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
@@ -57,16 +114,31 @@ class Transport(HTTPAdapter):
         manager.pool_classes_by_scheme = _POOLS
         return manager
 
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Tell the pool whose it is."""
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        pool.transport = self
+        return pool
+
     def send(self, request: PreparedRequest, *_: Any, **kwargs: Any) -> Response:
         """Send, and read the whole answer."""
-        deadline = time.monotonic() + self._seconds
-        response = super().send(request, **{**kwargs, "stream": True, "timeout": Timeout(total=self._seconds)})
-        body = bytearray()
-        for piece in response.iter_content(1):  # a larger piece would be waited for
-            body += piece
-            if time.monotonic() > deadline:
-                raise ReadTimeout
-            if len(body) > _LONGEST_BODY:
-                raise ConnectionFailed
-        response._content = bytes(body)  # noqa: SLF001 - as `requests` sets it
-        return response
+        alarm = threading.Timer(self._deadline - time.monotonic(), self._end)
+        alarm.daemon = True
+        alarm.start()
+        try:
+            response = super().send(request, **{**kwargs, "stream": True, "timeout": Timeout(total=self._seconds)})
+            response._content = _whole(response)  # noqa: SLF001 - as `requests` sets it
+            return response
+        finally:
+            alarm.cancel()
+            for sock in self._sockets:
+                sock.close()
+
+
+def _whole(response: Response) -> bytes:
+    body = bytearray()
+    for piece in response.iter_content(65536):
+        body += piece
+        if len(body) > _LONGEST_BODY:
+            raise ConnectionFailed
+    return bytes(body)
