@@ -10,7 +10,7 @@ import socket
 import ssl
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
@@ -215,6 +215,37 @@ def test_a_handshake_that_drips_ends_within_the_timeout(oauth_provider: Provider
         assert time.monotonic() - start < 2
 
 
+def test_an_answer_that_drips_below_tls_ends_within_the_timeout(
+    oauth_provider: Provider, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def serve(listener: socket.socket) -> None:
+        with suppress(OSError), context.wrap_socket(listener.accept()[0], server_side=True) as secured:
+            secured.recv(65536)
+            for byte in DRIPPING["header"].encode():
+                secured.sendall(bytes([byte]))
+                time.sleep(0.2)
+
+    context = trusted(tmp_path, monkeypatch)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        start = time.monotonic()
+        url = f"https://localhost:{listener.getsockname()[1]}/token"
+        with pytest.raises(RefreshFailedError, match="did not answer within 1 s"):
+            oauth_provider.client(token_endpoint=url, timeout=1).refresh(REFRESH)
+        assert time.monotonic() - start < 2
+        thread.join()
+
+
+def trusted(folder: Any, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """Return what a server on localhost needs for this process to trust it."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(folder / "ca.pem"))
+    return context
+
+
 def test_nothing_is_sent_when_connecting_took_too_long(
     oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,9 +301,7 @@ def test_a_provider_that_is_silent_slow_or_gone_ends_within_the_timeout(oauth_pr
 
 
 def test_certificates_are_verified(oauth_provider: Provider, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    authority = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
+    context = trusted(tmp_path, monkeypatch)
     body = b'{"access_token": "ya29.tls"}'
 
     def serve(listener: socket.socket) -> None:
@@ -289,12 +318,11 @@ def test_certificates_are_verified(oauth_provider: Provider, tmp_path: Any, monk
         thread = threading.Thread(target=serve, args=(listener,))
         thread.start()
         client = oauth_provider.client(token_endpoint=f"https://localhost:{listener.getsockname()[1]}/token")
+        assert client.refresh(REFRESH).access_token == "ya29.tls"
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE")
         with pytest.raises(RefreshFailedError, match="no certificate that this machine trusts") as caught:
             client.refresh(REFRESH)
         assert_silent(caught.value, *SECRETS, package=None)
-        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
-        assert client.refresh(REFRESH).access_token == "ya29.tls"
         thread.join()
 
 

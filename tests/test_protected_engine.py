@@ -166,9 +166,7 @@ def test_an_unknown_stage_says_so_and_shows_no_key(monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("INTEGRATION_TOKEN_ENCRYPTION_KEY", KEY)
     monkeypatch.setenv("INTEGRATION_TOKEN_ENCRYPTION_ROLLOUT", "strikt")
-    with pytest.raises(
-        RolloutError, match="INTEGRATION_TOKEN_ENCRYPTION_ROLLOUT.*'prepare', 'migrate' or 'strict'"
-    ) as caught:
+    with pytest.raises(RolloutError, match=r"_ROLLOUT: .*'prepare', 'migrate' or 'strict'") as caught:
         IntegrationSettings()
     assert_silent(caught.value, KEY, package=None)
 

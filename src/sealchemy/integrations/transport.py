@@ -14,7 +14,6 @@ from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError
 from urllib3.util import Timeout
 
 _LONGEST_BODY = 1024 * 1024
@@ -39,12 +38,6 @@ class _Bounded:
         sock: socket.socket = super()._new_conn()  # type: ignore[misc] # a connection comes after this class
         self.transport.watch(sock.dup())  # a TLS handshake takes the socket itself away
         return sock
-
-    def connect(self) -> None:
-        """Connect, and send nothing if that took too long."""
-        super().connect()  # type: ignore[misc]
-        if self.transport.is_over():
-            raise ConnectTimeoutError
 
 
 class _Connection(_Bounded, HTTPConnection):
@@ -88,14 +81,10 @@ class Transport(HTTPAdapter):
         self._sockets: list[socket.socket] = []
         super().__init__()
 
-    def is_over(self) -> bool:
-        """Return whether the time has passed."""
-        return time.monotonic() >= self._deadline
-
     def watch(self, sock: socket.socket) -> None:
-        """End this connection when the time has passed."""
+        """End this connection when the time has passed; before anything is sent, if connecting took that long."""
         self._sockets.append(sock)
-        if self.is_over():
+        if time.monotonic() >= self._deadline:
             self._end()
 
     def _end(self) -> None:
