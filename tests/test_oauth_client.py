@@ -46,7 +46,7 @@ SECRETS = (REFRESH, CLIENT_SECRET, "SENTINEL-in-the-answer")
 
 
 @contextmanager
-def listening(answer: bytes | None, pause: float = 0) -> Iterator[int]:
+def listening(answer: bytes | None, pause: float = 0, hold: bool = False) -> Iterator[int]:
     """Listen on a port, and say this to whoever connects, byte by byte if there is a pause; None: nothing at all."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         connections: list[socket.socket] = []
@@ -59,7 +59,7 @@ def listening(answer: bytes | None, pause: float = 0) -> Iterator[int]:
                     for piece in [answer or b""] if not pause else [bytes([byte]) for byte in answer or b""]:
                         connection.sendall(piece)
                         time.sleep(pause)
-                    if answer is not None:
+                    if answer is not None and not hold:
                         connection.recv(65536)
                         connection.close()
             except OSError:
@@ -215,6 +215,27 @@ def test_a_handshake_that_drips_ends_within_the_timeout(oauth_provider: Provider
         assert time.monotonic() - start < 2
 
 
+def test_half_an_answer_is_none(oauth_provider: Provider) -> None:
+    client = oauth_provider.client(timeout=1)
+    with listening(b'HTTP/1.1 200 OK\r\n\r\n{"access_tok', hold=True) as port:
+        client.revocation_endpoint = client.token_endpoint = f"http://127.0.0.1:{port}/"
+        with pytest.raises(RevocationFailedError, match="did not answer within 1 s"):
+            client.revoke(REFRESH)
+        with pytest.raises(RefreshFailedError, match="did not answer within 1 s"):
+            client.refresh(REFRESH)
+
+
+def test_each_endpoint_is_bounded(oauth_provider: Provider) -> None:
+    with listening(None) as silent:
+        client = oauth_provider.client(
+            token_endpoint="https://provider.example/token",
+            revocation_endpoint=f"http://127.0.0.1:{silent}/revoke",
+            timeout=1,
+        )
+        with pytest.raises(RevocationFailedError, match="did not answer within 1 s"):
+            client.revoke(REFRESH)
+
+
 def test_an_answer_that_drips_below_tls_ends_within_the_timeout(
     oauth_provider: Provider, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +279,7 @@ def test_nothing_is_sent_when_connecting_took_too_long(
     monkeypatch.setattr(socket, "getaddrinfo", slowly)
     with pytest.raises(RefreshFailedError, match="did not answer within 1 s"):
         oauth_provider.client(timeout=1).refresh(REFRESH)
+    time.sleep(0.5)
     assert oauth_provider.counts["/token"] == 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from sealchemy.integrations import (
     Base,
     Integration,
     TokenGrant,
+    disconnect_integration,
     get_valid_token,
     get_valid_token_async,
     runners,
@@ -292,19 +294,82 @@ def test_async_a_lock_at_the_second_transaction_loses_no_token(
     place.engine.dispose()
 
 
-def test_the_end_of_the_event_loop_loses_no_token(tmp_path: Path, oauth_provider: Provider) -> None:
-    place = Place(f"sqlite:///{tmp_path / 'a.db'}", oauth_provider)
+@pytest.mark.parametrize("patience", [0.3, 1.5], ids=["in the request", "while storing"])
+def test_the_end_of_the_event_loop_loses_no_token(tmp_path: Path, oauth_provider: Provider, patience: float) -> None:
+    path = tmp_path / "a.db"
+    place = Place(f"sqlite:///{path}", oauth_provider)
     oauth_provider.delay = 1
-    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}")
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", connect_args={"timeout": 0})
     attach_key_ring(engine, KeyRing(primary=place.key))
 
     async def impatient() -> None:
         asking = get_valid_token_async(async_sessionmaker(engine), **WHOSE, client=oauth_provider.client())
+        await asyncio.wait_for(asking, patience)
+
+    def block() -> None:  # while the answer comes, so that storing it is tried again and again
+        assert oauth_provider.in_request.wait(10)
+        blocker = sqlite3.connect(path, isolation_level=None)
+        blocker.execute("BEGIN EXCLUSIVE")
+        time.sleep(2.5)
+        blocker.close()
+
+    blocking = threading.Thread(target=block if patience > 1 else time.time)
+    blocking.start()
+    with pytest.raises(TimeoutError):
+        asyncio.run(impatient())
+    blocking.join()
+    assert place.tokens() == (oauth_provider.tokens[-1].access_token, oauth_provider.tokens[-1].refresh_token)
+    assert (len(oauth_provider.tokens), place.row().refresh_lease) == (2, None)
+    asyncio.run(engine.dispose())
+    place.engine.dispose()
+
+
+def test_a_request_that_has_not_begun_is_cancelled(tmp_path: Path, oauth_provider: Provider) -> None:
+    place = Place(f"sqlite:///{tmp_path / 'a.db'}", oauth_provider)
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}")
+    attach_key_ring(engine, KeyRing(primary=place.key))
+    free = threading.Event()
+
+    async def impatient() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        loop.run_in_executor(None, free.wait, 20)
+        asking = get_valid_token_async(async_sessionmaker(engine), **WHOSE, client=oauth_provider.client())
+        loop.call_later(1, free.set)
         await asyncio.wait_for(asking, 0.3)
 
     with pytest.raises(TimeoutError):
         asyncio.run(impatient())
-    assert place.tokens() == (oauth_provider.tokens[-1].access_token, oauth_provider.tokens[-1].refresh_token)
-    assert (len(oauth_provider.tokens), place.row().refresh_lease) == (2, None)
+    assert oauth_provider.counts["/token"] == 0
     asyncio.run(engine.dispose())
+    place.engine.dispose()
+
+
+def test_sessions_with_binds_for_each_model_serve(tmp_path: Path, oauth_provider: Provider) -> None:
+    place = Place(f"sqlite:///{tmp_path / 'a.db'}", oauth_provider)
+    sessions = sessionmaker(binds={Integration: place.engine})
+    token = get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+    assert place.tokens() == (token, oauth_provider.tokens[-1].refresh_token)
+    with sessions.begin() as session:
+        upsert_integration(session, **WHOSE, grant=TokenGrant(access_token="a", expires_in=9))
+    place.engine.dispose()
+
+
+def test_a_token_that_came_during_a_disconnect_is_revoked_too(tmp_path: Path, oauth_provider: Provider) -> None:
+    place = Place(f"sqlite:///{tmp_path / 'a.db'}", oauth_provider)
+    client = oauth_provider.client()
+    revoke, later = client.revoke, oauth_provider.grant()
+
+    def reconnected(token: str) -> None:
+        revoke(token)
+        if not later.revoked and oauth_provider.counts["/revoke"] == 1:
+            grant = TokenGrant(access_token=later.access_token, refresh_token=later.refresh_token)
+            with place.sessions.begin() as session:
+                upsert_integration(session, **WHOSE, grant=grant)
+
+    client.revoke = reconnected  # type: ignore[method-assign] # the moment that matters
+    disconnect_integration(place.sessions, **WHOSE, client=client)
+    assert later.revoked
+    with place.sessions() as session:
+        assert session.scalars(select(Integration)).all() == []
     place.engine.dispose()

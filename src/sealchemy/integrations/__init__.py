@@ -58,3 +58,7 @@ def __getattr__(name: str) -> object:
     except ModuleNotFoundError as error:
         message = f'{name} needs {error.name}: pip install "sealchemy[integrations]"'
         raise ModuleNotFoundError(message, name=error.name) from error
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

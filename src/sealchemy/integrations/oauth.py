@@ -175,7 +175,7 @@ class OAuthClient:
             message = "this client has no authorization_endpoint: give it one"
             raise IntegrationError(message)
         verifier = SecretString(secrets.token_urlsafe(48))
-        with self._session(code_challenge_method="S256") as session:
+        with self._session(self.authorization_endpoint, code_challenge_method="S256") as session:
             url, state = session.create_authorization_url(
                 self.authorization_endpoint,
                 redirect_uri=redirect_uri,
@@ -247,9 +247,10 @@ class OAuthClient:
             message = "this client has no revocation_endpoint"
             raise RevocationFailedError(message)
         refused = self._ask(
+            self.revocation_endpoint,
             lambda session: _parse(
                 session.revoke_token(self.revocation_endpoint, token=secret, allow_redirects=False), needs_body=False
-            )
+            ),
         )
         # Some answer so for a token that has ended already.
         if isinstance(refused, _Refused) and refused.code not in {"invalid_token", *_GRANT_IS_DEAD}:
@@ -257,7 +258,7 @@ class OAuthClient:
             raise RevocationFailedError(message)
 
     def _grant(self, request: Callable[[_Session], Any]) -> TokenGrant:
-        answer = self._ask(request)
+        answer = self._ask(self.token_endpoint, request)
         if isinstance(answer, _Refused):
             self._raise(answer)
         try:
@@ -279,7 +280,7 @@ class OAuthClient:
         message = f"no token: {where} {refused}{advice}"
         raise RefreshFailedError(message, retry_after=refused.retry_after)
 
-    def _session(self, **options: Any) -> Any:
+    def _session(self, endpoint: str, **options: Any) -> Any:
         session: Any = _Session(
             client_id=self.client_id,
             client_secret=self._client_secret,
@@ -287,13 +288,12 @@ class OAuthClient:
             revocation_endpoint_auth_method=self._auth_method,
             **options,
         )
-        session.mount("https://", Transport(self.timeout))
-        if self.token_endpoint.startswith("http:"):  # on this machine, where no proxy has a part in it
-            session.mount("http://", Transport(self.timeout))
-            session.trust_env = False
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, Transport(self.timeout))
+        session.trust_env = endpoint.startswith("https:")  # no proxy has a part in what stays on this machine
         return session
 
-    def _ask(self, request: Callable[[_Session], Any]) -> Any:
+    def _ask(self, endpoint: str, request: Callable[[_Session], Any]) -> Any:
         """Return the answer, or a new `_Refused`.
 
         What Authlib and `requests` raise is not raised here, since it carries the request with its tokens, and the
@@ -301,7 +301,7 @@ class OAuthClient:
         """
         began = time.monotonic()
         try:
-            with self._session() as session:
+            with self._session(endpoint) as session:
                 return request(session)
         except _Refused as error:
             return _Refused(str(error), error.code, error.retry_after)
@@ -329,7 +329,7 @@ _THEIR_ERRORS = (
     LookupError,
     AttributeError,
     ArithmeticError,
-    RecursionError,
+    RuntimeError,
 )
 
 

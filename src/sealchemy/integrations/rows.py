@@ -95,7 +95,7 @@ class Rows:
         if row is None or row.refresh_token != sent:
             self.release(session, lease)
             return False
-        self._update(session, row.id, **values_of(session, grant), updated_at=utc_now())
+        self._update(session, row.id, **values_of(grant, row.now), updated_at=utc_now())
         self.release(session, lease)
         return True
 
@@ -112,15 +112,16 @@ class Rows:
         freed = {"refresh_lease": None, "refresh_lease_until": None, "updated_at": m.updated_at}
         session.execute(self._where(update(m).values(freed)).where(m.refresh_lease == lease), **_PLAIN)
 
-    def remove(self, session: Session, lease: str, claim: Claim) -> None:
-        """Delete the row, unless the user has connected again meanwhile."""
+    def remove(self, session: Session, lease: str, claim: Claim) -> bool:
+        """Delete the row if its tokens are those that were revoked; return whether it is gone."""
         row = self._lock(session)
         if row is None:
-            return
-        if (row.access_token, row.refresh_token) == (claim.access_token, claim.refresh_token):
-            session.execute(delete(self.model).where(self.model.id == row.id), **_PLAIN)
-        else:
+            return True
+        if (row.access_token, row.refresh_token) != (claim.access_token, claim.refresh_token):
             self.release(session, lease)
+            return False
+        session.execute(delete(self.model).where(self.model.id == row.id), **_PLAIN)
+        return True
 
     def refuse(self, row: Row) -> NoReturn:
         """Say that the user must connect again."""
@@ -180,11 +181,11 @@ def check_whose(user_id: object, provider: object) -> None:
         raise IntegrationError(message)
 
 
-def values_of(session: Session, grant: TokenGrant) -> dict[str, Any]:
+def values_of(grant: TokenGrant, now: datetime) -> dict[str, Any]:
     """Return the columns that a grant fills; what it does not say stays as it is."""
     expires_at = grant.expires_at
     if grant.expires_in is not None:
-        expires_at = session.scalars(select(utc_now())).one() + timedelta(seconds=grant.expires_in)
+        expires_at = now + timedelta(seconds=grant.expires_in)
     said = {"refresh_token": grant.refresh_token, "scope": grant.scope}
     return {
         "access_token": grant.access_token,

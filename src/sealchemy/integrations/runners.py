@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -49,9 +50,12 @@ class Runner(Protocol):
 class _Persistence:
     async def persistently(self: Runner, step: Callable[[Session], _Result]) -> _Result:
         """Run a step that must not be given up easily."""
-        deadline = time.monotonic() + STORE_SECONDS
+        deadline, failure = time.monotonic() + STORE_SECONDS, None
         while True:
             try:
+                if failure is not None:
+                    logger.warning("storing what a provider answered is tried again (%s)", failure)
+                    await self.sleep(_PAUSE)
                 return await self.transaction(step)
             except asyncio.CancelledError:  # once, when the event loop ends
                 failure = "cancelled"
@@ -67,8 +71,6 @@ class _Persistence:
                 )
                 logger.error(message)
                 raise RefreshFailedError(message)
-            logger.warning("storing what a provider answered is tried again (%s)", failure)
-            await self.sleep(_PAUSE)
 
 
 class BlockingRunner(_Persistence):
@@ -103,13 +105,20 @@ class AsyncRunner(_Persistence):
             return await session.run_sync(step)  # type: ignore[no-any-return] # the factory is of any kind
 
     async def request(self, call: Callable[[], _Result]) -> _Result:
-        """Run a call to the provider, and wait for it also when the event loop ends."""
-        future = asyncio.get_running_loop().run_in_executor(None, call)
+        """Run a call to the provider; once it has begun, wait for it also when the event loop ends."""
+        begun = threading.Lock()
+
+        def begin() -> _Result:
+            if not begun.acquire(blocking=False):
+                raise asyncio.CancelledError
+            return call()
+
+        future = asyncio.get_running_loop().run_in_executor(None, begin)
         while True:
             try:
                 return await asyncio.shield(future)
             except asyncio.CancelledError:
-                if future.cancelled():
+                if future.done() or begun.acquire(blocking=False):
                     raise
 
     async def sleep(self, seconds: float) -> None:

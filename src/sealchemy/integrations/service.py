@@ -81,7 +81,8 @@ def upsert_integration(
     """
     check_whose(user_id, provider)
     given = {"user_id": user_id, "provider": provider}
-    values = {**values_of(session, grant), "reauthorization_required": False, "updated_at": utc_now()}
+    now = session.scalars(select(utc_now()), bind_arguments={"mapper": model}).one()
+    values = {**values_of(grant, now), "reauthorization_required": False, "updated_at": utc_now()}
     session.flush()
     dialect = session.get_bind(model).dialect.name
     if dialect in {"mysql", "mariadb"}:
@@ -265,22 +266,28 @@ async def _release(runner: Runner, rows: Rows, lease: str) -> None:
 
 async def _disconnect(runner: Runner, rows: Rows, client: OAuthClient) -> None:
     waiting = _Waiting(client)
-    while (
-        claim := await runner.transaction(lambda session: rows.claim(session, waiting.lease, waiting.seconds))
-    ) is None:
+    while True:
         await runner.transaction(rows.look)
+        take = partial(rows.claim, lease=waiting.lease, seconds=waiting.seconds)
+        if claim := await runner.transaction(take):
+            await _revoke(runner, rows, client, waiting.lease, claim)
+            if await runner.persistently(partial(rows.remove, lease=waiting.lease, claim=claim)):
+                break
         await waiting.sleep(runner)
-    token = claim.refresh_token or claim.access_token
-    if token and client.revocation_endpoint:
-        try:
-            await runner.request(lambda: client.revoke(token))
-        except IntegrationError as error:
-            logger.warning("integration %s (%s): %s", claim.id, rows.provider, error)
-            await _release(runner, rows, waiting.lease)
-            raise
-    await runner.persistently(lambda session: rows.remove(session, waiting.lease, claim))
     how = "revoked" if client.revocation_endpoint else "not revoked, the provider has no endpoint for it"
     logger.info("integration %s (%s): disconnected; %s", claim.id, rows.provider, how)
+
+
+async def _revoke(runner: Runner, rows: Rows, client: OAuthClient, lease: str, claim: Claim) -> None:
+    token = claim.refresh_token or claim.access_token
+    if not token or not client.revocation_endpoint:
+        return
+    try:
+        await runner.request(lambda: client.revoke(token))
+    except IntegrationError as error:
+        logger.warning("integration %s (%s): %s", claim.id, rows.provider, error)
+        await _release(runner, rows, lease)
+        raise
 
 
 def _is_valid(row: Row, leeway: float, rejected: str | None) -> bool:

@@ -49,7 +49,7 @@ class IntegrationSettings(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:  # its frames hold the key
             found = error.errors(include_url=False, include_context=False, include_input=False)
-            problem = "; ".join(f"{str(item['loc'][0]).upper()}: {item['msg']}" for item in found)
+            problem = "; ".join(f"{'.'.join(map(str, item['loc'])).upper()}: {item['msg']}" for item in found)
         if problem is not None:
             del values
             raise RolloutError(problem)

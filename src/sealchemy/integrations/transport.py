@@ -10,10 +10,11 @@ from contextlib import suppress
 from typing import Any
 
 from requests import ConnectionError as ConnectionFailed
-from requests import PreparedRequest, Response
+from requests import PreparedRequest, ReadTimeout, Response
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.poolmanager import ProxyManager
 from urllib3.util import Timeout
 
 _LONGEST_BODY = 1024 * 1024
@@ -100,7 +101,8 @@ class Transport(HTTPAdapter):
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         """Use them through a proxy too."""
         manager = super().proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = _POOLS
+        if type(manager) is ProxyManager:  # that for SOCKS has pools of its own
+            manager.pool_classes_by_scheme = _POOLS
         return manager
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
@@ -117,6 +119,8 @@ class Transport(HTTPAdapter):
         try:
             response = super().send(request, **{**kwargs, "stream": True, "timeout": Timeout(total=self._seconds)})
             response._content = _whole(response)  # noqa: SLF001 - as `requests` sets it
+            if time.monotonic() >= self._deadline:
+                raise ReadTimeout  # the alarm looks like the end of the body
             return response
         finally:
             alarm.cancel()
