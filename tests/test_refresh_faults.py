@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import create_engine, make_url, select, text
+from sqlalchemy import create_engine, event, make_url, select, text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
 
@@ -31,6 +31,7 @@ from sealchemy.integrations import (
     get_valid_token,
     get_valid_token_async,
     runners,
+    service,
     upsert_integration,
 )
 
@@ -372,4 +373,32 @@ def test_a_token_that_came_during_a_disconnect_is_revoked_too(tmp_path: Path, oa
     assert later.revoked
     with place.sessions() as session:
         assert session.scalars(select(Integration)).all() == []
+    place.engine.dispose()
+
+
+def test_a_request_that_begins_too_late_is_not_made(
+    tmp_path: Path, oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_LATEST", 0.3)
+    place = Place(f"sqlite:///{tmp_path / 'a.db'}", oauth_provider)
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}")
+    attach_key_ring(engine, KeyRing(primary=place.key))
+    claims: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        if "SET refresh_lease=?, refresh_lease_until=?" in statement and parameters[0] is not None:
+            claims.append(parameters[0])
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        loop.run_in_executor(None, time.sleep, 1.0)  # the only thread; the lease runs on meanwhile
+        await get_valid_token_async(async_sessionmaker(engine), **WHOSE, client=oauth_provider.client())
+        await engine.dispose()
+
+    asyncio.run(scenario())
+    assert oauth_provider.counts["/token"] == 1
+    assert len(claims) == 2  # the lease was taken anew
     place.engine.dispose()
