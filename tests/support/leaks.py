@@ -27,14 +27,8 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         pending += [current.__cause__, current.__context__, getattr(current, "orig", None)]
 
 
-def shown_by(error: BaseException, package: str | None = "sealchemy") -> str:
-    """Return what a log, a pickle or an error tracker would keep of an exception.
-
-    Args:
-        error: the exception.
-        package: look at the variables of frames whose file path has this in it; None for all frames but the tests'.
-
-    """
+def said_by(error: BaseException) -> str:
+    """Return what a log or a pickle would keep of an exception and of those behind it."""
     parts = []
     for item in chain(error):
         parts += [str(item), repr(item), repr(item.args), repr(getattr(item, "params", None)), repr(vars(item))]
@@ -43,11 +37,29 @@ def shown_by(error: BaseException, package: str | None = "sealchemy") -> str:
             parts.append(repr(pickle.dumps(item)))
         except (TypeError, AttributeError, pickle.PicklingError) as unpicklable:
             parts.append(str(unpicklable))
+    return "\n".join(parts)
+
+
+def frames_of(error: BaseException, *, package: str | None = None, but: str = "/tests/") -> str:
+    """Return what an error tracker would print of the variables of the frames, as it does: with `repr`."""
+    parts = []
+    for item in chain(error):
         for frame, _ in traceback.walk_tb(item.__traceback__):
             name = frame.f_code.co_filename
-            if "/tests/" not in name and (package is None or f"/{package}/" in name):
+            if but not in name and (package is None or f"/{package}/" in name):
                 parts += [f"{key}={value!r}" for key, value in frame.f_locals.items()]
     return "\n".join(parts)
+
+
+def shown_by(error: BaseException, package: str | None = "sealchemy") -> str:
+    """Return what a log, a pickle or an error tracker would keep of an exception.
+
+    Args:
+        error: the exception.
+        package: look at the variables of frames whose file path has this in it; None for all frames but the tests'.
+
+    """
+    return f"{said_by(error)}\n{frames_of(error, package=package)}"
 
 
 def assert_silent(error: BaseException, *secrets: str, package: str | None = "sealchemy") -> None:
