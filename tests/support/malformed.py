@@ -1,0 +1,99 @@
+"""Malformed input for what reads stored values and keys, from bytes that a fuzzer or a random generator gives."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from sealchemy import Key, KeyRing, SealchemyError, SecretString, envelope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+KEY, OTHER = Key.generate(), Key.generate()
+RING = KeyRing(primary=KEY, previous=[OTHER])
+CONTEXT = "fuzz.token"
+STORED = [RING.encrypt(text, CONTEXT) for text in ("", "ya29.token", "ключ-鍵-🔑" * 20)]
+VALID = set(STORED)
+KEYS = [
+    KEY.reveal(),
+    KEY.reveal().removeprefix("sealchemy-key-v1."),
+    "q" * 44,
+    "sealchemy-key-v1.",
+    "replace-me-with-the-output-of-sealchemy-generate-key",
+]
+PIECES = [
+    *STORED,
+    *KEYS,
+    envelope.header(KEY.id),
+    envelope.header(OTHER.id),
+    envelope.header("0" * 12),
+    "sealchemy:",
+    "sealchemy:v2:",
+    f"sealchemy:v1:{KEY.id}:row:",
+    "=",
+    "==",
+    "\n",
+    "\x00",
+    "\ud800",
+    "１２",  # noqa: RUF001 - digits that `\d` takes
+]
+
+
+def decrypt(text: str) -> None:
+    """Decrypt; nothing but a value that was encrypted here may come back."""
+    if isinstance(RING.decrypt(text, CONTEXT), SecretString) and text not in VALID:
+        message = f"a malformed value was decrypted: {text!r}"
+        raise AssertionError(message)
+
+
+def parse_key(text: str) -> None:
+    """Parse a key."""
+    Key.parse(text)
+
+
+def from_env(text: str) -> None:
+    """Read a ring from an environment."""
+    half = len(text) // 2
+    KeyRing.from_env("P", {"P_KEY": text[:half] or KEY.reveal(), "P_PREVIOUS_KEYS": text[half:]})
+
+
+READERS: list[Callable[[str], object]] = [
+    decrypt,
+    envelope.parse,
+    envelope.parse_key_id,
+    envelope.check_context,
+    RING.is_current,
+    parse_key,
+    from_env,
+]
+
+
+def check(reader: Callable[[str], object], text: str) -> None:
+    """Have a reader read; whatever it raises that is not ours is a finding."""
+    try:
+        reader(text)
+    except SealchemyError as error:
+        if len(text) > 40 and text in str(error):
+            message = f"the error shows its input: {error}"
+            raise AssertionError(message) from None
+
+
+def inputs(count: int, seed: int) -> Iterator[str]:
+    """Yield malformed inputs: pieces of valid ones, cut, repeated, swapped and with changed characters."""
+    source = random.Random(seed)
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_:. \n\x00é\ud800１"  # noqa: RUF001
+    for _ in range(count):
+        text = "".join(source.choice(PIECES) for _ in range(source.randint(1, 3)))
+        for _ in range(source.randint(0, 4)):
+            at = source.randrange(len(text) + 1)
+            kind = source.randrange(4)
+            if kind == 0:
+                text = text[:at]
+            elif kind == 1:
+                text = text[:at] + source.choice(alphabet) + text[at:]
+            elif kind == 2:
+                text = text[:at] + source.choice(alphabet) + text[at + 1 :]
+            else:
+                text = text[at:] + text[:at]
+        yield text

@@ -1,0 +1,70 @@
+"""Malformed stored values and keys: nothing but our errors, no crash, no hang, no memory that grows."""
+
+from __future__ import annotations
+
+import gc
+import random
+import re
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from .support.malformed import PIECES, READERS, STORED, check, inputs
+
+COUNTS = [20_000, pytest.param(1_200_000, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
+@given(st.one_of(st.text(), st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=5)), max_size=4).map("".join)))
+def test_any_text(reader: object, text: str) -> None:
+    check(reader, text)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_malformed_inputs(count: int) -> None:
+    seed = random.randrange(2**32)
+    rounds, memory, slowest = 4, [], 0.0
+    tracemalloc.start()
+    try:
+        for number in range(rounds):
+            for index, text in enumerate(inputs(count // rounds, seed + number)):
+                start = time.perf_counter()
+                check(READERS[index % len(READERS)], text)
+                slowest = max(slowest, time.perf_counter() - start)
+            gc.collect()
+            memory.append(tracemalloc.get_traced_memory()[0])
+    except BaseException:
+        print(f"seed {seed}")  # noqa: T201 - to run it again
+        raise
+    finally:
+        tracemalloc.stop()
+    assert slowest < 2
+    assert memory[-1] - memory[0] < 1_000_000
+
+
+def test_truncated_at_every_length() -> None:
+    for stored in STORED:
+        for length in range(len(stored)):
+            for reader in READERS:
+                check(reader, stored[:length])
+
+
+@pytest.mark.slow
+def test_a_coverage_guided_fuzzer_finds_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz", "-runs=1000000", "-timeout=10", "-rss_limit_mb=512"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = re.search(r"Done (\d+) runs", done.stderr)
+    assert found
+    assert int(found[1]) >= 1_000_000
