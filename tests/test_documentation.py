@@ -17,6 +17,8 @@ from sealchemy import errors
 from sealchemy.cli import app
 from sealchemy.integrations.settings import IntegrationSettings
 
+from . import evidence
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EVERYTHING = "\n".join(page.read_text() for page in PAGES)
@@ -45,6 +47,17 @@ def test_code_runs(page: Path) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_the_tables_of_evidence_are_what_the_tests_say() -> None:
+    assert evidence.written() == evidence.PAGE.read_text(), "run `python -m tests.evidence`"
+
+
+def test_every_test_that_is_named_exists() -> None:
+    for name in set(re.findall(r"tests/\w+\.py(?:::\w+)*", EVERYTHING)):
+        path, *names = name.split("::")
+        source = (ROOT / path).read_text()
+        assert all(re.search(rf"^\s*(?:async )?(?:def|class) {item}\b", source, re.MULTILINE) for item in names), name
 
 
 def test_every_command_is_documented() -> None:

@@ -365,7 +365,7 @@ def _offline(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
             dialect=place.engine.dialect, opts={"as_sql": True, "output_buffer": out, "literal_binds": True}
         )
         operations = Operations(context)
-        operations.bulk_insert(Grant.__table__, [{"token": SecretString(SENTINEL)}])
+        operations.bulk_insert(Grant.__table__, [{"token": _given(way)}])
         return out.getvalue()
 
 
@@ -415,10 +415,16 @@ def _traced(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
 
 @channel("log of the server, log_statement=all", "postgresql")
 def _server_log(_url: str, way: Any, request: pytest.FixtureRequest) -> str:
-    server = request.getfixturevalue("loud_server")
-    with Place(server.url) as place:
-        Base.metadata.drop_all(place.engine)
-    with Place(server.url) as place:
+    return _logged_by_the_server(way, request.getfixturevalue("loud_server"), Rollout.STRICT)
+
+
+@channel("log of the server, log_statement=all, stage prepare", "postgresql")
+def _server_log_prepare(_url: str, way: Any, request: pytest.FixtureRequest) -> str:
+    return _logged_by_the_server(way, request.getfixturevalue("another_loud_server"), Rollout.PREPARE)
+
+
+def _logged_by_the_server(way: Any, server: postgresql.Server, stage: Rollout) -> str:
+    with Place(server.url, rollout=stage) as place:
         way(place)
         for others in ({"name": "there"}, {"name": "bad"}):
             with pytest.raises(StatementError):
@@ -431,6 +437,16 @@ def _server_log(_url: str, way: Any, request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def loud_server() -> Iterator[postgresql.Server]:
     """A server that logs all that it can."""
+    yield from _loud()
+
+
+@pytest.fixture(scope="module")
+def another_loud_server() -> Iterator[postgresql.Server]:
+    """Another one, whose log holds plaintext."""
+    yield from _loud()
+
+
+def _loud() -> Iterator[postgresql.Server]:
     server = postgresql.start_any(
         log_statement="all", log_min_duration_statement="0", log_parameter_max_length_on_error="-1"
     )
@@ -439,7 +455,23 @@ def loud_server() -> Iterator[postgresql.Server]:
     server.stop()
 
 
-FRAMES = "frames of SQLAlchemy hold the parameters that the caller gave"
+FRAMES = (
+    "Frames of SQLAlchemy hold the parameters that the caller gave, and error trackers print the variables of frames."
+    " Give `SecretString(token)` to Core statements, as the ORM does by itself; or have the tracker collect no local"
+    " variables (`sentry_sdk.init(include_local_variables=False)`)."
+)
+PARAMETERS = (
+    "`compiled.params` are the parameters that the caller gave. Give `SecretString(token)`, or do not print them."
+)
+PICKLES = (
+    "A pickle holds the object with its values, or it could not be used after. Expire the attributes before"
+    ' (`session.expire(item, ["token"])`), or leave the columns deferred, as the ready-made table has them.'
+)
+SERVER = (
+    "In this stage the application stores plaintext, as it did before, and a server that is told to log statements,"
+    " parameters or failing rows logs it. Go on to stage migrate, or set `log_statement=none`,"
+    " `log_min_duration_statement=-1`, `log_parameter_max_length_on_error=0` and `log_error_verbosity=terse`."
+)
 OPEN: dict[tuple[str, str], str] = {
     **{
         (f"{name}: variables of its frames", "Core, `str`"): FRAMES
@@ -447,8 +479,9 @@ OPEN: dict[tuple[str, str], str] = {
         if name != "reading a damaged row"
     },
     ("sentry-sdk, default options", "Core, `str`"): FRAMES,
-    ("parameters of a compiled statement", "Core, `str`"): "they are the parameters that the caller gave",
-    **{("pickle of an ORM object", way): "a pickle holds the object, with its values" for way in WAYS},
+    ("parameters of a compiled statement", "Core, `str`"): PARAMETERS,
+    **{("pickle of an ORM object", way): PICKLES for way in WAYS},
+    **{("log of the server, log_statement=all, stage prepare", way): SERVER for way in WAYS},
 }
 
 
