@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from importlib.metadata import requires
+from importlib.metadata import entry_points, requires
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,3 +64,10 @@ def test_the_core_is_imported_without_the_rest() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_no_release_of_alembic_breaks_on_the_entry_point() -> None:
+    (entry_point,) = entry_points(group="alembic.plugins", name="sealchemy")
+    loaded = entry_point.load()
+    assert list(loaded) == [loaded]  # 1.18 to 1.20.0 iterate over it, while `import alembic` runs
+    assert callable(loaded.setup)

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from alembic.runtime.plugins import Plugin
+
+
+class _IterableModule(ModuleType):
+    """Some releases of Alembic iterate over what the entry point loads, and fail on their own import if they cannot."""
+
+    def __iter__(self) -> Iterator[ModuleType]:
+        yield self
+
+
+sys.modules[__name__].__class__ = _IterableModule
 
 
 def setup(plugin: Plugin) -> None:
