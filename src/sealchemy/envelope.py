@@ -118,7 +118,7 @@ def decode(text: str, where: str = "stored value") -> bytes:
         payload = b64decode(text, None, True)  # noqa: FBT003 - positional is measurably faster here
     except ValueError:
         payload = b""
-    if len(payload) >= PAYLOAD_MINIMUM and _is_canonical(text):
+    if len(payload) >= PAYLOAD_MINIMUM and is_canonical(text):
         return payload
     if text.startswith("row:"):
         _refuse_version("v1 with a row", where)
@@ -129,7 +129,8 @@ def decode(text: str, where: str = "stored value") -> bytes:
     raise EnvelopeFormatError(message)
 
 
-def _is_canonical(text: str) -> bool:
+def is_canonical(text: str) -> bool:
+    """Return whether base64 that decodes is the only spelling of its bytes: unused bits must be zero."""
     if text[-1] != "=":
         return True
     if text[-2] == "=":
@@ -141,10 +142,12 @@ __all__ = [
     "HEADER_SIZE",
     "PREFIX",
     "Envelope",
+    "b64decode",
     "check_context",
     "decode",
     "encode",
     "header",
+    "is_canonical",
     "parse",
     "parse_key_id",
 ]

@@ -5,39 +5,23 @@ from __future__ import annotations
 import hmac
 import os
 import re
-from itertools import count
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
-from weakref import WeakValueDictionary
+from typing import TYPE_CHECKING, NoReturn
 
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from . import envelope, keytext, xaes
+from .ciphers import DataKey, decryptor
 from .errors import (
-    AlreadyEncryptedError,
     ColumnDefinitionError,
-    DecryptionError,
     KeyFormatError,
     MissingKeyError,
-    PlaintextTypeError,
     UnknownKeyError,
 )
 from .redaction import SecretString
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-
-_VALUES_PER_PREFIX = 4096
-_PREFIXES_PER_READER = 1024
-
-
-class _Writer(NamedTuple):
-    # One immutable tuple, replaced by one assignment: with separate fields a thread would
-    # combine the prefix of one cipher with the other's.
-    prefix: bytes
-    encrypt: Callable[[bytes, bytes, bytes], bytes]
-    next_count: Callable[[], int]
 
 
 class Key:
@@ -46,7 +30,7 @@ class Key:
     A class without `__dict__`, so that no serialiser, copy or debugger display meets its bytes by chance.
     """
 
-    __slots__ = ("__weakref__", "_data_key", "_readers", "_secret", "_writer", "id")
+    __slots__ = ("_data_key", "_secret", "id")
 
     id: str
 
@@ -58,10 +42,7 @@ class Key:
             raise KeyFormatError(problem)
         self._secret = secret
         self.id = _derive(secret, b"sealchemy v1 key id", 6).hex()
-        self._data_key = _derive(secret, b"sealchemy v1 xaes-256-gcm", xaes.KEY_SIZE)
-        self._readers: dict[bytes, Callable[[bytes, bytes, bytes], bytes]] = {}
-        self._writer: _Writer | None = None
-        _live_keys[id(self)] = self  # not a set, in which equal keys are one
+        self._data_key = DataKey(self.id, _derive(secret, b"sealchemy v1 xaes-256-gcm", xaes.KEY_SIZE))
 
     @classmethod
     def generate(cls) -> Key:
@@ -106,43 +87,6 @@ class Key:
         """Refuse pickle, copy and deepcopy: each would leave the key where nobody looks for one."""
         message = "a Key is not copied or pickled; load it again, with KeyRing.from_env or Key.parse"
         raise TypeError(message)
-
-    def _encryptor(self, context: str) -> Callable[[str], str]:
-        header = envelope.header(self.id)
-        associated_data = (header + context).encode("ascii")
-        encode, urandom = envelope.encode, os.urandom
-
-        def encrypt(plaintext: str) -> str:
-            try:
-                data = encode_plaintext(plaintext, context)
-            finally:
-                del plaintext
-            writer = self._writer
-            if writer is None or writer.next_count() >= _VALUES_PER_PREFIX:
-                writer = self._renew_writer()
-            tail = urandom(12)
-            return header + encode(writer.prefix + tail + writer.encrypt(tail, data, associated_data))
-
-        return encrypt
-
-    def _renew_writer(self) -> _Writer:
-        prefix = os.urandom(xaes.PREFIX_SIZE)
-        writer = _Writer(prefix, xaes.cipher(self._data_key, prefix).encrypt, count(1).__next__)
-        self._writer = writer
-        return writer
-
-    def _decrypt(self, payload: bytes, associated_data: bytes) -> bytes:
-        prefix = payload[:12]
-        reader = self._readers.get(prefix)
-        if reader is not None:
-            return reader(payload[12:24], payload[24:], associated_data)
-        reader = xaes.cipher(self._data_key, prefix).decrypt
-        data = reader(payload[12:24], payload[24:], associated_data)
-        # Only now: values that do not authenticate must not push out the ones that do.
-        if len(self._readers) >= _PREFIXES_PER_READER:
-            self._readers = {}
-        self._readers[prefix] = reader
-        return data
 
 
 class KeyRing:
@@ -249,7 +193,7 @@ class KeyRing:
     def encryptor(self, context: str) -> Callable[[str], str]:
         """Return `encrypt` for one context, with all work that is the same for every value done."""
         try:
-            return self.primary._encryptor(envelope.check_context(context))  # noqa: SLF001 - one module
+            return self.primary._data_key.encryptor(envelope.check_context(context))  # noqa: SLF001 - one module
         finally:
             del context
 
@@ -269,24 +213,17 @@ class KeyRing:
         except ColumnDefinitionError:
             del context
             raise
-        headers = {envelope.header(key.id): key for key in self._keys.values()}
-        keys = {header: (key, (header + context).encode("ascii")) for header, key in headers.items()}
-        decode, size, prefix = envelope.decode, envelope.HEADER_SIZE, envelope.PREFIX
+        prefix = envelope.PREFIX
 
-        def decrypt(stored: str) -> SecretString:
-            if isinstance(stored, str) and (found := keys.get(stored[:size])) is not None:
-                key, associated_data = found
-                return _open(key, decode(stored[size:], context), associated_data, context)
-            text = SecretString(stored) if isinstance(stored, str) else stored
-            del stored  # it may be plaintext
-            if on_plaintext is not None and isinstance(text, SecretString) and not text.startswith(prefix):
-                return on_plaintext(text)
+        def otherwise(stored: SecretString) -> SecretString:
+            if on_plaintext is not None and isinstance(stored, str) and not stored.startswith(prefix):
+                return on_plaintext(stored)
             try:
-                raise self._unknown(text, context)
+                raise self._unknown(stored, context)
             finally:
-                del text
+                del stored
 
-        return decrypt
+        return decryptor([key._data_key for key in self._keys.values()], context, otherwise)  # noqa: SLF001 - one module
 
     def _unknown(self, stored: str, context: str) -> UnknownKeyError:
         try:
@@ -327,47 +264,3 @@ def _check_distinct(source: str, primary: Key, previous_source: str, previous: l
     if len(set(ids)) != len(ids):
         message = f"{previous_source} has a key twice (ids: {', '.join(ids)}): keep it once"
         raise KeyFormatError(message)
-
-
-def encode_plaintext(plaintext: str, context: str) -> bytes:
-    """Return the UTF-8 form of a text that may be encrypted; raises as `KeyRing.encrypt` does."""
-    problem: type[AlreadyEncryptedError | PlaintextTypeError]
-    if not isinstance(plaintext, str):
-        problem, reason = PlaintextTypeError, f"takes str or None, not {type(plaintext).__name__}"
-    elif plaintext.startswith(envelope.PREFIX):
-        problem = AlreadyEncryptedError
-        reason = f"the text starts with {envelope.PREFIX!r}, which only stored values do: pass the plaintext"
-    else:
-        try:
-            return plaintext.encode()
-        except UnicodeEncodeError:
-            problem, reason = PlaintextTypeError, "the text has a lone surrogate and no UTF-8 form"
-    # Raised here, where the exception that holds the text has ended.
-    del plaintext
-    message = f"{context}: {reason}"
-    raise problem(message)
-
-
-def _open(key: Key, payload: bytes, associated_data: bytes, context: str) -> SecretString:
-    try:
-        return SecretString(key._decrypt(payload, associated_data).decode())  # noqa: SLF001 - one module
-    except (InvalidTag, UnicodeDecodeError):
-        pass
-    message = (
-        f"{context}: a stored value does not authenticate under key {key.id}: it was changed, or written"
-        " for another column, or with another key of this id; restore it from a backup"
-    )
-    raise DecryptionError(message, context=context, key_id=key.id)
-
-
-_live_keys: WeakValueDictionary[int, Key] = WeakValueDictionary()
-
-
-def _forget_writers() -> None:
-    # A fork would go on with its parent's prefix.
-    for key in tuple(_live_keys.values()):
-        key._writer = None  # noqa: SLF001 - one module
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_writers)

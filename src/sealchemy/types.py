@@ -11,11 +11,11 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import ColumnClause, Label, Null
 from sqlalchemy.types import TypeDecorator
 
+from .ciphers import encode_plaintext
 from .engine import binding
 from .envelope import check_context
 from .errors import ColumnDefinitionError, PlaintextTypeError, SealchemyError, UnsupportedOperationError
 from .guard import EncryptedType
-from .keys import encode_plaintext
 from .redaction import SecretString
 
 if TYPE_CHECKING:

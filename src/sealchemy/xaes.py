@@ -6,9 +6,12 @@ counter-mode block with CMAC-AES-256; what is encrypted with the derived key is 
 
 from __future__ import annotations
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFCMAC, CounterLocation, Mode
+
+__all__ = ["KEY_SIZE", "NONCE_SIZE", "PREFIX_SIZE", "TAG_SIZE", "InvalidTag", "cipher"]
 
 KEY_SIZE = 32
 NONCE_SIZE = 24

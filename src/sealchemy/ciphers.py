@@ -1,0 +1,179 @@
+"""`DataKey`: encrypting and decrypting under one key, with all work done before that is the same for every value."""
+
+from __future__ import annotations
+
+import os
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakSet
+
+from . import envelope, xaes
+from .errors import AlreadyEncryptedError, DecryptionError, PlaintextTypeError
+from .redaction import SecretString
+from .xaes import InvalidTag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_VALUES_PER_PREFIX = 4096
+_PREFIXES_PER_READER = 1024
+
+
+class _Writer(NamedTuple):
+    # One immutable tuple, replaced by one assignment: with separate fields a thread would
+    # combine the prefix of one cipher with the other's.
+    prefix: bytes
+    encrypt: Callable[[bytes, bytes, bytes], bytes]
+    next_count: Callable[[], int]
+
+
+def _refuse(_nonce: bytes, _data: bytes, _associated_data: bytes) -> bytes:
+    raise AssertionError
+
+
+_USED_UP = _Writer(b"", _refuse, lambda: _VALUES_PER_PREFIX)
+
+
+class DataKey:
+    """The 32 bytes that encrypt, under the id of the key that they were derived from.
+
+    A class because it keeps two things between values: the half nonce that this process writes with, and ciphers for
+    half nonces that it has read.
+    """
+
+    __slots__ = ("__weakref__", "_secret", "_writer", "id", "readers")
+
+    def __init__(self, key_id: str, secret: bytes) -> None:
+        self.id, self._secret = key_id, secret
+        self._writer = _USED_UP
+        self.readers: dict[bytes, Callable[[bytes, bytes, bytes], bytes]] = {}
+        """By half nonce; only such as a value was authenticated with."""
+        _live.add(self)
+
+    def encryptor(self, context: str) -> Callable[[str], str]:
+        """Return the function that encrypts the values of one context."""
+        header = envelope.header(self.id)
+        associated_data = (header + context).encode("ascii")
+        encode, urandom, reserved = envelope.encode, os.urandom, envelope.PREFIX
+
+        def encrypt(plaintext: str) -> str:
+            data = None
+            if isinstance(plaintext, str) and not plaintext.startswith(reserved):
+                try:
+                    data = plaintext.encode()
+                except UnicodeEncodeError:  # it holds the text, and ends here
+                    data = None
+            if data is None:
+                try:
+                    data = encode_plaintext(plaintext, context)
+                finally:
+                    del plaintext  # error trackers print the variables of a frame
+            prefix, seal, next_count = self._writer
+            if next_count() >= _VALUES_PER_PREFIX:
+                prefix, seal, _ = self._renew_writer()
+            tail = urandom(12)
+            return header + encode(prefix + tail + seal(tail, data, associated_data))
+
+        return encrypt
+
+    def _renew_writer(self) -> _Writer:
+        prefix = os.urandom(xaes.PREFIX_SIZE)
+        self._writer = writer = _Writer(prefix, xaes.cipher(self._secret, prefix).encrypt, count(1).__next__)
+        return writer
+
+    def open(self, stored: str, context: str) -> SecretString:
+        """Decrypt a value that has the header of this key, strictly, and keep the cipher of its half nonce.
+
+        Raises:
+            EnvelopeFormatError, UnsupportedVersionError: what follows the header is malformed.
+            DecryptionError: it does not authenticate.
+
+        """
+        payload = envelope.decode(stored[envelope.HEADER_SIZE :], context)
+        prefix, associated_data = payload[:12], (envelope.header(self.id) + context).encode("ascii")
+        reader = self.readers.get(prefix) or xaes.cipher(self._secret, prefix).decrypt
+        try:
+            plaintext = SecretString(reader(payload[12:24], payload[24:], associated_data).decode())
+        except (InvalidTag, UnicodeDecodeError):
+            plaintext = None
+        if plaintext is None:
+            message = (
+                f"{context}: a stored value does not authenticate under key {self.id}: it was changed, or written"
+                " for another column, or with another key of this id; restore it from a backup"
+            )
+            raise DecryptionError(message, context=context, key_id=self.id)
+        # Only now: values that do not authenticate must not push out the ones that do.
+        if len(self.readers) >= _PREFIXES_PER_READER:
+            self.readers.clear()
+        self.readers[prefix] = reader
+        return plaintext
+
+
+def decryptor(
+    keys: list[DataKey], context: str, otherwise: Callable[[SecretString], SecretString]
+) -> Callable[[str], SecretString]:
+    """Return the function that decrypts the values of one context.
+
+    Args:
+        keys: those that it can be encrypted with; the one that a value names is tried, and no other.
+        context: what the values were encrypted for.
+        otherwise: what to do with anything that does not have the header of a key.
+
+    """
+    known = {envelope.header(key.id): key for key in keys}
+    fast = {header: (key.readers, (header + context).encode("ascii")) for header, key in known.items()}
+    size, b64decode, is_canonical = envelope.HEADER_SIZE, envelope.b64decode, envelope.is_canonical
+
+    def decrypt(stored: str) -> SecretString:
+        try:
+            readers, associated_data = fast[stored[:size]]
+            text = stored[size:]
+            payload = b64decode(text, None, True)  # noqa: FBT003 - positional is measurably faster here
+            if text[-1] != "=" or is_canonical(text):
+                return SecretString(readers[payload[:12]](payload[12:24], payload[24:], associated_data).decode())
+        except _ANYTHING_ELSE:  # some of these hold plaintext, and end here
+            pass
+        hidden = SecretString(stored) if isinstance(stored, str) else stored
+        del stored  # error trackers print the variables of a frame, and it may be plaintext
+        try:
+            key = known.get(hidden[:size]) if isinstance(hidden, str) else None
+            return otherwise(hidden) if key is None else key.open(str(hidden), context)
+        finally:
+            del hidden  # it may be bytes
+
+    return decrypt
+
+
+_ANYTHING_ELSE = (LookupError, TypeError, ValueError, InvalidTag)
+
+
+def encode_plaintext(plaintext: str, context: str) -> bytes:
+    """Return the UTF-8 form of a text that may be encrypted; raises as `KeyRing.encrypt` does."""
+    problem: type[AlreadyEncryptedError | PlaintextTypeError]
+    if not isinstance(plaintext, str):
+        problem, reason = PlaintextTypeError, f"takes str or None, not {type(plaintext).__name__}"
+    elif plaintext.startswith(envelope.PREFIX):
+        problem = AlreadyEncryptedError
+        reason = f"the text starts with {envelope.PREFIX!r}, which only stored values do: pass the plaintext"
+    else:
+        try:
+            return plaintext.encode()
+        except UnicodeEncodeError:
+            problem, reason = PlaintextTypeError, "the text has a lone surrogate and no UTF-8 form"
+    # Raised here, where the exception that holds the text has ended.
+    del plaintext
+    message = f"{context}: {reason}"
+    raise problem(message)
+
+
+_live: WeakSet[DataKey] = WeakSet()
+
+
+def _forget_writers() -> None:
+    # A fork would go on with its parent's prefix.
+    for key in tuple(_live):
+        key._writer = _USED_UP  # noqa: SLF001 - one module
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_writers)
