@@ -22,7 +22,11 @@ def leaks() -> str:
         [
             channel.name,
             *(
-                f"**open** ({reasons.index(OPEN[channel.name, way]) + 1})" if (channel.name, way) in OPEN else "clean"
+                f"**open** ({reasons.index(OPEN[channel.name, way]) + 1})"
+                if (channel.name, way) in OPEN
+                else "clean"
+                if way in channel.ways
+                else ""
                 for way in WAYS
             ),
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ def test_any_text(reader: object, text: str) -> None:
 @pytest.mark.parametrize("count", COUNTS)
 def test_malformed_inputs(count: int) -> None:
     seed = random.randrange(2**32)
-    rounds, memory, slowest = 4, [], 0.0
+    rounds, memory, resident, slowest = 4, [], [], 0.0
     tracemalloc.start()
     try:
         for number in range(rounds):
@@ -39,6 +40,7 @@ def test_malformed_inputs(count: int) -> None:
                 slowest = max(slowest, time.perf_counter() - start)
             gc.collect()
             memory.append(tracemalloc.get_traced_memory()[0])
+            resident.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     except BaseException:
         print(f"seed {seed}")  # noqa: T201 - to run it again
         raise
@@ -46,6 +48,7 @@ def test_malformed_inputs(count: int) -> None:
         tracemalloc.stop()
     assert slowest < 2
     assert memory[-1] - memory[0] < 1_000_000
+    assert resident[-1] - resident[0] < 64 * 1024
 
 
 def test_truncated_at_every_length() -> None:

@@ -45,7 +45,15 @@ def cut(postgresql_url: str, make_engine: Callable[..., Engine]) -> Iterator[tup
     assert url.port
     with proxy.cutting(url.host, url.port, 0.05, 0.4) as cutter:
         through = url.set(port=cutter.port).render_as_string(hide_password=False)
-        yield make_engine(postgresql_url, ring), make_engine(through, ring, pool_size=8), cutter
+        engine = make_engine(through, ring, pool_size=8)
+        cutter.lost = 0
+
+        def note(context: Any) -> None:
+            cutter.lost += bool(context.is_disconnect)
+
+        event.listen(engine, "handle_error", note)
+        yield make_engine(postgresql_url, ring), engine, cutter
+        assert cutter.lost > 0
 
 
 def test_cut_during_writes(cut: tuple[Engine, Engine, proxy.Proxy]) -> None:
@@ -80,7 +88,7 @@ def test_cut_during_writes(cut: tuple[Engine, Engine, proxy.Proxy]) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, range(1, 5)))
-    assert cutter.cuts > 5
+    assert cutter.lost > 3
     assert failures
     with Session(direct) as session:
         for account in session.scalars(select(Account)):
@@ -97,16 +105,14 @@ def test_cut_during_rewriting(cut: tuple[Engine, Engine, proxy.Proxy], what: Any
         ring = KeyRing(primary=Key.generate(), previous=[old.primary])
         for engine in (direct, through):
             attach_key_ring(engine, ring)
-    runs = 0
-    for runs in range(1, 100):
-        if runs > 50:
+    for run in range(100):
+        if run > 50:
             cutter.calm()
         try:
             rewrite(what, through, "grants", COLUMNS, options=Options(batch_size=50))
             break
         except (DBAPIError, SealchemyError) as error:
             assert "SENTINEL" not in str(error)
-    assert cutter.cuts > 0
     if what is DECRYPT:
         assert raw(direct) == before
         return
@@ -145,8 +151,8 @@ def test_cut_during_refreshes(postgresql_url: str, oauth_provider: Provider) -> 
             for work in [pool.submit(ask) for _ in range(4)]:
                 work.result()
         through.dispose()
-        assert cutter.cuts > 3
     assert got
+    assert in_doubt
     assert oauth_provider.counts["reused"] == 0
     with sessionmaker(direct)() as session:
         stored = session.execute(select(Integration.refresh_token, Integration.reauthorization_required)).one()
@@ -250,6 +256,7 @@ def test_a_fork_in_the_middle_of_use_repeats_no_nonce() -> None:
     def use() -> None:
         while not going.is_set():
             encrypt("x")
+            time.sleep(0.002)  # a prefix that the threads used up would be renewed without the fork
 
     with ThreadPoolExecutor(4) as pool:
         for _ in range(4):
@@ -273,7 +280,9 @@ def test_a_fork_in_the_middle_of_use_repeats_no_nonce() -> None:
     assert {str(ring.decrypt(stored, "a.b")) for stored in outputs} == {"x"}
 
 
-def test_16_threads_and_an_event_loop_share_a_ring(tmp_path: Path, make_engine: Callable[..., Engine]) -> None:
+def test_16_threads_and_an_event_loop_on_one_engine_and_ring(
+    tmp_path: Path, make_engine: Callable[..., Engine]
+) -> None:
     path = tmp_path / "a.db"
     ring = KeyRing(primary=Key.generate())
     engine = create(make_engine(f"sqlite:///{path}", ring, pool_size=16, connect_args={"timeout": 60}))
@@ -291,6 +300,7 @@ def test_16_threads_and_an_event_loop_share_a_ring(tmp_path: Path, make_engine: 
                 assert session.scalars(select(Account.token).where(Account.id == account.id)).one() == token
 
     async def loop() -> None:
+        await asyncio.gather(*(asyncio.to_thread(work, worker) for worker in range(16, 20)))
         for number in range(40):
             async with asynchronous.begin() as connection:
                 key = (await connection.execute(insert(Account), {"token": f"loop-{number}"})).inserted_primary_key
@@ -304,7 +314,7 @@ def test_16_threads_and_an_event_loop_share_a_ring(tmp_path: Path, make_engine: 
         for item in working:
             item.result()
     with Session(engine) as session:
-        assert len(set(session.scalars(select(Account.token)))) == 16 * 20 + 40
+        assert len(set(session.scalars(select(Account.token)))) == 20 * 20 + 40
 
 
 def test_a_ring_that_is_replaced_under_load_fails_nothing(engine: Engine) -> None:

@@ -308,7 +308,7 @@ class TestNonces:
         key = Key.generate()
         ring = KeyRing(primary=key)
         for _ in range(1500):
-            key._data_key._writer = ciphers._USED_UP
+            key._data_key.writer = ciphers._USED_UP
             assert ring.decrypt(ring.encrypt("x", "a.b"), "a.b") == "x"
         assert 0 < len(key._data_key.readers) <= 1024
         size = len(key._data_key.readers)

@@ -24,7 +24,20 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sentry_sdk.transport import Transport
-from sqlalchemy import CheckConstraint, Integer, String, create_engine, insert, inspect, select, text, types
+from sqlalchemy import (
+    CheckConstraint,
+    Integer,
+    String,
+    bindparam,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    select,
+    text,
+    types,
+    update,
+)
 from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column
 
@@ -89,9 +102,9 @@ class Place:
         self.engine.dispose()
 
 
-def _orm(place: Place, token: str, **others: Any) -> None:
+def _orm(place: Place, value: str, **others: Any) -> None:
     with Session(place.engine) as session:
-        session.add(Grant(token=token, **others))
+        session.add(Grant(token=value, **others))
         session.flush()
 
 
@@ -126,19 +139,38 @@ def core_secret(place: Place, suffix: str = "", **others: Any) -> None:
         connection.execute(insert(Grant), {"token": SecretString(SENTINEL + suffix), **others})
 
 
+def bulk(place: Place, suffix: str = "", **others: Any) -> None:
+    """A row of an ORM bulk INSERT, a plain `str`."""
+    with Session(place.engine) as session:
+        session.execute(insert(Grant), [{"token": SENTINEL + suffix, **others}])
+
+
+def updated(place: Place, suffix: str = "", **others: Any) -> None:
+    """A value of an ORM-enabled UPDATE, a plain `str`."""
+    with Session(place.engine) as session:
+        session.add(Grant(name="another"))
+        session.flush()
+        session.execute(update(Grant).where(Grant.name == "another").values(token=SENTINEL + suffix, **others))
+
+
 WAYS = {
     "ORM, `str` assigned": assigned,
     "ORM, `SecretString`": assigned_secret,
     "ORM, loaded": loaded,
     "Core, `str`": core,
+    "ORM bulk, `str`": bulk,
+    "ORM `update()`, `str`": updated,
     "Core, `SecretString`": core_secret,
 }
-FAILURES: dict[str, Callable[[Place, Any], None]] = {}
+ALL = tuple(WAYS)
+CORE = ("Core, `str`", "Core, `SecretString`")
+ANY = ("ORM, loaded",)
+FAILURES: dict[str, tuple[Callable[[Place, Any], None], tuple[str, ...]]] = {}
 
 
-def failure(name: str) -> Callable[[Any], Any]:
+def failure(name: str, ways: tuple[str, ...] = ALL) -> Callable[[Any], Any]:
     def add(function: Any) -> Any:
-        FAILURES[name] = function
+        FAILURES[name] = (function, ways)
         return function
 
     return add
@@ -154,7 +186,7 @@ def _other_bind(place: Place, way: Any) -> None:
     way(place, number="fails")
 
 
-@failure("missing parameter of executemany")
+@failure("missing parameter of executemany", CORE)
 def _missing(place: Place, way: Any) -> None:
     token = {core: SENTINEL}.get(way, SecretString(SENTINEL))
     with place.engine.connect() as connection:
@@ -176,7 +208,7 @@ def _data(place: Place, way: Any) -> None:
     way(place, number=2**70)
 
 
-@failure("reading a damaged row")
+@failure("reading a damaged row", ANY)
 def _damaged(place: Place, way: Any) -> None:
     with place.engine.begin() as connection:
         connection.execute(text("INSERT INTO leaks (token) VALUES ('sealchemy:v1:damaged')"))
@@ -188,7 +220,7 @@ def fail(name: str, way: Any, url: str) -> BaseException:
     """Return the exception that a failure ends in."""
     with Place(url) as place:
         try:
-            FAILURES[name](place, way)
+            FAILURES[name][0](place, way)
         except Exception as error:  # noqa: BLE001 - whichever it is
             return error
     message = f"{name} did not fail"
@@ -231,28 +263,32 @@ class Channel:
         name: for the table.
         speak: makes it speak, and returns what it said.
         databases: where it exists.
+        ways: those that can differ there.
 
     """
 
     name: str
     speak: Callable[[str, Any, pytest.FixtureRequest], str]
     databases: tuple[str, ...] = ("sqlite", "postgresql")
+    ways: tuple[str, ...] = ALL
 
 
 CHANNELS: list[Channel] = []
 
 
-def channel(name: str, *databases: str) -> Callable[[Any], Any]:
+def channel(name: str, *databases: str, ways: tuple[str, ...] = ALL) -> Callable[[Any], Any]:
     def add(function: Any) -> Any:
-        CHANNELS.append(Channel(name, function, databases or ("sqlite", "postgresql")))
+        CHANNELS.append(Channel(name, function, databases or ("sqlite", "postgresql"), ways))
         return function
 
     return add
 
 
-for _name in FAILURES:
-    channel(f"{_name}: the exception")(lambda url, way, _request, name=_name: said_by(fail(name, way, url)))
-    channel(f"{_name}: variables of its frames")(
+for _name, (_, _ways) in FAILURES.items():
+    channel(f"{_name}: the exception", "sqlite", "postgresql", "mariadb", ways=_ways)(
+        lambda url, way, _request, name=_name: said_by(fail(name, way, url))
+    )
+    channel(f"{_name}: variables of its frames", ways=_ways)(
         lambda url, way, _request, name=_name: frames_of(fail(name, way, url), but="/tests/")
     )
 
@@ -287,36 +323,39 @@ def _logged(url: str, way: Any, request: pytest.FixtureRequest, **options: Any) 
     return str(caplog.text)
 
 
-@channel("repr of objects, rows and history")
+@channel("repr of objects, rows and history", ways=tuple(way for way in ALL if way not in {*CORE, "ORM bulk, `str`"}))
 def _reprs(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
-    token = {assigned: SENTINEL}.get(way, SecretString(SENTINEL))
+    value = {assigned: SENTINEL}.get(way, SecretString(SENTINEL))
     with Place(url) as place, Session(place.engine) as session:
-        item = Grant(token=token, name="new")
+        item = Grant(token=value, name="new")
         shown = [item, vars(item), inspect(item).attrs.token.history]
         session.add(item)
         session.flush()
         row = session.execute(select(Grant.token, Grant.id)).first()
         assert row is not None
+        if way is updated:
+            session.execute(update(Grant).where(Grant.name == "new").values(token=SENTINEL))
+            return repr([item, vars(item), inspect(item).attrs.token.history])
         item.token = "another"
         shown += [row, row._mapping, item, inspect(item).attrs.token.history, session.identity_map.values()]
         return repr(shown)
 
 
-@channel("compile()")
+@channel("compile()", ways=CORE)
 def _compile(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
     with Place(url) as place:
         statement = insert(Grant).values(token=_given(way))
         return f"{statement} {statement!r} {statement.compile(place.engine)}"
 
 
-@channel("compile() with literal_binds")
+@channel("compile() with literal_binds", ways=CORE)
 def _literal(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
     with Place(url) as place:
         statement = insert(Grant).values(token=_given(way))
         return str(statement.compile(place.engine, compile_kwargs={"literal_binds": True}))
 
 
-@channel("parameters of a compiled statement")
+@channel("parameters of a compiled statement", ways=CORE)
 def _compiled_parameters(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
     with Place(url) as place:
         compiled = insert(Grant).values(token=_given(way)).compile(place.engine)
@@ -328,7 +367,7 @@ def _given(way: Any) -> str:
     return SENTINEL if way is core else SecretString(SENTINEL)
 
 
-@channel("repr and pickle of MetaData, types and the ring")
+@channel("repr and pickle of MetaData, types and the ring", ways=ANY)
 def _metadata(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
     with Place(url) as place:
         way(place)
@@ -336,14 +375,43 @@ def _metadata(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
         return repr(things) + repr(pickle.dumps(things[:1])) + repr([RING, RING.primary, place.engine])
 
 
-@channel("pickle of an ORM object")
+@channel("repr of a bindparam, and the cache key of a statement", ways=CORE)
+def _internals(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
+    with Place(url):
+        statement = insert(Grant).values(token=_given(way))
+        parameter = bindparam("p", _given(way), type_=EncryptedString("leaks.token"))
+        return f"{parameter!r} {statement._generate_cache_key()!r}"
+
+
+@channel("pickle of a row", ways=ANY)
+def _pickled_row(url: str, _way: Any, _request: pytest.FixtureRequest) -> str:
+    with Place(url) as place, Session(place.engine) as session:
+        return repr(pickle.dumps(session.execute(select(Grant.token)).first()))
+
+
+@channel("listener of handle_error", ways=(*CORE, "ORM, `str` assigned"))
+def _listener(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
+    heard: list[str] = []
+
+    def listen(context: Any) -> None:
+        error = context.sqlalchemy_exception
+        heard.append(f"{error} {error.params} {context.parameters} {vars(context.execution_context)}")
+
+    with Place(url) as place:
+        event.listen(place.engine, "handle_error", listen)
+        with pytest.raises(StatementError):
+            way(place, name="there")
+    return "".join(heard)
+
+
+@channel("pickle of an ORM object", ways=ANY)
 def _pickled(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
     with Place(url) as place, Session(place.engine) as session:
         way(place)
         return repr(pickle.dumps(session.scalars(select(Grant)).first()))
 
 
-@channel("Alembic: autogenerated revision")
+@channel("Alembic: autogenerated revision", ways=ANY)
 def _autogenerated(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
     with Place(url) as place, place.engine.connect() as connection:
         way(place)
@@ -356,7 +424,7 @@ def _autogenerated(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
         return render_python_code(script.upgrade_ops, render_item=render_item)
 
 
-@channel("Alembic: `--sql`")
+@channel("Alembic: `--sql`", ways=CORE)
 def _offline(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
     out = io.StringIO()
     with Place(url) as place:
@@ -472,26 +540,44 @@ SERVER = (
     " parameters or failing rows logs it. Go on to stage migrate, or set `log_statement=none`,"
     " `log_min_duration_statement=-1`, `log_parameter_max_length_on_error=0` and `log_error_verbosity=terse`."
 )
+OWN_FRAME = (
+    "The variable is in the caller's own frame. Error trackers mask variables with names that they know, such as"
+    " `token`; hold secrets as `SecretString`, or collect no local variables."
+)
+UPDATED = (
+    "SQLAlchemy writes the value of `update().values()` into the objects that the session holds, past the events of"
+    " their attributes. Give `SecretString(token)`."
+)
+INTERNALS = "They are what the caller gave to SQLAlchemy, as it is before it is bound. Give `SecretString(token)`."
+PLAIN_STR = ("Core, `str`", "ORM bulk, `str`", "ORM `update()`, `str`")
 OPEN: dict[tuple[str, str], str] = {
     **{
-        (f"{name}: variables of its frames", "Core, `str`"): FRAMES
-        for name in FAILURES
-        if name != "reading a damaged row"
+        (f"{name}: variables of its frames", way): FRAMES
+        for name, (_, ways) in FAILURES.items()
+        for way in PLAIN_STR
+        if way in ways
     },
-    ("sentry-sdk, default options", "Core, `str`"): FRAMES,
+    **{("sentry-sdk, default options", way): FRAMES for way in PLAIN_STR},
+    ("sentry-sdk, default options", "ORM, `str` assigned"): OWN_FRAME,
     ("parameters of a compiled statement", "Core, `str`"): PARAMETERS,
-    **{("pickle of an ORM object", way): PICKLES for way in WAYS},
+    ("repr of a bindparam, and the cache key of a statement", "Core, `str`"): INTERNALS,
+    ("listener of handle_error", "Core, `str`"): INTERNALS,
+    ("repr of objects, rows and history", "ORM `update()`, `str`"): UPDATED,
+    ("pickle of an ORM object", "ORM, loaded"): PICKLES,
+    ("pickle of a row", "ORM, loaded"): PICKLES,
     **{("log of the server, log_statement=all, stage prepare", way): SERVER for way in WAYS},
 }
+CELLS = [
+    pytest.param(channel, way, database, id=f"{channel.name}-{way}-{database}")
+    for channel in CHANNELS
+    for way in channel.ways
+    for database in channel.databases
+]
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("channel", CHANNELS, ids=lambda channel: channel.name)
+@pytest.mark.parametrize(("channel", "way", "database"), CELLS)
 def test_cell(channel: Channel, way: str, database: str, request: pytest.FixtureRequest, tmp_path: Any) -> None:
-    if database not in channel.databases:
-        return
-    url = f"sqlite:///{tmp_path / 'test.db'}" if database == "sqlite" else request.getfixturevalue("postgresql_url")
+    url = f"sqlite:///{tmp_path / 'test.db'}" if database == "sqlite" else request.getfixturevalue(f"{database}_url")
     said = channel.speak(url, WAYS[way], request)
     assert said
     assert (SENTINEL[5:-5] in said) == ((channel.name, way) in OPEN)

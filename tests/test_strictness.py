@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import create_engine, insert, text
 
-from sealchemy import EncryptedString, Key, KeyRing, Rollout, SealchemyError, attach_key_ring, envelope
+from sealchemy import EncryptedString, Key, KeyRing, RewriteError, Rollout, SealchemyError, attach_key_ring, envelope
 from sealchemy.integrations.models import Base, Integration
 from sealchemy.rewrite import DECRYPT, ENCRYPT, REKEY, VERIFY, rewrite
 
@@ -95,7 +95,7 @@ def writing(given: str, stage: Rollout) -> str:
         engine.dispose()
 
 
-def rewriting(stored: str, operation: Any, stage: Rollout = Rollout.MIGRATE) -> str:
+def rewriting(stored: str, operation: Any, stage: Rollout) -> str:
     """Return what a rewriting does with the value."""
     engine = database(stored, stage)
 
@@ -125,10 +125,12 @@ COLUMNS_OF_TABLE: dict[str, Callable[[str], str]] = {
     "written as a plaintext: migrate, strict": lambda value: _same(
         writing(value, Rollout.MIGRATE), writing(value, Rollout.STRICT)
     ),
-    "`verify`": lambda value: rewriting(value, VERIFY),
-    "`encrypt`": lambda value: rewriting(value, ENCRYPT),
-    "`rekey`": lambda value: rewriting(value, REKEY),
-    "`decrypt`": lambda value: rewriting(value, DECRYPT),
+    **{
+        f"`{operation.name}`": lambda value, operation=operation: _same(
+            rewriting(value, operation, Rollout.MIGRATE), rewriting(value, operation, Rollout.STRICT)
+        )
+        for operation in (VERIFY, ENCRYPT, REKEY, DECRYPT)
+    },
 }
 
 
@@ -180,7 +182,27 @@ def test_row(kind: str) -> None:
 def test_truncated_at_every_length(stage: Rollout) -> None:
     engine = attach_key_ring(create_engine("sqlite://"), RING, rollout=stage)
     read = EncryptedString(CONTEXT).result_processor(engine.dialect, None)
-    for length in range(len("sealchemy:"), len(CURRENT)):
+    write = EncryptedString(CONTEXT).bind_processor(engine.dialect)
+    for length in range(len(envelope.PREFIX), len(CURRENT)):
         with pytest.raises(SealchemyError):
             read(CURRENT[:length])
+        with pytest.raises(SealchemyError):
+            write(CURRENT[:length])
+    engine.dispose()
+
+
+@pytest.mark.parametrize("stage", [Rollout.MIGRATE, Rollout.STRICT])
+@pytest.mark.parametrize("operation", [VERIFY, ENCRYPT, REKEY, DECRYPT], ids=lambda item: item.name)
+def test_truncated_at_every_length_and_rewritten(operation: Any, stage: Rollout) -> None:
+    engine = database("", stage)
+    cut = [CURRENT[:length] for length in range(len(envelope.PREFIX), len(CURRENT))]
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM integrations"))
+        statement = text("INSERT INTO integrations (user_id, provider, access_token) VALUES (:n, 'p', :stored)")
+        connection.execute(statement, [{"n": str(number), "stored": stored} for number, stored in enumerate(cut)])
+    with pytest.raises(RewriteError) as caught:
+        rewrite(operation, engine, "integrations", COLUMNS)
+    assert len(caught.value.report.failures) == len(cut)
+    with engine.connect() as connection:
+        assert connection.scalars(text("SELECT access_token FROM integrations ORDER BY id")).all() == cut
     engine.dispose()

@@ -314,3 +314,22 @@ def test_table_level_declaration_is_refused_when_mappers_are_configured(extra: A
 def test_context_is_required() -> None:
     with pytest.raises(TypeError):
         Column("c", EncryptedString)
+
+
+@pytest.mark.parametrize("name", ["token", "TOKEN", "Token"])
+def test_an_upsert_that_names_a_column_past_its_key_is_refused(make_engine: Callable[..., Engine], name: str) -> None:
+    engine = make_engine()
+    table = Table(
+        "t", MetaData(), Column("id", Integer, primary_key=True), Column("token", EncryptedString("t.token"), key="tok")
+    )
+    table.create(engine)
+    statement = sqlite.insert(table).values(id=1, tok="x")
+    upsert = statement.on_conflict_do_update(index_elements=["id"], set_={name: SENTINEL})
+    with engine.begin() as connection:
+        connection.execute(statement)
+        with pytest.raises(UnsupportedOperationError, match="by its key") as caught:
+            connection.execute(upsert)
+        connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_={"tok": SENTINEL}))
+        assert connection.scalar(select(table.c.tok)) == SENTINEL
+        assert connection.scalar(text("SELECT token FROM t")).startswith("sealchemy:v1:")
+    assert_silent(caught.value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 from weakref import WeakSet
 
 from . import envelope, xaes
@@ -31,6 +31,8 @@ def _refuse(_nonce: bytes, _data: bytes, _associated_data: bytes) -> bytes:
     raise AssertionError
 
 
+Writing: TypeAlias = "tuple[str, bytes, DataKey]"  # header, associated data, key
+Reading: TypeAlias = "tuple[dict[bytes, Callable[[bytes, bytes, bytes], bytes]], bytes]"  # readers, associated data
 _USED_UP = _Writer(b"", _refuse, lambda: _VALUES_PER_PREFIX)
 
 
@@ -41,44 +43,29 @@ class DataKey:
     half nonces that it has read.
     """
 
-    __slots__ = ("__weakref__", "_secret", "_writer", "id", "readers")
+    __slots__ = ("__weakref__", "_secret", "id", "readers", "writer")
 
     def __init__(self, key_id: str, secret: bytes) -> None:
         self.id, self._secret = key_id, secret
-        self._writer = _USED_UP
+        self.writer = _USED_UP
         self.readers: dict[bytes, Callable[[bytes, bytes, bytes], bytes]] = {}
         """By half nonce; only such as a value was authenticated with."""
         _live.add(self)
 
-    def encryptor(self, context: str) -> Callable[[str], str]:
-        """Return the function that encrypts the values of one context."""
+    def writing(self, context: str) -> Writing:
+        """Return what `encrypting` needs to encrypt for a context under this key."""
         header = envelope.header(self.id)
-        associated_data = (header + context).encode("ascii")
-        encode, urandom, reserved = envelope.encode, os.urandom, envelope.PREFIX
+        return header, (header + context).encode("ascii"), self
 
-        def encrypt(plaintext: str) -> str:
-            data = None
-            if isinstance(plaintext, str) and not plaintext.startswith(reserved):
-                try:
-                    data = plaintext.encode()
-                except UnicodeEncodeError:  # it holds the text, and ends here
-                    data = None
-            if data is None:
-                try:
-                    data = encode_plaintext(plaintext, context)
-                finally:
-                    del plaintext  # error trackers print the variables of a frame
-            prefix, seal, next_count = self._writer
-            if next_count() >= _VALUES_PER_PREFIX:
-                prefix, seal, _ = self._renew_writer()
-            tail = urandom(12)
-            return header + encode(prefix + tail + seal(tail, data, associated_data))
+    def reading(self, context: str) -> tuple[str, Reading]:
+        """Return the header of the values of this key, and what `decrypting` needs for them."""
+        header = envelope.header(self.id)
+        return header, (self.readers, (header + context).encode("ascii"))
 
-        return encrypt
-
-    def _renew_writer(self) -> _Writer:
+    def renew_writer(self) -> _Writer:
+        """Begin another half nonce."""
         prefix = os.urandom(xaes.PREFIX_SIZE)
-        self._writer = writer = _Writer(prefix, xaes.cipher(self._secret, prefix).encrypt, count(1).__next__)
+        self.writer = writer = _Writer(prefix, xaes.cipher(self._secret, prefix).encrypt, count(1).__next__)
         return writer
 
     def open(self, stored: str, context: str) -> SecretString:
@@ -109,24 +96,61 @@ class DataKey:
         return plaintext
 
 
-def decryptor(
-    keys: list[DataKey], context: str, otherwise: Callable[[SecretString], SecretString]
-) -> Callable[[str], SecretString]:
-    """Return the function that decrypts the values of one context.
+class Slot:
+    """What a function for one context works with at this moment; replaced when a ring is.
 
-    Args:
-        keys: those that it can be encrypted with; the one that a value names is tried, and no other.
-        context: what the values were encrypted for.
-        otherwise: what to do with anything that does not have the header of a key.
+    Attributes:
+        current: for `encrypting` a `Writing`, or None; for `decrypting` a `Reading` for each header.
+        otherwise: what is done with a text where `current` does not serve.
 
     """
-    known = {envelope.header(key.id): key for key in keys}
-    fast = {header: (key.readers, (header + context).encode("ascii")) for header, key in known.items()}
+
+    __slots__ = ("current", "otherwise")
+
+    def __init__(self, current: Any, otherwise: Callable[[Any], Any]) -> None:
+        self.current, self.otherwise = current, otherwise
+
+
+def encrypting(slot: Slot, context: str) -> Any:
+    """Return the function that encrypts the values of one context: `str` to `str`, and None stays None."""
+    encode, urandom, reserved = envelope.encode, os.urandom, envelope.PREFIX
+
+    def encrypt(plaintext: Any) -> Any:
+        if plaintext is None:
+            return None
+        data = None
+        if isinstance(plaintext, str) and not plaintext.startswith(reserved):
+            try:
+                data = plaintext.encode()
+            except UnicodeEncodeError:  # it holds the text, and ends here
+                data = None
+        current = slot.current
+        if data is None or current is None:
+            hidden = SecretString(plaintext) if isinstance(plaintext, str) else plaintext
+            del plaintext, data  # error trackers print the variables of a frame
+            try:
+                return slot.otherwise(hidden) if current is None else refuse_plaintext(hidden, context)
+            finally:
+                del hidden  # it may be bytes
+        header, associated_data, key = current
+        prefix, seal, next_count = key.writer
+        if next_count() >= _VALUES_PER_PREFIX:
+            prefix, seal, _ = key.renew_writer()
+        tail = urandom(12)
+        return header + encode(prefix + tail + seal(tail, data, associated_data))
+
+    return encrypt
+
+
+def decrypting(slot: Slot) -> Any:
+    """Return the function that decrypts the values of one context: `str` to `SecretString`, and None stays None."""
     size, b64decode, is_canonical = envelope.HEADER_SIZE, envelope.b64decode, envelope.is_canonical
 
-    def decrypt(stored: str) -> SecretString:
+    def decrypt(stored: Any) -> Any:
+        if stored is None:
+            return None
         try:
-            readers, associated_data = fast[stored[:size]]
+            readers, associated_data = slot.current[stored[:size]]
             text = stored[size:]
             payload = b64decode(text, None, True)  # noqa: FBT003 - positional is measurably faster here
             if text[-1] != "=" or is_canonical(text):
@@ -136,8 +160,7 @@ def decryptor(
         hidden = SecretString(stored) if isinstance(stored, str) else stored
         del stored  # error trackers print the variables of a frame, and it may be plaintext
         try:
-            key = known.get(hidden[:size]) if isinstance(hidden, str) else None
-            return otherwise(hidden) if key is None else key.open(str(hidden), context)
+            return slot.otherwise(hidden)
         finally:
             del hidden  # it may be bytes
 
@@ -147,7 +170,16 @@ def decryptor(
 _ANYTHING_ELSE = (LookupError, TypeError, ValueError, InvalidTag)
 
 
-def encode_plaintext(plaintext: str, context: str) -> bytes:
+def refuse_plaintext(plaintext: object, context: str) -> NoReturn:
+    """Say why a text may not be encrypted."""
+    try:
+        encode_plaintext(plaintext, context)
+    finally:
+        del plaintext
+    raise AssertionError
+
+
+def encode_plaintext(plaintext: object, context: str) -> bytes:
     """Return the UTF-8 form of a text that may be encrypted; raises as `KeyRing.encrypt` does."""
     problem: type[AlreadyEncryptedError | PlaintextTypeError]
     if not isinstance(plaintext, str):
@@ -172,7 +204,7 @@ _live: WeakSet[DataKey] = WeakSet()
 def _forget_writers() -> None:
     # A fork would go on with its parent's prefix.
     for key in tuple(_live):
-        key._writer = _USED_UP  # noqa: SLF001 - one module
+        key.writer = _USED_UP
 
 
 if hasattr(os, "register_at_fork"):

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import StatementError
 
+from .ciphers import Slot, decrypting, encrypting
 from .envelope import check_context
 from .errors import (
     KeyRingNotAttachedError,
@@ -25,11 +26,12 @@ from .errors import (
 )
 from .guard import refuse_expressions
 from .keys import KeyRing
-from .redaction import SecretString
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect, ExceptionContext
     from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from .redaction import SecretString
 
     _Engine = TypeVar("_Engine", Engine, AsyncEngine)
 
@@ -59,18 +61,6 @@ class Rollout(StrEnum):
     """Write ciphertext, read ciphertext only. The default."""
 
 
-class _PerContext(dict[str, Callable[[str], Any]]):
-    """The ready functions of one ring, by context, made when first used."""
-
-    def __init__(self, make: Callable[[str], Callable[[str], Any]]) -> None:
-        super().__init__()
-        self._make = make
-
-    def __missing__(self, context: str) -> Callable[[str], Any]:
-        function = self[context] = self._make(context)
-        return function
-
-
 class Binding:
     """What a dialect carries: the current ring, and how each context is written and read with it.
 
@@ -78,7 +68,7 @@ class Binding:
     functions that hold it, with the statements that it has compiled.
     """
 
-    __slots__ = ("key_ring", "listens", "read", "rollout", "write")
+    __slots__ = ("_readers", "_writers", "key_ring", "listens", "rollout")
 
     key_ring: KeyRing | None
     rollout: Mapping[str, Rollout] | Rollout
@@ -86,7 +76,22 @@ class Binding:
     def __init__(self) -> None:
         """Start without a ring: everything raises `KeyRingNotAttachedError`."""
         self.key_ring, self.rollout, self.listens = None, Rollout.STRICT, False
-        self.write = self.read = _PerContext(_refuse_without_ring)
+        self._writers: dict[str, tuple[Slot, Any]] = {}
+        self._readers: dict[str, tuple[Slot, Any]] = {}
+
+    def writer(self, context: str) -> Any:
+        """Return the function that makes what is stored of a value; it goes on with the ring that is current then."""
+        if context not in self._writers:
+            slot = self._writing(context)
+            self._writers.setdefault(context, (slot, encrypting(slot, context)))
+        return self._writers[context][1]
+
+    def reader(self, context: str) -> Any:
+        """Return the function that makes a value of what is stored, likewise."""
+        if context not in self._readers:
+            slot = self._reading(context)
+            self._readers.setdefault(context, (slot, decrypting(slot)))
+        return self._readers[context][1]
 
     def stage(self, context: str) -> Rollout:
         """Return the rollout stage of a context."""
@@ -99,25 +104,34 @@ class Binding:
     def replace(self, key_ring: KeyRing, rollout: Mapping[str, Rollout] | Rollout) -> None:
         """Use another ring and other stages from now on."""
         self.key_ring, self.rollout = key_ring, rollout
-        self.write, self.read = _PerContext(self._writer), _PerContext(self._reader)
+        for slots, make in ((self._writers, self._writing), (self._readers, self._reading)):
+            for context, (slot, _) in tuple(slots.items()):
+                new = make(context)
+                slot.otherwise, slot.current = new.otherwise, new.current
 
-    def _writer(self, context: str) -> Callable[[str], str]:
-        encrypt = self.require_ring(context).encryptor(context)
+    def _writing(self, context: str) -> Slot:
+        if self.key_ring is None:
+            return Slot(None, lambda _value: _refuse_without_ring(context))
+        slot = self.key_ring.writing(context)
         if self.stage(context) is not Rollout.PREPARE:
-            return encrypt
+            return slot
+        encrypt = encrypting(slot, context)
 
-        def write_plaintext(value: str) -> str:
-            secret = SecretString(value) if isinstance(value, str) else value
-            del value  # error trackers print the variables of a frame
-            encrypt(secret)  # refuses what could not be encrypted later
-            return secret
+        def write_plaintext(value: SecretString) -> SecretString:
+            try:
+                encrypt(value)  # refuses what could not be encrypted later
+                return value
+            finally:
+                del value
 
-        return write_plaintext
+        return Slot(None, write_plaintext)
 
-    def _reader(self, context: str) -> Callable[[str], SecretString]:
+    def _reading(self, context: str) -> Slot:
+        if self.key_ring is None:
+            return Slot({}, lambda _stored: _refuse_without_ring(context))
         strict = self.stage(context) is Rollout.STRICT
         on_plaintext = _refuse_plaintext if strict else _accept_plaintext
-        return self.require_ring(context).decryptor(context, lambda value: on_plaintext(context, value))
+        return self.key_ring.reading(context, lambda value: on_plaintext(context, value))
 
 
 def attach_key_ring(

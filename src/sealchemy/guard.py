@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sqlalchemy import Insert, Update
+from sqlalchemy import Insert, Update, text
 from sqlalchemy.sql.elements import BindParameter, ColumnClause, Null
 
 from .errors import UnsupportedOperationError
@@ -44,6 +44,10 @@ def _assignments(statement: Any) -> Iterator[tuple[Any, Any]]:
     conflict = getattr(statement, "_post_values_clause", None)
     update = getattr(conflict, "update_values_to_set", None) or getattr(conflict, "update", None) or ()
     yield from _pairs(columns, update.items() if isinstance(update, dict) else update)
+    for key in update if isinstance(update, dict) else [item[0] for item in update]:
+        if isinstance(key, str) and key not in columns:
+            # SQLAlchemy takes it for the name of a column that it does not know, and binds the value as it is.
+            yield from ((column, text("")) for column in columns if column.name.casefold() == key.casefold())
     if getattr(statement, "select", None) is not None:
         names = statement._select_names or columns.keys()  # noqa: SLF001
         selected = list(statement.select.selected_columns)
@@ -76,6 +80,7 @@ def _is_of(element: Any, context: str) -> bool:
 def _refuse(context: str) -> NoReturn:
     message = (
         f"{context}: an SQL expression is refused as the value of an encrypted column, it would be stored in clear;"
-        " compute the value in Python, or assign NULL or a column of the same context"
+        " compute the value in Python, or assign NULL or a column of the same context; and in the set_ of an upsert,"
+        " name the column by its key"
     )
     raise UnsupportedOperationError(message)

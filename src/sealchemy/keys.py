@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from . import envelope, keytext, xaes
-from .ciphers import DataKey, decryptor
+from .ciphers import DataKey, Slot, decrypting, encrypting, refuse_plaintext
 from .errors import (
     ColumnDefinitionError,
     KeyFormatError,
@@ -158,6 +158,8 @@ class KeyRing:
 
         """
         try:
+            if plaintext is None:
+                refuse_plaintext(plaintext, envelope.check_context(context))
             return self.encryptor(context)(plaintext)
         finally:
             del plaintext, context  # in whatever order they were passed
@@ -174,6 +176,8 @@ class KeyRing:
 
         """
         try:
+            if stored is None:
+                envelope.parse(stored, envelope.check_context(context))
             return self.decryptor(context)(stored)
         finally:
             del stored, context  # error trackers print the variables of a frame
@@ -193,9 +197,10 @@ class KeyRing:
     def encryptor(self, context: str) -> Callable[[str], str]:
         """Return `encrypt` for one context, with all work that is the same for every value done."""
         try:
-            return self.primary._data_key.encryptor(envelope.check_context(context))  # noqa: SLF001 - one module
+            function: Callable[[str], str] = encrypting(self.writing(context), context)
+            return function
         finally:
-            del context
+            del context  # it may be a plaintext, in the wrong place
 
     def decryptor(
         self, context: str, on_plaintext: Callable[[SecretString], SecretString] | None = None
@@ -209,21 +214,43 @@ class KeyRing:
 
         """
         try:
+            function: Callable[[str], SecretString] = decrypting(self.reading(context, on_plaintext))
+            return function
+        finally:
+            del context
+
+    def writing(self, context: str) -> Slot:
+        """Return what `ciphers.encrypting` works with."""
+        try:
+            context = envelope.check_context(context)
+        except ColumnDefinitionError:
+            del context  # it may be a plaintext, in the wrong place
+            raise
+        return Slot(self.primary._data_key.writing(context), _never)  # noqa: SLF001 - one module
+
+    def reading(self, context: str, on_plaintext: Callable[[SecretString], SecretString] | None = None) -> Slot:
+        """Return what `ciphers.decrypting` works with."""
+        try:
             envelope.check_context(context)
         except ColumnDefinitionError:
             del context
             raise
-        prefix = envelope.PREFIX
+        keys = {key.id: key._data_key for key in self._keys.values()}  # noqa: SLF001 - one module
+        known = {envelope.header(key_id): key for key_id, key in keys.items()}
+        prefix, size = envelope.PREFIX, envelope.HEADER_SIZE
 
         def otherwise(stored: SecretString) -> SecretString:
-            if on_plaintext is not None and isinstance(stored, str) and not stored.startswith(prefix):
-                return on_plaintext(stored)
             try:
+                if isinstance(stored, str):
+                    if key := known.get(str(stored[:size])):
+                        return key.open(str(stored), context)
+                    if on_plaintext is not None and not stored.startswith(prefix):
+                        return on_plaintext(stored)
                 raise self._unknown(stored, context)
             finally:
-                del stored
+                del stored  # error trackers print the variables of a frame
 
-        return decryptor([key._data_key for key in self._keys.values()], context, otherwise)  # noqa: SLF001 - one module
+        return Slot(dict(key.reading(context) for key in keys.values()), otherwise)
 
     def _unknown(self, stored: str, context: str) -> UnknownKeyError:
         try:
@@ -240,6 +267,10 @@ class KeyRing:
         """Return the ids, never a key."""
         ids = list(getattr(self, "_keys", {})) or [None]
         return f"KeyRing(primary={ids[0]!r}, previous={ids[1:]!r})"
+
+
+def _never(_plaintext: object) -> NoReturn:
+    raise AssertionError
 
 
 def _derive(secret: bytes, info: bytes, length: int) -> bytes:

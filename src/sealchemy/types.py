@@ -116,31 +116,13 @@ class EncryptedString(EncryptedType, TypeDecorator[str]):
 
     def bind_processor(self, dialect: Dialect) -> _BindProcessorType[str]:
         """Return the function that encrypts one parameter."""
-        keys, context = binding(dialect), self.context
-
-        def process(value: str | None) -> str | None:
-            if value is None:
-                return None
-            try:
-                return keys.write[context](value)  # type: ignore[no-any-return]
-            finally:
-                del value  # error trackers print the variables of a frame
-
+        process: _BindProcessorType[str] = binding(dialect).writer(self.context)
         return process
 
     def result_processor(self, dialect: Dialect, coltype: object) -> _ResultProcessorType[str]:
         """Return the function that decrypts one value of a row."""
         del coltype
-        keys, context = binding(dialect), self.context
-
-        def process(value: str | None) -> SecretString | None:
-            if value is None:
-                return None
-            try:
-                return keys.read[context](value)  # type: ignore[no-any-return]
-            finally:
-                del value  # it may be plaintext
-
+        process: _ResultProcessorType[str] = binding(dialect).reader(self.context)
         return process
 
     def literal_processor(self, dialect: Dialect) -> _LiteralProcessorType[str]:
@@ -149,12 +131,12 @@ class EncryptedString(EncryptedType, TypeDecorator[str]):
         SQLAlchemy prints the value of a literal whose rendering fails. So what can fail does so here, or
         in `bind_expression`.
         """
-        keys, context = binding(dialect), self.context
-        keys.require_ring(context)
-        quote = self.impl_instance.literal_processor(dialect)
+        keys = binding(dialect)
+        keys.require_ring(self.context)
+        quote, write = self.impl_instance.literal_processor(dialect), keys.writer(self.context)
 
         def process(value: str) -> str:
-            return quote(keys.write[context](value))  # type: ignore[misc] # Text has one everywhere
+            return quote(write(value))  # type: ignore[misc] # Text has one everywhere
 
         return process
 

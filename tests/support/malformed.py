@@ -85,6 +85,12 @@ def inputs(count: int, seed: int) -> Iterator[str]:
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_:. \n\x00é\ud800１"  # noqa: RUF001
     for _ in range(count):
         text = "".join(source.choice(PIECES) for _ in range(source.randint(1, 3)))
+        if source.random() < 0.1:
+            stored = source.choice([value for value in STORED if value.endswith("=")])
+            body = stored.rstrip("=")
+            text = body[:-1] + source.choice(alphabet[:64]) + "=" * (len(stored) - len(body))
+            yield text
+            continue
         for _ in range(source.randint(0, 4)):
             at = source.randrange(len(text) + 1)
             kind = source.randrange(4)

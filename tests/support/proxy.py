@@ -17,7 +17,7 @@ class Proxy:
 
     Attributes:
         port: where it listens.
-        cuts: how many connections it has cut.
+        lost: how many a test has seen lost.
 
     """
 
@@ -25,7 +25,7 @@ class Proxy:
         self._target = (host, port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self.cuts = 0
+        self.lost = 0
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -53,7 +53,6 @@ class Proxy:
         """Cut all connections that are there."""
         with self._lock:
             pairs, self._pairs = self._pairs, []
-        self.cuts += len(pairs)
         for pair in pairs:
             for end in pair:
                 with suppress(OSError):
