@@ -19,6 +19,7 @@ from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmake
 
 from sealchemy import (
     DecryptionError,
+    EncryptedString,
     EnvelopeFormatError,
     IntegrationError,
     IntegrationNotFoundError,
@@ -408,14 +409,13 @@ def test_listing_issues_one_query_and_decrypts_nothing(
     statements: list[str] = []
     event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
     decrypted: list[str] = []
-    decrypt = KeyRing.decryptor
+    processor = EncryptedString.result_processor
 
-    def counted(ring: KeyRing, context: str, *others: Any) -> Callable[[str], Any]:
-        function = decrypt(ring, context, *others)
-        return lambda value: decrypted.append(context) or function(value)
+    def counted(type_: EncryptedString, *arguments: Any) -> Callable[[Any], Any]:
+        process = processor(type_, *arguments)
+        return lambda value: decrypted.append(type_.context) or process(value)
 
-    monkeypatch.setattr(KeyRing, "decryptor", counted)
-    attach_key_ring(engine, engine.dialect._sealchemy.key_ring)  # type: ignore[attr-defined] # counted from here on
+    monkeypatch.setattr(EncryptedString, "result_processor", counted)
     with sessions() as session:
         listed = session.scalars(select(Integration)).all()
         assert len(listed) == 10_000

@@ -1,0 +1,123 @@
+"""Run the benchmarks, print tables, and write them where they are asked for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import tempfile
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from sqlalchemy import create_engine, text
+from tests.support import postgresql
+
+from . import queries, rewriting, values
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .results import Section
+
+DOCS = Path(__file__).parents[1] / "docs/explanation"
+PACKAGES = (
+    "sqlalchemy",
+    "cryptography",
+    "psycopg",
+    "sqlalchemy-utils",
+    "advanced-alchemy",
+    "sqlalchemy-encrypted-field",
+)
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """Run PostgreSQL for the benchmarks, with durable commits."""
+    started = postgresql.find_server()
+    if started is None:
+        raise SystemExit(postgresql.WHAT_TO_INSTALL)
+    engine = create_engine(started.url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE EXTENSION IF NOT EXISTS pgcrypto"))
+    engine.dispose()
+    try:
+        yield started.url
+    finally:
+        started.stop()
+
+
+def check() -> Iterator[Section]:
+    """Measure in under a minute, to see whether something has become much slower."""
+    yield values.closures(rounds=7, count=2000)
+    yield values.imports(rounds=5)
+    with server() as url, tempfile.TemporaryDirectory() as folder:
+        yield queries.core_select("sqlite://", 200, rows=200, rounds=7)[0]
+        yield queries.orm(url, 200, rows=1000, rounds=7)
+        yield rewriting.in_place(url, 10_000, rounds=1, target=0.30)
+        yield rewriting.in_place(f"sqlite:///{folder}/bench.db", 10_000, rounds=1, target=0.25)
+
+
+def everything(added: dict[str, dict[int, dict[str, float]]]) -> Iterator[Section]:
+    """Measure all, with the numbers of rows that the targets name."""
+    yield values.closures(rounds=15, count=20_000)
+    yield values.imports(rounds=15)
+    with server() as url, tempfile.TemporaryDirectory() as folder:
+        for place in ("sqlite://", url):
+            for size in values.SIZES:
+                section, found = queries.core_select(place, size, rows=500, rounds=9)
+                added.setdefault("sqlite" if place == "sqlite://" else "postgresql", {})[size] = found
+                yield section
+        yield queries.orm(url, 200, rows=2000, rounds=15)
+        yield rewriting.in_place(url, 200_000, rounds=3, target=0.30)
+        yield rewriting.in_place(f"sqlite:///{folder}/bench.db", 200_000, rounds=3, target=0.25)
+        yield rewriting.shards(url, 200_000, rounds=3)
+        yield rewriting.large(url, 100_000, 2_000_000)
+
+
+def main() -> None:
+    """Read the options, and measure."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="ratios only, in under a minute")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--write", action="store_true", help="write tables and charts into the docs")
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    console, sections, added = Console(), [], {}
+    for section in check() if options.check else everything(added):
+        console.print(section.table())
+        sections.append(section)
+    told = {
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "packages": {name: version(name) for name in PACKAGES},
+        "at": datetime.now(UTC).date().isoformat(),
+        "sections": [section.json() for section in sections],
+        "added": added,
+    }
+    if options.json:
+        options.json.write_text(json.dumps(told, indent=1))
+    if options.write:
+        write(told, sections)
+
+
+def write(told: dict[str, Any], sections: list[Section]) -> None:
+    """Put the tables into the page about performance, and draw the charts beside it."""
+    from .charts import draw  # noqa: PLC0415 - matplotlib is slow to import
+
+    page = DOCS / "performance.md"
+    head, _, rest = page.read_text().partition("<!-- results: python -m benchmarks --write -->")
+    packages = ", ".join(f"{name} {number}" for name, number in told["packages"].items())
+    where = f"Measured on {told['at']} with Python {told['python']} ({told['machine']}); {packages}."
+    tables = "\n\n".join(section.markdown() for section in sections)
+    marked = f"<!-- results: python -m benchmarks --write -->\n{where}\n\n{tables}\n<!-- end -->"
+    page.write_text(head + marked + rest.partition("<!-- end -->")[2])
+    if told["added"]:
+        draw(told["added"], DOCS / "performance.svg")
+
+
+main()

@@ -1,0 +1,30 @@
+"""Measuring side by side: what is compared runs in turns, and only ratios of medians are reported first."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Return how long a call takes, without the garbage of others."""
+    gc.collect()
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def side_by_side(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Run each call in each round, in turns, after one round that does not count; return medians in seconds."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + 1):
+        for name, call in calls.items():
+            elapsed = seconds(call)
+            if number:
+                taken[name].append(elapsed)
+    return {name: statistics.median(values) for name, values in taken.items()}

@@ -1,0 +1,155 @@
+"""Rewriting rows in place, against the UPDATE that any such rewriting is at least."""
+
+from __future__ import annotations
+
+import json
+import resource
+import secrets
+import statistics
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from sqlalchemy import create_engine, text
+
+from sealchemy import Key, KeyRing, attach_key_ring
+from sealchemy.rewrite import ENCRYPT, REKEY, Options, rewrite
+
+from .measure import seconds
+from .results import Result, Section
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+CONTEXTS = {"access": "bench.access", "refresh": "bench.refresh"}
+SIZE = 200
+PAD = "UPDATE bench SET access = access || '', refresh = refresh || ''"
+ANALYZE = "ANALYZE bench"
+
+
+def fill(engine: Engine, rows: int) -> None:
+    """Make the table anew, with two columns of 200 characters."""
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE IF EXISTS bench"))
+        connection.execute(text("CREATE TABLE bench (id INTEGER PRIMARY KEY, access TEXT, refresh TEXT)"))
+        insert = text("INSERT INTO bench VALUES (:id, :access, :refresh)")
+        for start in range(0, rows, 10_000):
+            batch = [
+                {"id": number, "access": token(), "refresh": token()}
+                for number in range(start, min(start + 10_000, rows))
+            ]
+            connection.execute(insert, batch)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE bench" if engine.dialect.name == "postgresql" else "VACUUM"))
+
+
+def token() -> str:
+    """Return a random token."""
+    return secrets.token_urlsafe(SIZE)[:SIZE]
+
+
+def in_place(url: str, rows: int, rounds: int, *, target: float) -> Section:
+    """Measure encrypting and rekeying, against the padding UPDATE of all rows."""
+    engine = create_engine(url)
+    taken: dict[str, list[float]] = {"pad": [], "encrypt": [], "rekey": []}
+    for _ in range(rounds):
+        fill(engine, rows)
+        taken["pad"].append(seconds(lambda: pad(engine)))
+        fill(engine, rows)
+        first, second = Key.generate(), Key.generate()
+        attach_key_ring(engine, KeyRing(primary=first))
+        taken["encrypt"].append(seconds(lambda: rewrite(ENCRYPT, engine, "bench", CONTEXTS)))
+        attach_key_ring(engine, KeyRing(primary=second, previous=[first]))
+        taken["rekey"].append(seconds(lambda: rewrite(REKEY, engine, "bench", CONTEXTS)))
+    rate = {name: rows / statistics.median(values) for name, values in taken.items()}
+    section = Section(f"In place on {engine.dialect.name}, {rows} rows, two columns of {SIZE} characters")
+    detail = f"{rate['encrypt']:.0f} rows a second against {rate['pad']:.0f}"
+    pad_only = "encrypt, against `UPDATE … SET c = c || ''` of all rows"
+    section.results.append(Result(pad_only, rate["encrypt"] / rate["pad"], target, at_most=False, detail=detail))
+    detail = f"{rate['rekey']:.0f} rows a second"
+    section.results.append(
+        Result("rekey, against encrypt", rate["rekey"] / rate["encrypt"], 0.8, at_most=False, detail=detail)
+    )
+    engine.dispose()
+    return section
+
+
+def pad(engine: Engine) -> None:
+    """Run the UPDATE that changes nothing."""
+    with engine.begin() as connection:
+        connection.execute(text(PAD))
+
+
+def shards(url: str, rows: int, rounds: int, processes: int = 4) -> Section:
+    """Measure encrypting in several processes at once, against one."""
+    engine, key = create_engine(url), Key.generate().reveal()
+    taken: dict[int, list[float]] = {1: [], processes: []}
+    for _ in range(rounds):
+        for count, times in taken.items():
+            fill(engine, rows)
+            times.append(run_shards(url, key, count))
+    one, many = (statistics.median(values) for values in taken.values())
+    detail = f"{rows / many:.0f} rows a second against {rows / one:.0f}"
+    section = Section(f"{processes} shards in {processes} processes on {engine.dialect.name}, {rows} rows")
+    section.results.append(Result("rate, against one process", one / many, 1.4, at_most=False, detail=detail))
+    engine.dispose()
+    return section
+
+
+def run_shards(url: str, key: str, count: int) -> float:
+    """Return the seconds from when all processes are ready to when all have ended."""
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.rewriting"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(count)
+    ]
+    for number, process in enumerate(running, 1):
+        process.stdin.write(json.dumps({"url": url, "key": key, "shard": [number, count]}) + "\n")  # type: ignore[union-attr]
+        process.stdin.flush()  # type: ignore[union-attr]
+        process.stdout.readline()  # type: ignore[union-attr]
+    start = time.perf_counter()
+    for process in running:
+        process.stdin.write("go\n")  # type: ignore[union-attr]
+        process.stdin.close()  # type: ignore[union-attr]
+    for process in running:
+        if process.wait() != 0:
+            message = "a process of the benchmark failed"
+            raise RuntimeError(message)
+        process.stdout.close()  # type: ignore[union-attr]
+    return time.perf_counter() - start
+
+
+def one_shard() -> None:
+    """Wait for the start, and encrypt one shard."""
+    given = json.loads(sys.stdin.readline())
+    engine = attach_key_ring(create_engine(given["url"]), KeyRing(primary=Key.parse(given["key"])))
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    rewrite(ENCRYPT, engine, "bench", CONTEXTS, options=Options(shard=tuple(given["shard"])))
+
+
+def large(url: str, small: int, rows: int) -> Section:
+    """Measure whether the rate stays where it is in a large table, and what memory that takes."""
+    engine = attach_key_ring(create_engine(url), KeyRing(primary=Key.generate()))
+    fill(engine, small)
+    before = small / seconds(lambda: rewrite(ENCRYPT, engine, "bench", CONTEXTS))
+    fill(engine, rows)
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    after = rows / seconds(lambda: rewrite(ENCRYPT, engine, "bench", CONTEXTS))
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) / 1024
+    section = Section(f"{rows} rows on {engine.dialect.name}")
+    detail = f"{after:.0f} rows a second against {before:.0f}"
+    section.results.append(
+        Result(f"rate, against that at {small} rows", after / before, 0.85, at_most=False, detail=detail)
+    )
+    section.results.append(Result("memory above the start", grown, 64, unit="MB"))
+    engine.dispose()
+    return section
+
+
+if __name__ == "__main__":
+    one_shard()

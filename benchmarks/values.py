@@ -1,0 +1,85 @@
+"""One value through the type's closures, against the same steps written in one line; imports and first use."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import statistics
+import subprocess
+import sys
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from pybase64 import b64decode, b64encode_as_string
+from sqlalchemy import create_engine
+
+from sealchemy import EncryptedString, Key, KeyRing, SecretString, attach_key_ring
+
+from .measure import side_by_side
+from .results import Result, Section
+
+SIZES = (40, 200, 1000, 2500)
+
+
+def closures(rounds: int, count: int) -> Section:
+    """Measure encrypting and decrypting one value."""
+    section = Section("One value, against the inline floor of the same steps")
+    engine = attach_key_ring(create_engine("sqlite://"), KeyRing(primary=Key.generate()))
+    type_ = EncryptedString("bench.a")
+    bind, result = type_.bind_processor(engine.dialect), type_.result_processor(engine.dialect, None)
+    cipher = AESGCM(os.urandom(32))
+    encrypt, decrypt, urandom = cipher.encrypt, cipher.decrypt, os.urandom
+    header, associated_data, prefix = "sealchemy:v1:000000000000:", b"sealchemy:v1:000000000000:bench.a", urandom(12)
+
+    def floor_encrypt(value: str) -> str:
+        tail = urandom(12)
+        return header + b64encode_as_string(prefix + tail + encrypt(tail, value.encode(), associated_data))
+
+    def floor_decrypt(stored: str) -> SecretString:
+        payload = b64decode(stored[26:], None, True)  # noqa: FBT003
+        return SecretString(decrypt(payload[12:24], payload[24:], associated_data).decode())
+
+    for size in SIZES:
+        values = [secrets.token_urlsafe(size)[:size] for _ in range(count)]
+        stored, of_floor = [bind(value) for value in values], [floor_encrypt(value) for value in values]
+        found = side_by_side(
+            {
+                "floor, encrypt": lambda values=values: [floor_encrypt(value) for value in values],
+                "encrypt": lambda values=values: [bind(value) for value in values],
+                "floor, decrypt": lambda values=of_floor: [floor_decrypt(value) for value in values],
+                "decrypt": lambda values=stored: [result(value) for value in values],
+            },
+            rounds,
+        )
+        for name in ("encrypt", "decrypt"):
+            ours, floor = (found[key] / count * 1e6 for key in (name, f"floor, {name}"))
+            detail = f"{ours:.2f} µs against {floor:.2f} µs"
+            section.results.append(Result(f"{name}, {size} characters", ours / floor, 1.25, detail=detail))
+    engine.dispose()
+    return section
+
+
+IMPORT = """
+import time
+import sqlalchemy.orm, sqlalchemy.dialects.mysql
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf import hkdf, kbkdf
+start = time.perf_counter()
+import sealchemy
+imported = time.perf_counter()
+ring = sealchemy.KeyRing(primary=sealchemy.Key.generate())
+ring.decrypt(ring.encrypt("token", "a.b"), "a.b")
+print(imported - start, time.perf_counter() - imported)
+"""
+
+
+def imports(rounds: int) -> Section:
+    """Measure the import beyond that of SQLAlchemy and cryptography, and the first use after it."""
+    section = Section("Import and first use, in milliseconds")
+    told = [
+        subprocess.run([sys.executable, "-c", IMPORT], check=True, capture_output=True, text=True).stdout.split()  # noqa: S603
+        for _ in range(rounds)
+    ]
+    for index, name in enumerate(("import, beyond SQLAlchemy and cryptography", "first key, encrypt and decrypt")):
+        taken = statistics.median(float(times[index]) for times in told) * 1000
+        section.results.append(Result(name, taken, 30, unit="ms"))
+    return section
