@@ -42,6 +42,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    return max(4, os.cpu_count() or 1)  # many tests wait: for leases, for processes, for providers
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: object) -> None:
     if SERVER in node.config.stash:
         node.workerinput["postgresql"] = node.config.stash[SERVER].url

@@ -121,8 +121,9 @@ def killed(engine: Engine, url: str, operation: str, kills: int, *, keys: list[s
     assert process.returncode == 0, err
 
 
-def test_killed_anywhere(database_url: str, make_engine: Callable[..., Engine]) -> None:
-    url, kills = database_url, 30
+@pytest.mark.parametrize("kills", [6, pytest.param(30, marks=pytest.mark.slow)])
+def test_killed_anywhere(database_url: str, make_engine: Callable[..., Engine], kills: int) -> None:
+    url = database_url
     engine = make_engine(url, KeyRing(primary=OLD), rollout=Rollout.MIGRATE)
     before = grants(engine, ROWS)
     killed(engine, url, "encrypt", kills, keys=[OLD.reveal()])

@@ -331,7 +331,9 @@ def test_certificates_are_verified(oauth_provider: Provider, tmp_path: Any, monk
             connection = listener.accept()[0]
             try:
                 with context.wrap_socket(connection, server_side=True) as secured:
-                    secured.recv(65536)
+                    asked = b""
+                    while b"refresh_token=" not in asked:
+                        asked += secured.recv(65536)
                     secured.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
             except OSError:
                 connection.close()

@@ -50,9 +50,11 @@ class StoredText(TypeDecorator[str]):
     cache_ok = True
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
-        """Return the text as one that does not print itself."""
+        """Return plaintext as a text that does not print itself; a stored value of ours may be printed."""
         del dialect
-        return SecretString(value) if isinstance(value, str) else value
+        if isinstance(value, str) and not value.startswith(envelope.PREFIX):
+            return SecretString(value)
+        return value
 
 
 class Backend:
