@@ -38,7 +38,7 @@ PACKAGES = (
 @contextmanager
 def server() -> Iterator[str]:
     """Run PostgreSQL for the benchmarks, with durable commits."""
-    started = postgresql.find_server()
+    started = postgresql.start_any(fsync="on")
     if started is None:
         raise SystemExit(postgresql.WHAT_TO_INSTALL)
     engine = create_engine(started.url)
