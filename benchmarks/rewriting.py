@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import secrets
 import statistics
 import subprocess
@@ -133,20 +132,17 @@ def one_shard() -> None:
 
 
 def large(url: str, small: int, rows: int) -> Section:
-    """Measure whether the rate stays where it is in a large table, and what memory that takes."""
+    """Measure whether the rate stays where it is in a large table."""
     engine = attach_key_ring(create_engine(url), KeyRing(primary=Key.generate()))
     fill(engine, small)
     before = small / seconds(lambda: rewrite(ENCRYPT, engine, "bench", CONTEXTS))
     fill(engine, rows)
-    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     after = rows / seconds(lambda: rewrite(ENCRYPT, engine, "bench", CONTEXTS))
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) / 1024
     section = Section(f"{rows} rows on {engine.dialect.name}")
     detail = f"{after:.0f} rows a second against {before:.0f}"
     section.results.append(
         Result(f"rate, against that at {small} rows", after / before, 0.85, at_most=False, detail=detail)
     )
-    section.results.append(Result("memory above the start", grown, 64, unit="MB"))
     engine.dispose()
     return section
 
