@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sealchemy import (
     ColumnDefinitionError,
     DecryptionError,
+    EncryptedString,
     EnvelopeFormatError,
     Key,
     KeyRing,
@@ -200,3 +201,19 @@ def test_plaintext_reads_are_counted_and_logged_once(
     assert plaintext_reads == {"accounts.token": 6}
     assert caplog.text.count("read plaintext") == 1
     assert SENTINEL not in caplog.text
+
+
+def test_a_stage_that_changes_in_the_middle_of_a_value_fails_nothing(make_engine: Callable[..., Engine]) -> None:
+    ring = KeyRing(primary=Key.generate())
+    engine = make_engine(ring=ring, rollout=Rollout.PREPARE)
+    write = EncryptedString("a.b").bind_processor(engine.dialect)
+
+    class Meanwhile(str):
+        __slots__ = ()
+
+        def __str__(self) -> str:  # called when the value is hidden, between two looks at the stage
+            attach_key_ring(engine, ring, rollout=Rollout.MIGRATE)
+            return "token"
+
+    assert ring.decrypt(write(Meanwhile("token")), "a.b") == "token"
+    assert write("token").startswith("sealchemy:v1:")

@@ -226,7 +226,9 @@ class KeyRing:
         except ColumnDefinitionError:
             del context  # it may be a plaintext, in the wrong place
             raise
-        return Slot(self.primary._data_key.writing(context), _never)  # noqa: SLF001 - one module
+        current = self.primary._data_key.writing(context)  # noqa: SLF001 - one module
+        # A thread that finds a slot without a key may call this when the slot has been replaced.
+        return Slot(current, encrypting(Slot(current, _never), context))
 
     def reading(self, context: str, on_plaintext: Callable[[SecretString], SecretString] | None = None) -> Slot:
         """Return what `ciphers.decrypting` works with."""
