@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    return max(4, os.cpu_count() or 1)  # many tests wait: for leases, for processes, for providers
+    return max(3, os.cpu_count() or 1)  # many tests wait: for leases, for processes, for providers
 
 
 @pytest.hookimpl(optionalhook=True)
