@@ -128,7 +128,7 @@ def test_a_lease_whose_holder_died_is_taken_over(place: Place, oauth_provider: P
     assert place.row().refresh_lease
     with pytest.raises(ReauthorizationRequiredError):  # the provider has rotated, and ends the family
         get_valid_token(place.sessions, **WHOSE, client=oauth_provider.client())
-    assert 5 < time.monotonic() - start < 25
+    assert 1 < time.monotonic() - start < 15
     assert place.row().refresh_lease is None
 
 
@@ -140,7 +140,7 @@ def test_death_before_the_request_costs_nothing_but_time(place: Place, oauth_pro
     start = time.monotonic()
     token = get_valid_token(place.sessions, **WHOSE, client=oauth_provider.client())
     assert (token, oauth_provider.counts["/token"]) == (oauth_provider.tokens[-1].access_token, 1)
-    assert 5 < time.monotonic() - start < 25
+    assert 1 < time.monotonic() - start < 15
 
 
 def test_death_between_the_answer_and_the_commit_ends_in_reauthorization(
