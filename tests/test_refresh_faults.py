@@ -402,3 +402,15 @@ def test_a_request_that_begins_too_late_is_not_made(
     assert oauth_provider.counts["/token"] == 1
     assert len(claims) == 2  # the lease was taken anew
     place.engine.dispose()
+
+
+def test_an_answer_that_comes_with_the_cancellation_is_kept() -> None:
+    async def scenario() -> str:
+        request = runners.AsyncRunner(lambda: None).request(lambda: time.sleep(0.1) or "answer")  # type: ignore[arg-type,return-value,func-returns-value]
+        asking = asyncio.ensure_future(request)
+        await asyncio.sleep(0.02)
+        time.sleep(0.3)  # noqa: ASYNC251 - the answer comes while the loop is busy, and is seen after the cancellation
+        asking.cancel()
+        return await asking
+
+    assert asyncio.run(scenario()) == "answer"

@@ -108,18 +108,20 @@ class AsyncRunner(_Persistence):
         """Run a call to the provider; once it has begun, wait for it also when the event loop ends."""
         begun = threading.Lock()
 
-        def begin() -> _Result:
+        def begin() -> Any:
             if not begun.acquire(blocking=False):
-                raise asyncio.CancelledError
+                return None  # nobody waits for it any more
             return call()
 
         future = asyncio.get_running_loop().run_in_executor(None, begin)
         while True:
             try:
-                return await asyncio.shield(future)
+                answer: _Result = await asyncio.shield(future)
             except asyncio.CancelledError:
-                if future.done() or begun.acquire(blocking=False):
+                if future.cancelled() or begun.acquire(blocking=False):
                     raise
+            else:
+                return answer
 
     async def sleep(self, seconds: float) -> None:
         """Sleep."""
