@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import time
 from dataclasses import dataclass, field
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -27,6 +24,7 @@ from sealchemy import (
     SecretString,
 )
 
+from .answers import GRANT_IS_DEAD, Refused, parse
 from .grants import TokenGrant, hide, require_text
 from .transport import Transport
 
@@ -37,24 +35,8 @@ __all__ = ["AuthorizationRequest", "OAuthClient", "TokenGrant"]
 
 _AUTH_METHODS = {None, "client_secret_basic", "client_secret_post", "none"}
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-# RFC 6749, section 5.2; GitHub, twice; Microsoft
-_GRANT_IS_DEAD = {"invalid_grant", "bad_refresh_token", "bad_verification_code", "interaction_required"}
 _LONGEST_TIMEOUT = 300
-_LONGEST_WAIT = 24 * 3600.0
 _URL = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+(/[\x21-\x5b\x5d-\x7e]*)?")
-_ERRORS = _GRANT_IS_DEAD | {
-    "access_denied",
-    "incorrect_client_credentials",
-    "invalid_client",
-    "invalid_request",
-    "invalid_scope",
-    "invalid_token",
-    "server_error",
-    "temporarily_unavailable",
-    "unauthorized_client",
-    "unsupported_grant_type",
-    "unsupported_token_type",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +55,14 @@ class AuthorizationRequest:
     code_verifier: str = field(repr=False)
 
 
-class _Refused(Exception):  # noqa: N818 - never seen outside
-    """An answer that is no grant; it carries nothing of the answer but this."""
-
-    def __init__(self, problem: str, code: str | None = None, retry_after: float | None = None) -> None:
-        super().__init__(problem)
-        self.code = code
-        self.retry_after = retry_after
-
-
 class _Session(OAuth2Session):  # type: ignore[misc] # Authlib has no types
     """Authlib's, reading the answer as strictly as it must be and as tolerantly as it can be."""
 
     def parse_response_token(self, resp: Response) -> dict[str, Any]:
-        answer = _parse(resp)
+        answer = parse(resp)
         if not answer.get("access_token"):
             problem = "its answer holds no access token"
-            raise _Refused(problem)
+            raise Refused(problem)
         return answer
 
 
@@ -248,30 +221,30 @@ class OAuthClient:
             raise RevocationFailedError(message)
         refused = self._ask(
             self.revocation_endpoint,
-            lambda session: _parse(
+            lambda session: parse(
                 session.revoke_token(self.revocation_endpoint, token=secret, allow_redirects=False), needs_body=False
             ),
         )
         # Some answer so for a token that has ended already.
-        if isinstance(refused, _Refused) and refused.code not in {"invalid_token", *_GRANT_IS_DEAD}:
+        if isinstance(refused, Refused) and refused.code not in {"invalid_token", *GRANT_IS_DEAD}:
             message = f"the token was not revoked: the provider at {_host(self.revocation_endpoint)} {refused}"
             raise RevocationFailedError(message)
 
     def _grant(self, request: Callable[[_Session], Any]) -> TokenGrant:
         answer = self._ask(self.token_endpoint, request)
-        if isinstance(answer, _Refused):
+        if isinstance(answer, Refused):
             self._raise(answer)
         try:
             return TokenGrant.from_response(answer)
         except PlaintextTypeError as error:
-            refused = _Refused(f"sent a grant that cannot be used: {error}")
+            refused = Refused(f"sent a grant that cannot be used: {error}")
         finally:
             del answer
         return self._raise(refused)
 
-    def _raise(self, refused: _Refused) -> NoReturn:
+    def _raise(self, refused: Refused) -> NoReturn:
         where = f"the provider at {_host(self.token_endpoint)}"
-        if refused.code in _GRANT_IS_DEAD:
+        if refused.code in GRANT_IS_DEAD:
             message = f"{where} {refused}: the user must connect again"
             raise ReauthorizationRequiredError(message)
         advice = ""
@@ -294,7 +267,7 @@ class OAuthClient:
         return session
 
     def _ask(self, endpoint: str, request: Callable[[_Session], Any]) -> Any:
-        """Return the answer, or a new `_Refused`.
+        """Return the answer, or a new `Refused`.
 
         What Authlib and `requests` raise is not raised here, since it carries the request with its tokens, and the
         frames that it came through do. What a signal handler raises there loses its traceback.
@@ -303,16 +276,16 @@ class OAuthClient:
         try:
             with self._session(endpoint) as session:
                 return request(session)
-        except _Refused as error:
-            return _Refused(str(error), error.code, error.retry_after)
+        except Refused as error:
+            return Refused(str(error), error.code, error.retry_after)
         except _THEIR_ERRORS as error:
             if isinstance(error, Timeout) or time.monotonic() - began >= self.timeout:
-                return _Refused(f"did not answer within {self.timeout:g} s")
+                return Refused(f"did not answer within {self.timeout:g} s")
             if isinstance(error, SSLError):
-                return _Refused("has no certificate that this machine trusts")
+                return Refused("has no certificate that this machine trusts")
             if isinstance(error, RequestException | HTTPError):
-                return _Refused("could not be reached")
-            return _Refused(f"could not be asked ({type(error).__name__})")
+                return Refused("could not be reached")
+            return Refused(f"could not be asked ({type(error).__name__})")
         except BaseException as error:  # noqa: BLE001 - an interruption
             interruption = error.with_traceback(None)
             interruption.__context__ = interruption.__cause__ = None
@@ -354,39 +327,3 @@ def _host(endpoint: str) -> str:
         return urlsplit(endpoint).hostname or ""
     except ValueError:
         return ""
-
-
-def _parse(response: Response, *, needs_body: bool = True) -> dict[str, Any]:
-    """Return the JSON object of an answer, or raise `_Refused`."""
-    status, retry_after = response.status_code, _retry_after(response.headers.get("Retry-After"))
-    try:
-        answer = json.loads(response.content, parse_int=float)  # an int of a thousand digits is an error
-    except ValueError:  # its error holds the body
-        answer = None
-    code = answer.get("error") if isinstance(answer, dict) else None
-    if code or status >= 300:  # noqa: PLR2004 - RFC 9110, section 15
-        known = code if isinstance(code, str) and code in _ERRORS else None
-        del answer, response
-        problem = f"answered {known or 'with an error'} (HTTP status {status})"
-        raise _Refused(problem, known, retry_after)
-    if isinstance(answer, dict):
-        return answer
-    if needs_body:
-        problem = f"answered with something that is no JSON object (HTTP status {status})"
-        raise _Refused(problem)
-    return {}
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Return the seconds of a Retry-After header (RFC 9110, section 10.2.3)."""
-    if value is None:
-        return None
-    try:
-        if value.isascii() and value.isdigit():
-            seconds = float(value)
-        else:
-            moment = parsedate_to_datetime(value)
-            seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - time.time()
-    except (ValueError, OverflowError):
-        return None
-    return min(max(seconds, 0.0), _LONGEST_WAIT)
