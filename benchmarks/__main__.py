@@ -58,8 +58,8 @@ def check() -> Iterator[Section]:
     with server() as url, tempfile.TemporaryDirectory() as folder:
         yield queries.core_select("sqlite://", 200, rows=200, rounds=7)[0]
         yield queries.orm(url, 200, rows=1000, rounds=7)
-        yield rewriting.in_place(url, 10_000, rounds=1, target=0.30)
-        yield rewriting.in_place(f"sqlite:///{folder}/bench.db", 10_000, rounds=1, target=0.25)
+        yield rewriting.in_place(url, 10_000, rounds=1)
+        yield rewriting.in_place(f"sqlite:///{folder}/bench.db", 10_000, rounds=1)
 
 
 def everything(added: dict[str, dict[int, dict[str, float]]]) -> Iterator[Section]:
@@ -73,8 +73,8 @@ def everything(added: dict[str, dict[int, dict[str, float]]]) -> Iterator[Sectio
                 added.setdefault("sqlite" if place == "sqlite://" else "postgresql", {})[size] = found
                 yield section
         yield queries.orm(url, 200, rows=2000, rounds=15)
-        yield rewriting.in_place(url, 200_000, rounds=3, target=0.30)
-        yield rewriting.in_place(f"sqlite:///{folder}/bench.db", 200_000, rounds=3, target=0.25)
+        yield rewriting.in_place(url, 200_000, rounds=3)
+        yield rewriting.in_place(f"sqlite:///{folder}/bench.db", 200_000, rounds=3)
         yield rewriting.shards(url, 200_000, rounds=3)
         yield rewriting.large(url, 100_000, 2_000_000)
 

@@ -17,11 +17,13 @@ from sqlalchemy_utils.types.encrypted.encrypted_type import AesEngine, AesGcmEng
 
 from sealchemy import EncryptedString
 
+from .floor import FloorType
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 KEY = base64.urlsafe_b64encode(os.urandom(32)).decode()
-OURS, FLOOR = "sealchemy", "sqlalchemy.Text"
+OURS, PLAIN, FLOOR = "sealchemy", "sqlalchemy.Text", "inline floor"
 
 
 class BareFernet(TypeDecorator[str]):
@@ -59,7 +61,8 @@ def types(*, postgresql: bool) -> dict[str, Callable[[str], Any]]:
     """Return what makes the type of a column, by the name of what it is from."""
     sqlalchemy_encrypted_field.configure(base64.b64encode(os.urandom(32)).decode())
     found: dict[str, Callable[[str], Any]] = {
-        FLOOR: lambda _name: Text(),
+        PLAIN: lambda _name: Text(),
+        FLOOR: lambda _name: FloorType(),
         OURS: lambda name: EncryptedString(f"bench.{name}"),
         "sqlalchemy-utils, AesEngine": lambda _name: StringEncryptedType(Unicode, KEY, AesEngine, "pkcs5"),
         "sqlalchemy-utils, AesGcmEngine": lambda _name: StringEncryptedType(Unicode, KEY, AesGcmEngine),

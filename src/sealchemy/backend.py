@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Dialect, Row, Select, TableClause
     from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.sql.type_api import _ResultProcessorType
 
 Key = tuple[Any, ...]
 """A primary key, or the values of a row: one item a column."""
@@ -49,12 +50,16 @@ class StoredText(TypeDecorator[str]):
     impl = Text
     cache_ok = True
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
-        """Return plaintext as a text that does not print itself; a stored value of ours may be printed."""
-        del dialect
-        if isinstance(value, str) and not value.startswith(envelope.PREFIX):
-            return SecretString(value)
-        return value
+    def result_processor(self, dialect: Dialect, coltype: object) -> _ResultProcessorType[str]:
+        """Return the function that hides plaintext; it is called for each value that is read."""
+        del dialect, coltype
+        return _hide_plaintext
+
+
+def _hide_plaintext(value: Any) -> Any:
+    if isinstance(value, str) and not value.startswith(envelope.PREFIX):
+        return SecretString(value)
+    return value
 
 
 class Backend:

@@ -41,6 +41,9 @@ class Change(NamedTuple):
     plaintext: SecretString | None
 
 
+UNCHANGED = Change(None, None)
+
+
 class Operation(NamedTuple):
     """One kind of rewriting.
 

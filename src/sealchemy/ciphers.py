@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _VALUES_PER_PREFIX = 4096
 _PREFIXES_PER_READER = 1024
 
+START_SIZE = envelope.HEADER_SIZE + 16
+"""Characters up to the end of the half nonce, whose 12 bytes are exactly 16 characters of base64."""
+
 
 class _Writer(NamedTuple):
     # One immutable tuple, replaced by one assignment: with separate fields a thread would
@@ -32,7 +35,8 @@ def _refuse(_nonce: bytes, _data: bytes, _associated_data: bytes) -> bytes:
 
 
 Writing: TypeAlias = "tuple[str, bytes, DataKey]"  # header, associated data, key
-Reading: TypeAlias = "tuple[dict[bytes, Callable[[bytes, bytes, bytes], bytes]], bytes]"  # readers, associated data
+Reading: TypeAlias = "dict[str, tuple[Callable[[bytes, bytes, bytes], bytes], bytes]]"
+"""What decrypts a value, and its associated data, by what the value starts with: see `START_SIZE`."""
 _USED_UP = _Writer(b"", _refuse, lambda: _VALUES_PER_PREFIX)
 
 
@@ -57,19 +61,14 @@ class DataKey:
         header = envelope.header(self.id)
         return header, (header + context).encode("ascii"), self
 
-    def reading(self, context: str) -> tuple[str, Reading]:
-        """Return the header of the values of this key, and what `decrypting` needs for them."""
-        header = envelope.header(self.id)
-        return header, (self.readers, (header + context).encode("ascii"))
-
     def renew_writer(self) -> _Writer:
         """Begin another half nonce."""
         prefix = os.urandom(xaes.PREFIX_SIZE)
         self.writer = writer = _Writer(prefix, xaes.cipher(self._secret, prefix).encrypt, count(1).__next__)
         return writer
 
-    def open(self, stored: str, context: str) -> SecretString:
-        """Decrypt a value that has the header of this key, strictly, and keep the cipher of its half nonce.
+    def open(self, stored: str, context: str, ready: Reading) -> SecretString:
+        """Decrypt a value that has the header of this key, strictly, and keep in `ready` what others like it need.
 
         Raises:
             EnvelopeFormatError, UnsupportedVersionError: what follows the header is malformed.
@@ -93,6 +92,9 @@ class DataKey:
         if len(self.readers) >= _PREFIXES_PER_READER:
             self.readers.clear()
         self.readers[prefix] = reader
+        if len(ready) >= _PREFIXES_PER_READER:
+            ready.clear()
+        ready[stored[:START_SIZE]] = reader, associated_data
         return plaintext
 
 
@@ -100,7 +102,7 @@ class Slot:
     """What a function for one context works with at this moment; replaced when a ring is.
 
     Attributes:
-        current: for `encrypting` a `Writing`, or None; for `decrypting` a `Reading` for each header.
+        current: for `encrypting` a `Writing`, or None; for `decrypting` a `Reading`.
         otherwise: what is done with a text where `current` does not serve.
 
     """
@@ -144,17 +146,17 @@ def encrypting(slot: Slot, context: str) -> Any:
 
 def decrypting(slot: Slot) -> Any:
     """Return the function that decrypts the values of one context: `str` to `SecretString`, and None stays None."""
-    size, b64decode, is_canonical = envelope.HEADER_SIZE, envelope.b64decode, envelope.is_canonical
+    start, size, b64decode, is_canonical = START_SIZE, envelope.HEADER_SIZE, envelope.b64decode, envelope.is_canonical
 
     def decrypt(stored: Any) -> Any:
         if stored is None:
             return None
         try:
-            readers, associated_data = slot.current[stored[:size]]
+            open_, associated_data = slot.current[stored[:start]]
             text = stored[size:]
             payload = b64decode(text, None, True)  # noqa: FBT003 - positional is measurably faster here
             if text[-1] != "=" or is_canonical(text):
-                return SecretString(readers[payload[:12]](payload[12:24], payload[24:], associated_data).decode())
+                return SecretString(open_(payload[12:24], payload[24:], associated_data).decode())
         except _ANYTHING_ELSE:  # some of these hold plaintext, and end here
             pass
         hidden = SecretString(stored) if isinstance(stored, str) else stored

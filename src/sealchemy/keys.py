@@ -23,6 +23,8 @@ from .redaction import SecretString
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from .ciphers import Reading
+
 
 class Key:
     """A 256-bit key; its id is 12 hex digits derived from it.
@@ -237,22 +239,22 @@ class KeyRing:
         except ColumnDefinitionError:
             del context
             raise
-        keys = {key.id: key._data_key for key in self._keys.values()}  # noqa: SLF001 - one module
-        known = {envelope.header(key_id): key for key_id, key in keys.items()}
+        known = {envelope.header(key.id): key._data_key for key in self._keys.values()}  # noqa: SLF001 - one module
+        ready: Reading = {}
         prefix, size = envelope.PREFIX, envelope.HEADER_SIZE
 
         def otherwise(stored: SecretString) -> SecretString:
             try:
                 if isinstance(stored, str):
                     if key := known.get(str(stored[:size])):
-                        return key.open(str(stored), context)
+                        return key.open(str(stored), context, ready)
                     if on_plaintext is not None and not stored.startswith(prefix):
                         return on_plaintext(stored)
                 raise self._unknown(stored, context)
             finally:
                 del stored  # error trackers print the variables of a frame
 
-        return Slot(dict(key.reading(context) for key in keys.values()), otherwise)
+        return Slot(ready, otherwise)
 
     def _unknown(self, stored: str, context: str) -> UnknownKeyError:
         try:

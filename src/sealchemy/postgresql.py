@@ -88,7 +88,7 @@ class PostgreSQL(Backend):
         )
         values = [*zip(*keys, strict=True), *zip(*rows.values(), strict=True)]
         parameters = {name: list(items) for name, items in zip(types, values, strict=True)}
-        return list(connection.execute(statement, parameters))
+        return list(connection.execute(statement, parameters).all())  # iterating fetches one row at a time
 
     def widening(self, connection: Connection, target: Target) -> list[str]:
         """Return it for columns that are not TEXT."""

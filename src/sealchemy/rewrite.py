@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, and_, or_, tuple_
 from sqlalchemy.exc import DBAPIError
 
 from .backends import ATTEMPTS, Access, access
-from .changes import DECRYPT, ENCRYPT, REKEY, VERIFY, Change, Cipher, Operation
+from .changes import DECRYPT, ENCRYPT, REKEY, UNCHANGED, VERIFY, Change, Cipher, Operation
 from .engine import Rollout, binding
 from .errors import PlaintextTypeError, RewriteError, SealchemyError, UnsupportedOperationError
 from .paging import Pages
@@ -304,21 +304,22 @@ class _Run:
 
     def _changes(self, row: Row[Any], on_failure: _OnFailure | None = None) -> list[Change]:
         """Return what each column becomes; an empty list if none changes."""
-        values = row[len(self.target.key) :]
-        changes = [self._change(row, index, stored, on_failure) for index, stored in enumerate(values)]
-        return changes if any(change.plaintext is not None for change in changes) else []
+        changes, size = {}, len(self.target.key)
+        for index, cipher in enumerate(self.ciphers):
+            stored = row[size + index]
+            try:
+                if stored is not None and (change := self.operation.change(cipher, stored)):
+                    self._check_can_store(change, cipher)
+                    changes[index] = change
+            except SealchemyError as error:
+                if on_failure:
+                    on_failure(self.pages.key(row), self.target.columns[index].name, error)
+        return [changes.get(index, UNCHANGED) for index in range(len(self.ciphers))] if changes else []
 
-    def _change(self, row: Row[Any], index: int, stored: str | None, on_failure: _OnFailure | None) -> Change:
-        try:
-            change = None if stored is None else self.operation.change(self.ciphers[index], stored)
-            if change and change.stored and not self.backend.can_store(change.stored):
-                message = f"{self.ciphers[index].context}: this database cannot store the plaintext, which has a NUL"
-                raise PlaintextTypeError(message)
-        except SealchemyError as error:
-            change = None
-            if on_failure:
-                on_failure(self.pages.key(row), self.target.columns[index].name, error)
-        return change or Change(None, None)
+    def _check_can_store(self, change: Change, cipher: Cipher) -> None:
+        if self.operation is DECRYPT and not self.backend.can_store(change.stored or ""):
+            message = f"{cipher.context}: this database cannot store the plaintext, which has a NUL"
+            raise PlaintextTypeError(message)
 
     def _raise_for_problems(self, found_in_last_pass: int) -> None:
         report, problems = self.report, []
