@@ -13,7 +13,6 @@ from sqlalchemy.pool import NullPool
 from sealchemy import SealchemyError, attach_key_ring
 from sealchemy.integrations.models import Base
 from sealchemy.integrations.settings import IntegrationSettings
-from sealchemy.operations import render_item
 
 
 def run_offline(settings: IntegrationSettings) -> None:
@@ -31,7 +30,7 @@ def run_online(settings: IntegrationSettings) -> None:
         context.configure(
             connection=connection,
             target_metadata=Base.metadata,
-            render_item=render_item,
+            autogenerate_plugins=["alembic.autogenerate.*", "sealchemy"],
             transaction_per_migration=True,
         )
         with context.begin_transaction():

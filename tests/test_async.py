@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import insert, make_url, select, text
+from sqlalchemy import Column, Integer, MetaData, Table, insert, make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from sealchemy import Key, KeyRing, SecretString, attach_key_ring
+from sealchemy import EncryptedString, Key, KeyRing, SecretString, attach_key_ring
 
+from .support.alembic import Application
 from .support.models import Account, Base
 
 if TYPE_CHECKING:
@@ -65,3 +66,61 @@ def test_from_plaintext_to_ciphertext(make_async_engine: Any) -> None:
         await from_plaintext_to_ciphertext(make_async_engine())
 
     asyncio.run(run())
+
+
+ENV = """
+import asyncio
+from alembic import context
+
+def run(connection):
+    context.configure(
+        connection=connection,
+        target_metadata=context.config.attributes["metadata"],
+        autogenerate_plugins=["alembic.autogenerate.*", "sealchemy"],
+        transaction_per_migration=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+async def main():
+    engine = context.config.attributes["engine"]()
+    async with engine.connect() as connection:
+        await connection.run_sync(run)
+    await engine.dispose()
+
+asyncio.run(main())
+"""
+
+
+def test_an_async_env_py(make_async_engine: Any, tmp_path: Path) -> None:
+    key = Key.generate()
+
+    def make() -> AsyncEngine:
+        return attach_key_ring(make_async_engine(), KeyRing(primary=key))
+
+    async def execute(*statements: Any) -> list[Any]:
+        engine = make()
+        async with engine.begin() as connection:
+            results = [await connection.execute(statement) for statement in statements]
+            found = list(results[-1].all()) if results[-1].returns_rows else []
+        await engine.dispose()
+        return found
+
+    asyncio.run(
+        execute(
+            text("CREATE TABLE grants (id INTEGER PRIMARY KEY, token VARCHAR(200) NOT NULL)"),
+            text("INSERT INTO grants (id, token) VALUES (1, 'old'), (2, '')"),
+        )
+    )
+    columns = Column("id", Integer, primary_key=True), Column("token", EncryptedString("g.token"), nullable=False)
+    grants = Table("grants", MetaData(), *columns)
+    application = Application(tmp_path, make, grants.metadata)
+    (application.folder / "env.py").write_text(ENV)
+    assert not application.is_clean()
+    application.autogenerate()
+    application.upgrade()
+    assert application.is_clean()
+    assert asyncio.run(execute(select(grants.c.token).order_by(grants.c.id))) == [("old",), ("",)]
+    assert all(row[0].startswith("sealchemy:v1:") for row in asyncio.run(execute(text("SELECT token FROM grants"))))
+    application.downgrade("base", "allow-plaintext=yes")
+    assert asyncio.run(execute(text("SELECT token FROM grants ORDER BY id"))) == [("old",), ("",)]

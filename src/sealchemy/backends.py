@@ -23,7 +23,7 @@ from .sqlite import SQLite
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from sqlalchemy import ColumnClause
+    from sqlalchemy import ColumnClause, Dialect
     from sqlalchemy.types import TypeEngine
 
     from .backend import Backend
@@ -101,6 +101,11 @@ def _check_table(
 
 
 _BACKENDS: dict[str, Backend] = {"postgresql": PostgreSQL(), "sqlite": SQLite(), "mysql": MySQL(), "mariadb": MySQL()}
+
+
+def is_supported(dialect: Dialect) -> bool:
+    """Return whether rows can be rewritten on databases of this kind."""
+    return dialect.name in _BACKENDS
 
 
 def backend_of(connection: Connection | Engine) -> Backend:

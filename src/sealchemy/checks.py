@@ -16,7 +16,7 @@ from .engine import Rollout, binding
 from .errors import RewriteError, UnsupportedOperationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from sqlalchemy import ColumnElement
 
@@ -85,6 +85,18 @@ def widen(
     """Give these columns the type that ciphertext fits into, if they have another: TEXT, or MEDIUMTEXT."""
     with access(bind, table, columns, schema, lock_timeout) as opened:
         _Check(opened).widen()
+
+
+def existing_checks(connection: Connection, schema: str | None, table: str, columns: Iterable[str]) -> dict[str, str]:
+    """Return the CHECKs of a table by name, `valid` or `not valid`: at least those that are ours, on these columns."""
+    if connection.dialect.name == "sqlite":
+        names = [constraint_name(table, column) for column in columns]
+        return {name: "valid" for name in names if sqlite_schema.has_check(connection, schema, table, name)}
+    found = inspect(connection).get_check_constraints(table, schema=schema)
+    return {
+        str(item["name"]): "not valid" if item.get("dialect_options", {}).get("not_valid") else "valid"
+        for item in found
+    }
 
 
 class _Check:
@@ -162,21 +174,9 @@ class _Check:
         raise RewriteError(message)
 
     def _existing(self) -> dict[str, str]:
-        """Return the CHECKs of the table by name, and whether they are validated."""
-        table = self.target.table
+        table, columns = self.target.table, [column.name for column in self.target.columns]
         with self.access.transaction(write=False):
-            if self.is_sqlite:
-                names = [constraint_name(table.name, column.name) for column in self.target.columns]
-                return {
-                    name: "valid"
-                    for name in names
-                    if sqlite_schema.has_check(self.connection, table.schema, table.name, name)
-                }
-            found = inspect(self.connection).get_check_constraints(table.name, schema=table.schema)
-        return {
-            str(item["name"]): "not valid" if item.get("dialect_options", {}).get("not_valid") else "valid"
-            for item in found
-        }
+            return existing_checks(self.connection, table.schema, table.name, columns)
 
     def _execute(self, sql: str) -> None:
         self.access.run(lambda: self.connection.exec_driver_sql(sql))

@@ -19,6 +19,7 @@ from sqlalchemy.types import TypeDecorator
 
 from . import checks
 from .errors import UnsupportedOperationError
+from .guard import EncryptedType
 from .rewrite import DECRYPT, ENCRYPT, Operation, Progress, check_before, rewrite
 
 if TYPE_CHECKING:
@@ -32,22 +33,26 @@ logger = logging.getLogger("sealchemy")
 _SECONDS_BETWEEN_LOGS = 5.0
 
 
-def render_item(kind: str, item: Any, _context: AutogenContext) -> str | Literal[False]:
+def render_item(kind: str, item: Any, context: AutogenContext) -> str | Literal[False]:
     """Render the types of this package as what they are in the database: an encrypted column as `sa.Text()`.
 
-    So revisions import nothing from here, and outlive the models. Pass it to
-    `context.configure(render_item=...)` in `env.py`.
+    On MySQL and MariaDB as MEDIUMTEXT, since TEXT ends at 65 535 bytes there. So revisions import nothing from here,
+    and outlive the models. Pass it to `context.configure(render_item=...)` in `env.py`; where `env.py` names the
+    plugin, in `autogenerate_plugins=["alembic.autogenerate.*", "sealchemy"]`, that is done.
     """
-    if kind == "type" and isinstance(item, TypeDecorator) and type(item).__module__.startswith("sealchemy."):
-        return f"sa.{item.impl_instance!r}"
-    return False
+    if kind != "type" or not isinstance(item, TypeDecorator) or not type(item).__module__.startswith("sealchemy."):
+        return False
+    if isinstance(item, EncryptedType) and context.dialect.name in {"mysql", "mariadb"}:
+        context.imports.add("from sqlalchemy.dialects import mysql")
+        return "mysql.MEDIUMTEXT()"
+    return f"{context.opts.get('sqlalchemy_module_prefix') or 'sa.'}{item.impl_instance!r}"
 
 
-class _ColumnsOp(MigrateOperation):
+class ColumnsOp(MigrateOperation):
     """What the four operations share: a table, and its columns with their contexts."""
 
     name: ClassVar[str]
-    reverse_type: ClassVar[type[_ColumnsOp]]
+    reverse_type: ClassVar[type[ColumnsOp]]
 
     def __init__(
         self,
@@ -89,30 +94,32 @@ class _ColumnsOp(MigrateOperation):
         operations.invoke(operation)
 
     def reverse(self) -> MigrateOperation:
+        """Return the operation of the downgrade."""
         return self.reverse_type(
             self.table_name, self.columns, schema=self.schema, own_transaction=self.own_transaction
         )
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
+        """Return what `alembic check` prints."""
         return (self.name, self.schema, self.table_name, self.columns)
 
 
 @Operations.register_operation("encrypt_columns", "invoke")
-class EncryptColumnsOp(_ColumnsOp):
+class EncryptColumnsOp(ColumnsOp):
     """Encrypt the plaintext of columns in place."""
 
     name = "encrypt_columns"
 
 
 @Operations.register_operation("decrypt_columns", "invoke")
-class DecryptColumnsOp(_ColumnsOp):
+class DecryptColumnsOp(ColumnsOp):
     """Write the plaintext back; only with `alembic -x allow-plaintext=yes`."""
 
     name = "decrypt_columns"
     reverse_type = EncryptColumnsOp
 
 
-class _ColumnNamesOp(_ColumnsOp):
+class _ColumnNamesOp(ColumnsOp):
     """An operation that takes column names without contexts as well."""
 
     def __init__(self, table_name: str, columns: Mapping[str, str] | Iterable[str], **options: Any) -> None:
@@ -175,14 +182,16 @@ def _allow_plaintext(operations: Operations, operation: AllowPlaintextOp) -> Non
         checks.allow_plaintext(bind, operation.table_name, operation.columns, schema=schema)
 
 
-@renderers.dispatch_for(_ColumnsOp)
-def _render(_context: AutogenContext, operation: _ColumnsOp) -> str:
+@renderers.dispatch_for(ColumnsOp)
+def _render(_context: AutogenContext, operation: ColumnsOp) -> list[str]:
     schema = f", schema={operation.schema!r}" if operation.schema else ""
-    return f"op.{operation.name}({operation.table_name!r}, {operation.columns!r}{schema})"
+    call = f"op.{operation.name}({str(operation.table_name)!r}, {operation.columns!r}{schema})"
+    comment = operation.info.get("sealchemy_comment")
+    return [comment, call] if comment else [call]
 
 
 @contextmanager
-def _bind(operations: Operations, operation: _ColumnsOp) -> Iterator[tuple[Engine | Connection, str | None]]:
+def _bind(operations: Operations, operation: ColumnsOp) -> Iterator[tuple[Engine | Connection, str | None]]:
     """Return what to work on, and the table's schema: the engine, behind a commit of what the migration did so far."""
     context = operations.migration_context
     if context.as_sql:
@@ -212,7 +221,7 @@ def _bind(operations: Operations, operation: _ColumnsOp) -> Iterator[tuple[Engin
         yield operations.get_bind().engine, schema
 
 
-def _schema(connection: Connection, operation: _ColumnsOp) -> str | None:
+def _schema(connection: Connection, operation: ColumnsOp) -> str | None:
     """Return where the migration's connection finds the table: another connection has another search_path."""
     mapping = connection.get_execution_options().get("schema_translate_map") or {}
     schema: str | None = mapping.get(operation.schema, operation.schema)
@@ -227,7 +236,7 @@ def _schema(connection: Connection, operation: _ColumnsOp) -> str | None:
 
 
 def _rewrite(
-    what: Operation, bind: Engine | Connection, schema: str | None, operations: Operations, operation: _ColumnsOp
+    what: Operation, bind: Engine | Connection, schema: str | None, operations: Operations, operation: ColumnsOp
 ) -> None:
     environment = operations.migration_context.environment_context
     attributes = environment.config.attributes if environment else {}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from alembic.runtime.plugins import Plugin
+    from alembic.util import PriorityDispatchResult
 
 
 class _IterableModule(ModuleType):
@@ -23,10 +24,29 @@ sys.modules[__name__].__class__ = _IterableModule
 
 
 def setup(plugin: Plugin) -> None:
-    """Register the operations.
+    """Register the operations, and the comparators for those who name the plugin in `env.py`.
 
     They are imported here and not above because Alembic loads this module while it is itself being imported,
     and `operations`, if it was what imported Alembic, is then not complete yet.
     """
-    del plugin
+    from alembic.util import DispatchPriority  # noqa: PLC0415
+
     from . import operations  # noqa: F401, PLC0415 - importing them registers them
+
+    first, medium, last = DispatchPriority.FIRST, DispatchPriority.MEDIUM, DispatchPriority.LAST
+    plugin.add_autogenerate_comparator(_later("render_types"), "autogenerate", "sealchemy", priority=first)
+    plugin.add_autogenerate_comparator(_later("keep_type"), "column", "types", priority=medium)
+    plugin.add_autogenerate_comparator(_later("compare_table"), "table", "sealchemy", priority=last)
+    plugin.add_autogenerate_comparator(_later("put_in_order"), "autogenerate", "sealchemy", priority=last)
+
+
+def _later(name: str) -> Callable[..., PriorityDispatchResult]:
+    """Return a function of `autogenerate`, which is imported when it is called."""
+
+    def compare(*args: Any) -> PriorityDispatchResult:
+        from . import autogenerate  # noqa: PLC0415 - see setup
+
+        result: PriorityDispatchResult = getattr(autogenerate, name)(*args)
+        return result
+
+    return compare

@@ -1,0 +1,292 @@
+"""`alembic revision --autogenerate` and `alembic check`, in an application's own project."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from alembic import command
+from alembic.util import CommandError
+from sqlalchemy import Column, Integer, MetaData, String, Table, Text, insert, inspect, select, text
+
+from sealchemy import EncryptedString, Key, KeyRing, RewriteError
+from sealchemy.autogenerate import GUESSED, LIVE
+
+from .support.alembic import PLUGINS, Application
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+    from sqlalchemy.types import TypeEngine
+
+RING = KeyRing(primary=Key.generate())
+ROWS = [{"id": number, "access": f"token-{number}", "refresh": None} for number in range(1, 6)]
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def engine(request: pytest.FixtureRequest, make_engine: Callable[..., Engine], tmp_path: Path) -> Engine:
+    if request.param == "sqlite":
+        return make_engine(f"sqlite:///{tmp_path / 'test.db'}", RING)
+    return make_engine(request.getfixturevalue(f"{request.param}_url"), RING)
+
+
+def models(
+    access: TypeEngine[Any] | None, refresh: TypeEngine[Any] | None = None, schema: str | None = None
+) -> MetaData:
+    metadata = MetaData(schema=schema)
+    columns: list[Column[Any]] = [Column("id", Integer, primary_key=True)]
+    columns += [Column("access", access)] if access else []
+    Table("grants", metadata, *columns, Column("refresh", refresh or Text()))
+    return metadata
+
+
+def encrypted(*, schema: str | None = None) -> MetaData:
+    return models(EncryptedString("g.access"), EncryptedString("g.refresh"), schema)
+
+
+def create(engine: Engine, metadata: MetaData, rows: list[dict[str, Any]]) -> None:
+    metadata.create_all(engine)
+    if rows:
+        with engine.begin() as connection:
+            connection.execute(insert(metadata.tables["grants"]), rows)
+
+
+def body(revision: str, function: str) -> list[str]:
+    """Return the lines of a function of a revision, without Alembic's comments."""
+    found = re.search(rf"def {function}\(\) -> None:\n(.*?)(?=\n\ndef |\Z)", revision, re.DOTALL)
+    assert found is not None
+    lines = [line.strip() for line in found[1].splitlines()]
+    return [line for line in lines if line and not line.startswith(('"""', "# ###"))]
+
+
+ENCRYPT = "op.encrypt_columns('grants', {'access': 'g.access', 'refresh': 'g.refresh'})"
+REQUIRE = "op.require_encryption('grants', {'access': 'g.access', 'refresh': 'g.refresh'})"
+ALLOW = "op.allow_plaintext('grants', {'access': 'g.access', 'refresh': 'g.refresh'})"
+DECRYPT = "op.decrypt_columns('grants', {'access': 'g.access', 'refresh': 'g.refresh'})"
+
+
+@pytest.mark.parametrize("rows", [ROWS, []], ids=["rows", "empty"])
+def test_a_column_that_became_encrypted(engine: Engine, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    create(engine, models(String(500)), rows)
+    application = Application(tmp_path, engine, encrypted())
+    assert not application.is_clean()
+    revision = application.autogenerate()
+    assert body(revision, "upgrade") == [ENCRYPT, LIVE, REQUIRE]
+    assert body(revision, "downgrade") == [ALLOW, DECRYPT]
+    assert set(re.findall(r"^(?:import|from) (\w+)", revision, re.MULTILINE)) <= {"alembic", "sqlalchemy", "typing"}
+    with pytest.raises(CommandError, match="not up to date"):
+        command.check(application.config())
+    application.upgrade()
+    assert application.is_clean()
+    with engine.connect() as connection:
+        stored = connection.scalars(text("SELECT access FROM grants")).all()
+        read = connection.scalars(select(encrypted().tables["grants"].c.access)).all()
+    assert all(value.startswith("sealchemy:v1:") for value in stored)
+    assert sorted(read) == [row["access"] for row in rows]
+    application.downgrade("base", "allow-plaintext=yes")
+    with engine.connect() as connection:
+        assert sorted(connection.scalars(text("SELECT access FROM grants"))) == [row["access"] for row in rows]
+    application.upgrade()
+    assert application.is_clean()
+
+
+def test_the_revision_outlives_the_models(engine: Engine, tmp_path: Path) -> None:
+    create(engine, models(String(500)), ROWS)
+    application = Application(tmp_path, engine, encrypted())
+    application.autogenerate()
+    application.attributes["metadata"] = None
+    application.upgrade()
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM grants WHERE access LIKE 'sealchemy:v1:%'")) == len(ROWS)
+
+
+def test_a_new_table(engine: Engine, tmp_path: Path) -> None:
+    application = Application(tmp_path, engine, encrypted())
+    revision = application.autogenerate()
+    type_ = "mysql.MEDIUMTEXT()" if engine.dialect.name in {"mysql", "mariadb"} else "sa.Text()"
+    assert f"sa.Column('access', {type_}, nullable=True)" in revision
+    assert body(revision, "upgrade")[-1:] == [REQUIRE]
+    assert body(revision, "downgrade")[:1] == [ALLOW]
+    assert "encrypt_columns" not in revision
+    application.upgrade()
+    assert application.is_clean()
+    application.downgrade("base")
+    assert not inspect(engine).has_table("grants")
+
+
+def test_a_new_column(engine: Engine, tmp_path: Path) -> None:
+    create(engine, models(None), [])
+    application = Application(tmp_path, engine, models(EncryptedString("g.access")))
+    revision = application.autogenerate()
+    assert [line[:22] for line in body(revision, "upgrade")] == ["op.add_column('grants'", "op.require_encryption("]
+    application.upgrade()
+    assert application.is_clean()
+    application.downgrade("base")
+    assert "access" not in {item["name"] for item in inspect(engine).get_columns("grants")}
+
+
+def test_a_column_that_became_plain_again(engine: Engine, tmp_path: Path) -> None:
+    create(engine, models(Text()), ROWS)
+    application = Application(tmp_path, engine, models(EncryptedString("grants.access")))
+    application.autogenerate()
+    application.upgrade()
+    application.attributes["metadata"] = models(Text())
+    assert not application.is_clean()
+    revision = application.autogenerate()
+    columns = "('grants', {'access': 'grants.access'})"
+    assert body(revision, "upgrade")[:3] == [f"op.allow_plaintext{columns}", GUESSED, f"op.decrypt_columns{columns}"]
+    assert body(revision, "downgrade")[-2:] == [f"op.encrypt_columns{columns}", f"op.require_encryption{columns}"]
+    command.upgrade(application.config("allow-plaintext=yes"), "head")
+    assert application.is_clean()
+    with engine.connect() as connection:
+        assert sorted(connection.scalars(text("SELECT access FROM grants"))) == [row["access"] for row in ROWS]
+
+
+def test_a_context_that_was_guessed_wrongly_loses_nothing(engine: Engine, tmp_path: Path) -> None:
+    create(engine, models(Text()), ROWS)
+    application = Application(tmp_path, engine, models(EncryptedString("another.context")))
+    application.autogenerate()
+    application.upgrade()
+    application.attributes["metadata"] = models(Text())
+    application.autogenerate()
+    with pytest.raises(RewriteError, match="5 values cannot be read"):
+        command.upgrade(application.config("allow-plaintext=yes"), "head")
+    with engine.connect() as connection:
+        read = connection.scalars(
+            select(Column("access", EncryptedString("another.context"))).select_from(text("grants"))
+        )
+        assert sorted(read) == [row["access"] for row in ROWS]
+
+
+def test_a_column_that_is_dropped(engine: Engine, tmp_path: Path) -> None:
+    create(engine, models(Text()), ROWS)
+    application = Application(tmp_path, engine, models(EncryptedString("grants.access")))
+    application.autogenerate()
+    application.upgrade()
+    application.attributes["metadata"] = models(None)
+    revision = application.autogenerate()
+    assert [line[:19] for line in body(revision, "upgrade")] == ["op.allow_plaintext(", "op.drop_column('gra"]
+    application.upgrade()
+    assert application.is_clean()
+
+
+def test_what_the_user_leaves_out_is_left_out(engine: Engine, tmp_path: Path) -> None:
+    create(engine, models(Text()), ROWS)
+
+    def include(_object: object, name: str | None, kind: str, *_: object) -> bool:
+        return not (kind == "column" and name == "refresh")
+
+    application = Application(tmp_path, engine, encrypted(), include_object=include)
+    revision = application.autogenerate()
+    assert body(revision, "upgrade")[0] == "op.encrypt_columns('grants', {'access': 'g.access'})"
+    application.upgrade()
+    assert application.is_clean()
+
+
+@pytest.mark.parametrize("plugins", [None, ["alembic.autogenerate.*"]])
+def test_without_the_plugin_nothing_is_different(engine: Engine, tmp_path: Path, plugins: list[str] | None) -> None:
+    create(engine, models(Text()), ROWS)
+    configure = {"compare_type": False, "autogenerate_plugins": plugins or ["alembic.autogenerate.*"]}
+    application = Application(tmp_path, engine, encrypted(), **configure)
+    if plugins is None:
+        del application.attributes["configure"]["autogenerate_plugins"]
+    assert application.is_clean()
+
+
+def test_alembic_s_own_comparison_of_checks_leaves_ours(engine: Engine, tmp_path: Path) -> None:
+    create(engine, models(Text()), ROWS)
+    application = Application(tmp_path, engine, encrypted())
+    application.autogenerate()
+    application.upgrade()
+    plugins = [*PLUGINS, "alembic.ext.checkconstraint_byname"]
+    application.attributes["configure"]["autogenerate_plugins"] = plugins
+    assert application.is_clean()
+    application.attributes["metadata"] = models(Text())
+    assert "drop_constraint" not in application.autogenerate()
+
+
+def test_in_batch_mode_the_operations_stand_outside_the_batch(engine: Engine, tmp_path: Path) -> None:
+    create(engine, models(Text()), ROWS)
+    metadata = encrypted()
+    metadata.tables["grants"].append_column(Column("note", Text()))
+    application = Application(tmp_path, engine, metadata, render_as_batch=True)
+    revision = application.autogenerate()
+    assert "\n    with op.batch_alter_table('grants'" in revision
+    assert f"\n    {ENCRYPT}\n" in revision
+    assert revision.index("batch_alter_table") < revision.index("encrypt_columns")
+    application.upgrade()
+    assert application.is_clean()
+
+
+def test_the_user_s_own_rendering_comes_first(engine: Engine, tmp_path: Path) -> None:
+    def render(kind: str, item: object, _context: object) -> str | bool:
+        return "sa.String(4000)" if kind == "type" and isinstance(item, EncryptedString) else False
+
+    application = Application(tmp_path, engine, encrypted(), render_item=render)
+    revision = application.autogenerate()
+    assert "sa.Column('access', sa.String(4000)" in revision
+
+
+def test_a_table_in_a_schema(postgresql_url: str, make_engine: Callable[..., Engine], tmp_path: Path) -> None:
+    engine = make_engine(postgresql_url, RING)
+    with engine.begin() as connection:
+        here = connection.scalar(text("SELECT current_schema()"))
+        connection.execute(text(f"CREATE SCHEMA {here}_other"))
+    create(engine, models(String(500), schema=f"{here}_other"), [])
+    with engine.begin() as connection:
+        connection.execute(text(f"INSERT INTO {here}_other.grants VALUES (1, 'token-1', NULL)"))
+
+    def only(name: str | None, kind: str, _parents: object) -> bool:
+        return kind != "schema" or name == f"{here}_other"
+
+    metadata = encrypted(schema=f"{here}_other")
+    application = Application(tmp_path, engine, metadata, include_schemas=True, include_name=only)
+    assert f"schema='{here}_other')" in application.autogenerate()
+    application.upgrade()
+    assert application.is_clean()
+    with engine.begin() as connection:
+        assert connection.scalar(text(f"SELECT access FROM {here}_other.grants")).startswith("sealchemy:v1:")
+        connection.execute(text(f"DROP SCHEMA {here}_other CASCADE"))
+
+
+@pytest.mark.filterwarnings("ignore:Can.t validate argument:sqlalchemy.exc.SAWarning")  # how it is reflected
+def test_a_check_that_is_not_validated_does_not_count(
+    postgresql_url: str, make_engine: Callable[..., Engine], tmp_path: Path
+) -> None:
+    engine = make_engine(postgresql_url, RING)
+    create(engine, models(Text()), ROWS)
+    application = Application(tmp_path, engine, models(EncryptedString("g.access")))
+    with engine.begin() as connection:
+        check = "CHECK (access LIKE 'sealchemy:v1:%') NOT VALID"
+        connection.execute(text(f"ALTER TABLE grants ADD CONSTRAINT ck_grants_access_encrypted {check}"))
+    assert not application.is_clean()
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE grants SET access = 'sealchemy:v1:' || access"))
+        connection.execute(text("ALTER TABLE grants VALIDATE CONSTRAINT ck_grants_access_encrypted"))
+    assert application.is_clean()
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import alembic, sealchemy",
+        "import sealchemy, alembic",
+        "import sealchemy.operations",
+        "import sealchemy.autogenerate",
+        "import alembic.autogenerate, sealchemy.plugin",
+        "from alembic import context, op; import sealchemy.types",
+    ],
+)
+def test_whatever_is_imported_first(imports: str) -> None:
+    code = f"{imports}\nfrom alembic.runtime.plugins import _all_plugins\nassert 'sealchemy' in _all_plugins"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True)
+
+
+def test_who_does_not_use_alembic_does_not_import_it() -> None:
+    code = "import sys, sealchemy, sealchemy.rewrite, sealchemy.checks\nassert 'alembic' not in sys.modules"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True)
