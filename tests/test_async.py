@@ -108,7 +108,7 @@ def test_an_async_env_py(make_async_engine: Any, tmp_path: Path) -> None:
 
     asyncio.run(
         execute(
-            text("CREATE TABLE grants (id INTEGER PRIMARY KEY, token VARCHAR(200) NOT NULL)"),
+            text("CREATE TABLE grants (id INTEGER NOT NULL PRIMARY KEY, token VARCHAR(200) NOT NULL)"),
             text("INSERT INTO grants (id, token) VALUES (1, 'old'), (2, '')"),
         )
     )

@@ -24,7 +24,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EVERYTHING = "\n".join(page.read_text() for page in PAGES)
 
 
-RUN_BY_THEMSELVES = {"tutorial.md", "store-oauth-tokens.md"}  # test_tutorial.py, test_example_applications.py
+# By test_tutorial.py, test_example_applications.py and below.
+RUN_BY_THEMSELVES = {"tutorial.md", "store-oauth-tokens.md", "migrate-from-pgcrypto.md"}
 
 
 @pytest.mark.parametrize(
@@ -33,8 +34,17 @@ RUN_BY_THEMSELVES = {"tutorial.md", "store-oauth-tokens.md"}  # test_tutorial.py
     ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_code_runs(page: Path) -> None:
+    run(page)
+
+
+def test_code_for_postgresql_runs(postgresql_url: str) -> None:
+    run(ROOT / "docs/how-to/migrate-from-pgcrypto.md", url=postgresql_url)
+
+
+def run(page: Path, **namespace: object) -> None:
     parser = PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS)
     document = Sybil(parsers=[parser]).parse(page)
+    document.namespace.update(namespace)
     for example in document.examples():
         example.evaluate()
     for session in [item for item in document.namespace.values() if isinstance(item, Session)]:

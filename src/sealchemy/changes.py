@@ -8,7 +8,7 @@ from sqlalchemy import false, not_
 
 from . import envelope
 from .backend import ANY_STORED_VALUE
-from .errors import PlaintextFoundError
+from .errors import EnvelopeFormatError, PlaintextFoundError
 from .redaction import SecretString
 
 if TYPE_CHECKING:
@@ -21,17 +21,19 @@ if TYPE_CHECKING:
 
 
 class Cipher(NamedTuple):
-    """What a key ring does with the values of one column."""
+    """What a key ring does with the values of one column, and what reads the values that are none of ours."""
 
     context: str
     encrypt: Callable[[str], str]
     decrypt: Callable[[str], SecretString]
     is_current: Callable[[str], bool]
+    read_legacy: Callable[[str], str] | None
 
     @classmethod
-    def of(cls, key_ring: KeyRing, context: str) -> Cipher:
+    def of(cls, key_ring: KeyRing, context: str, read_legacy: Callable[[str], str] | None) -> Cipher:
         """Return the functions of a ring for one context."""
-        return cls(context, key_ring.encryptor(context), key_ring.decryptor(context), key_ring.is_current)
+        encrypt, decrypt = key_ring.encryptor(context), key_ring.decryptor(context)
+        return cls(context, encrypt, decrypt, key_ring.is_current, read_legacy)
 
 
 class Change(NamedTuple):
@@ -63,9 +65,24 @@ def _is_plaintext(stored: object) -> bool:
 
 def _encrypt(cipher: Cipher, stored: str) -> Change | None:
     if _is_plaintext(stored):
-        return Change(cipher.encrypt(stored), SecretString(stored))
+        plaintext = SecretString(stored) if cipher.read_legacy is None else _read_legacy(cipher, stored)
+        return Change(cipher.encrypt(plaintext), plaintext)
     cipher.decrypt(stored)
     return None
+
+
+def _read_legacy(cipher: Cipher, stored: str) -> SecretString:
+    plaintext: object = None
+    try:
+        plaintext = cipher.read_legacy(stored) if cipher.read_legacy else stored
+        problem = f"returned {type(plaintext).__name__}, not str"
+    except Exception as error:  # noqa: BLE001 - whatever it is, it may hold what was read, and ends here
+        problem = f"raised {type(error).__name__}"
+    if isinstance(plaintext, str):
+        return SecretString(plaintext)
+    del plaintext, stored  # error trackers print the variables of a frame
+    message = f"{cipher.context}: the legacy reader {problem} for a stored value: it must return its plaintext"
+    raise EnvelopeFormatError(message)
 
 
 def _read(cipher: Cipher, stored: str) -> SecretString:

@@ -109,6 +109,23 @@ class EncryptColumnsOp(ColumnsOp):
     """Encrypt the plaintext of columns in place."""
 
     name = "encrypt_columns"
+    legacy_reader: Callable[[str], str] | None = None
+
+    @classmethod
+    def invoke(
+        cls,
+        operations: Operations,
+        table_name: str,
+        columns: Mapping[str, str],
+        *,
+        schema: str | None = None,
+        own_transaction: bool = True,
+        legacy_reader: Callable[[str], str] | None = None,
+    ) -> None:
+        """Run the operation, as the others; `legacy_reader` is that of `sealchemy.rewrite.rewrite`."""
+        operation = cls(table_name, columns, schema=schema, own_transaction=own_transaction)
+        operation.legacy_reader = legacy_reader
+        operations.invoke(operation)
 
 
 @Operations.register_operation("decrypt_columns", "invoke")
@@ -153,7 +170,7 @@ def _encrypt_columns(operations: Operations, operation: EncryptColumnsOp) -> Non
     with _bind(operations, operation) as (bind, schema):
         check_before(ENCRYPT, bind, operation.columns)
         checks.widen(bind, operation.table_name, operation.columns, schema=schema)
-        _rewrite(ENCRYPT, bind, schema, operations, operation)
+        _rewrite(ENCRYPT, bind, schema, operations, operation, operation.legacy_reader)
 
 
 @Operations.implementation_for(DecryptColumnsOp)
@@ -236,7 +253,12 @@ def _schema(connection: Connection, operation: ColumnsOp) -> str | None:
 
 
 def _rewrite(
-    what: Operation, bind: Engine | Connection, schema: str | None, operations: Operations, operation: ColumnsOp
+    what: Operation,
+    bind: Engine | Connection,
+    schema: str | None,
+    operations: Operations,
+    operation: ColumnsOp,
+    legacy_reader: Callable[[str], str] | None = None,
 ) -> None:
     environment = operations.migration_context.environment_context
     attributes = environment.config.attributes if environment else {}
@@ -247,6 +269,7 @@ def _rewrite(
         operation.columns,
         schema=schema,
         progress=attributes.get("sealchemy_progress", _log_progress()),
+        legacy_reader=legacy_reader,
     )
     logger.info("%s %s: %d rows", what.name, report.table, report.rewritten)
     for sentence in report.left_behind:

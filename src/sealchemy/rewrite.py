@@ -98,6 +98,7 @@ def rewrite(
     schema: str | None = None,
     options: Options = Options(),
     progress: Callable[[Progress], None] | None = None,
+    legacy_reader: Callable[[str], str] | None = None,
 ) -> Report:
     """Rewrite the values of a table, and return the report.
 
@@ -113,6 +114,9 @@ def rewrite(
         schema: its schema, if it is not the default one.
         options: batches, pauses and limits.
         progress: called after each batch.
+        legacy_reader: for `ENCRYPT`, what returns the plaintext of a value that another library wrote; without it
+            such a value is the plaintext. It is called for every value that does not start with `sealchemy:`, more
+            than once for some; a value for which it raises is left as it was and reported.
 
     Raises:
         KeyRingNotAttachedError, ColumnDefinitionError, UnsupportedOperationError: before a row is touched.
@@ -121,8 +125,12 @@ def rewrite(
 
     """
     key_ring = check_before(operation, bind, columns)
+    if legacy_reader is not None and operation is not ENCRYPT:
+        message = f"a legacy reader is for ENCRYPT, and does nothing in {operation.name}: leave it out"
+        raise UnsupportedOperationError(message)
     with access(bind, table, columns, schema, options.lock_timeout) as opened, _interrupt_between_batches() as event:
-        return _Run(opened, operation, key_ring, options, progress, event).run()
+        ciphers = [Cipher.of(key_ring, context, legacy_reader) for context in opened.target.contexts]
+        return _Run(opened, operation, key_ring, ciphers, options, progress, event).run()
 
 
 def check_before(operation: Operation, bind: Engine | Connection, columns: Mapping[str, str]) -> KeyRing:
@@ -169,6 +177,7 @@ class _Run:
         opened: Access,
         operation: Operation,
         key_ring: KeyRing,
+        ciphers: Sequence[Cipher],
         options: Options,
         progress: Callable[[Progress], None] | None,
         interrupted: Event,
@@ -178,7 +187,7 @@ class _Run:
         self.progress = progress
         self.pages = Pages(opened, options.shard)
         self.report = Report(self.target.name)
-        self.ciphers = [Cipher.of(key_ring, context) for context in self.target.contexts]
+        self.ciphers = ciphers
         tests = [(item, operation.pending(self.backend, key_ring, item)) for item in self.target.columns]
         self.is_pending = or_(*(and_(item.is_not(None), test) for item, test in tests))
         self.only_reads = options.dry_run or operation is VERIFY
