@@ -40,6 +40,7 @@ FLOORS = {
     "cli": 9,
     "autogenerate": 10,
     "plugin": 11,
+    "testing": 8,
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 

@@ -44,7 +44,7 @@ def test_code_for_postgresql_runs(postgresql_url: str) -> None:
 def run(page: Path, **namespace: object) -> None:
     parser = PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS)
     document = Sybil(parsers=[parser]).parse(page)
-    document.namespace.update(namespace)
+    document.namespace.update(namespace, __name__="example")
     for example in document.examples():
         example.evaluate()
     for session in [item for item in document.namespace.values() if isinstance(item, Session)]:

@@ -1,0 +1,71 @@
+"""Helpers for the tests of applications: a key ring that lives as long as a test, and a look at what is stored.
+
+The fixtures are found with `pytest_plugins = ["sealchemy.testing"]` in the top `conftest.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import create_engine, inspect
+from sqlalchemy.pool import StaticPool
+
+from .engine import attach_key_ring
+from .guard import EncryptedType
+from .keys import Key, KeyRing
+from .status import column_status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Engine
+    from sqlalchemy.orm import InstrumentedAttribute, Session
+
+__all__ = ["assert_encrypted", "encrypted_engine", "key_ring"]
+
+
+@pytest.fixture
+def key_ring() -> KeyRing:
+    """Return a key ring with a new key, for this test alone."""
+    return KeyRing(primary=Key.generate())
+
+
+@pytest.fixture
+def encrypted_engine(key_ring: KeyRing) -> Iterator[Engine]:
+    """Return an engine with `key_ring`, on an empty SQLite database in memory that all threads share."""
+    engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    yield attach_key_ring(engine, key_ring)
+    engine.dispose()
+
+
+def assert_encrypted(session: Session, column: InstrumentedAttribute[Any]) -> None:
+    """Assert that what is stored in a column is ciphertext, and that there is some.
+
+    It flushes the session, and looks at the rows as its transaction sees them, at their start only: reading them shows
+    whether they decrypt.
+
+    Args:
+        session: of the engine that has the table.
+        column: an attribute of a model, such as `Integration.access_token`.
+
+    Raises:
+        AssertionError: the column is not an `EncryptedString`, plaintext or something damaged is stored in it, or
+            nothing is.
+
+    """
+    found = inspect(column.class_).column_attrs[column.key].columns[0] if hasattr(column, "class_") else None
+    if found is None or not isinstance(found.type, EncryptedType):
+        message = f"{column} is no mapped column of type EncryptedString"
+        raise AssertionError(message)
+    session.flush()
+    table: Any = found.table
+    columns = {found.name: found.type.context}
+    (stored,) = column_status(session.connection(), table.name, columns, schema=table.schema)
+    where = f"{stored.table}.{stored.column}"
+    if stored.plaintext or stored.unknown:
+        message = f"{where}: {stored.plaintext} values are plaintext, and {stored.unknown} are damaged"
+        raise AssertionError(message)
+    if not stored.keys:
+        message = f"{where}: nothing is stored there, so nothing is shown"
+        raise AssertionError(message)

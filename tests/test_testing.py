@@ -1,0 +1,90 @@
+"""`sealchemy.testing`, as the tests of an application use it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from sealchemy.testing import assert_encrypted
+
+from .support.models import Account, create
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Engine
+
+pytest_plugins = ["pytester"]
+
+
+@pytest.fixture
+def session(engine: Engine) -> Iterator[Session]:
+    with Session(create(engine)) as session:
+        yield session
+
+
+def test_ciphertext_passes_before_and_after_the_commit(session: Session) -> None:
+    session.add(Account(token="t", refresh=None))
+    assert_encrypted(session, Account.token)
+    session.commit()
+    assert_encrypted(session, Account.token)
+
+
+@pytest.mark.parametrize("stored", ["plain", "sealchemy:mine", ""])
+def test_what_is_not_ciphertext_fails(session: Session, stored: str) -> None:
+    session.add(Account(token="t"))
+    session.flush()
+    session.execute(text("INSERT INTO accounts (token) VALUES (:stored)"), {"stored": stored})
+    with pytest.raises(AssertionError, match=r"accounts\.token: [01] values are plaintext, and [01] are damaged"):
+        assert_encrypted(session, Account.token)
+
+
+def test_nothing_shows_nothing(session: Session) -> None:
+    session.add(Account(token="t", refresh=None))
+    with pytest.raises(AssertionError, match="nothing is stored there"):
+        assert_encrypted(session, Account.refresh)
+
+
+@pytest.mark.parametrize("column", [Account.name, Account.__table__.c.token, "token"], ids=["plain", "core", "text"])
+def test_another_column_fails(session: Session, column: Any) -> None:
+    with pytest.raises(AssertionError, match="no mapped column of type EncryptedString"):
+        assert_encrypted(session, column)
+
+
+def test_the_fixtures_in_a_project_of_its_own(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest('pytest_plugins = ["sealchemy.testing"]')
+    pytester.makepyfile(
+        """
+        import threading
+        from sqlalchemy import Column, Integer, MetaData, Table, insert, select
+        from sealchemy import EncryptedString
+
+        seen = set()
+        table = Table("t", MetaData(), Column("id", Integer, primary_key=True), Column("a", EncryptedString("t.a")))
+
+        def use(engine):
+            with engine.connect() as connection:
+                assert connection.scalars(select(table.c.a)).all() == ["x"]
+
+        def test_one(encrypted_engine, key_ring):
+            seen.add(key_ring.primary.id)
+            table.create(encrypted_engine)
+            with encrypted_engine.begin() as connection:
+                connection.execute(insert(table), {"a": "x"})
+            thread = threading.Thread(target=use, args=[encrypted_engine])
+            thread.start()
+            thread.join()
+            use(encrypted_engine)
+
+        def test_two(encrypted_engine, key_ring):
+            seen.add(key_ring.primary.id)
+            table.create(encrypted_engine)
+            assert len(seen) == 2
+        """
+    )
+    result = pytester.runpytest_subprocess("-q", "-p", "no:xdist", "-W", "error")
+    assert re.search("2 passed", result.stdout.str()), result.stdout.str()
