@@ -86,7 +86,10 @@ def test_every_variable_is_documented_and_in_the_example() -> None:
 def test_every_error_is_documented() -> None:
     reference = (ROOT / "docs/reference/errors.md").read_text()
     leaves = [name for name, item in vars(errors).items() if isinstance(item, type) and not item.__subclasses__()]
-    assert {name for name in leaves if name.endswith("Error") and f"`{name}`" not in reference} == set()
+    leaves = [name for name in leaves if name.endswith("Error")]
+    assert {name for name in leaves if f"[`{name}`](errors/{name}.md)" not in reference} == set()
+    pages = [(ROOT / f"docs/reference/errors/{name}.md").read_text() for name in leaves]
+    assert all("## How it comes about" in page and "## What to do" in page for page in pages)
 
 
 def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
