@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
-from sealchemy import errors
+import sealchemy
+from sealchemy import errors, integrations
 from sealchemy.cli import app
 from sealchemy.integrations.settings import IntegrationSettings
 
@@ -83,6 +84,16 @@ def test_every_variable_is_documented_and_in_the_example() -> None:
     assert {name for name in names if f"`{name}`" not in reference} == set()
 
 
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = (ROOT / "docs/reference/api.md").read_text() + (ROOT / "docs/reference/errors.md").read_text()
+    assert {name for name in (*sealchemy.__all__, *integrations.__all__) if name not in reference} == set()
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    listed = re.findall(r"- ([\w/.-]+\.md)$", (ROOT / "docs/site/mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(str(page.relative_to(ROOT / "docs")) for page in PAGES[1:])
+
+
 def test_every_error_is_documented() -> None:
     reference = (ROOT / "docs/reference/errors.md").read_text()
     leaves = [name for name, item in vars(errors).items() if isinstance(item, type) and not item.__subclasses__()]
@@ -93,5 +104,7 @@ def test_every_error_is_documented() -> None:
 
 
 def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
+    page = (ROOT / "docs/reference/errors.md").read_text()
     drawn = set(re.findall(r"[├└│─ ]+(\w+Error)", errors.__doc__ or ""))
+    assert all(line in page for line in (errors.__doc__ or "").splitlines() if re.search(r"[├└].*Error", line))
     assert drawn == {name for name in vars(errors) if name.endswith("Error") and name != "SealchemyError"}
