@@ -64,7 +64,7 @@ class Section:
     def markdown(self) -> str:
         """Return a table for the docs."""
         rows = [HEAD, *(result.row() for result in self.results)]
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
         return "\n".join([f"### {self.title}", "", lines[0], "|---" * len(HEAD) + "|", *lines[1:]])
 
     def json(self) -> dict[str, Any]:

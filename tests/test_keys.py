@@ -316,3 +316,20 @@ class TestNonces:
             with pytest.raises(DecryptionError):
                 ring.decrypt(envelope.header(key.id) + envelope.encode(os.urandom(60)), "a.b")
         assert len(key._data_key.readers) == size
+
+    def test_what_a_column_has_ready_is_bounded_and_only_authentic_values_enter(self) -> None:
+        key = Key.generate()
+        ring = KeyRing(primary=key)
+        slot = ring.reading("a.b")
+        decrypt = ciphers.decrypting(slot)
+        for _ in range(1500):
+            key._data_key.writer = ciphers._USED_UP
+            assert decrypt(ring.encrypt("x", "a.b")) == "x"
+        size = len(slot.current)
+        assert 0 < size <= 1024
+        for _ in range(50):
+            with pytest.raises(DecryptionError):
+                decrypt(envelope.header(key.id) + envelope.encode(os.urandom(60)))
+        with pytest.raises(DecryptionError):
+            decrypt(ring.encrypt("x", "another.context"))
+        assert len(slot.current) == size
