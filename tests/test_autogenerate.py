@@ -12,7 +12,7 @@ from alembic import command
 from alembic.util import CommandError
 from sqlalchemy import Column, Integer, MetaData, String, Table, Text, insert, inspect, select, text
 
-from sealchemy import EncryptedString, Key, KeyRing, RewriteError
+from sealchemy import EncryptedString, Key, KeyRing, RewriteError, UnsupportedOperationError
 from sealchemy.autogenerate import GUESSED, LIVE
 
 from .support.alembic import PLUGINS, Application
@@ -77,7 +77,7 @@ def test_a_column_that_became_encrypted(engine: Engine, tmp_path: Path, rows: li
     assert not application.is_clean()
     revision = application.autogenerate()
     assert body(revision, "upgrade") == [ENCRYPT, LIVE, REQUIRE]
-    assert body(revision, "downgrade") == [ALLOW, DECRYPT]
+    assert body(revision, "downgrade") == [DECRYPT, ALLOW]
     assert set(re.findall(r"^(?:import|from) (\w+)", revision, re.MULTILINE)) <= {"alembic", "sqlalchemy", "typing"}
     with pytest.raises(CommandError, match="not up to date"):
         command.check(application.config())
@@ -88,6 +88,9 @@ def test_a_column_that_became_encrypted(engine: Engine, tmp_path: Path, rows: li
         read = connection.scalars(select(encrypted().tables["grants"].c.access)).all()
     assert all(value.startswith("sealchemy:v1:") for value in stored)
     assert sorted(read) == [row["access"] for row in rows]
+    with pytest.raises(UnsupportedOperationError, match="allow-plaintext=yes"):
+        application.downgrade("base")
+    assert application.is_clean()
     application.downgrade("base", "allow-plaintext=yes")
     with engine.connect() as connection:
         assert sorted(connection.scalars(text("SELECT access FROM grants"))) == [row["access"] for row in rows]
@@ -139,7 +142,7 @@ def test_a_column_that_became_plain_again(engine: Engine, tmp_path: Path) -> Non
     assert not application.is_clean()
     revision = application.autogenerate()
     columns = "('grants', {'access': 'grants.access'})"
-    assert body(revision, "upgrade")[:3] == [f"op.allow_plaintext{columns}", GUESSED, f"op.decrypt_columns{columns}"]
+    assert body(revision, "upgrade")[:3] == [GUESSED, f"op.decrypt_columns{columns}", f"op.allow_plaintext{columns}"]
     assert body(revision, "downgrade")[-2:] == [f"op.encrypt_columns{columns}", f"op.require_encryption{columns}"]
     command.upgrade(application.config("allow-plaintext=yes"), "head")
     assert application.is_clean()

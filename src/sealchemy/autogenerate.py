@@ -90,19 +90,33 @@ def _operations(
     }
     contexts = {key: item.type.context for key, item in columns.items() if isinstance(item.type, EncryptedType)}
     unmarked = {key: value for key, value in contexts.items() if key not in marked}
-    if with_rows := {key: value for key, value in unmarked.items() if _find(stored, key) is not None}:
-        yield EncryptColumnsOp(name, with_rows, schema=schema)
-    if unmarked:
-        require = RequireEncryptionOp(name, unmarked, schema=schema)
-        require.info["sealchemy_comment"] = LIVE if with_rows else None
-        yield require
+    existing = {key: value for key, value in unmarked.items() if _find(stored, key) is not None}
+    if new := {key: value for key, value in unmarked.items() if key not in existing}:
+        yield RequireEncryptionOp(name, new, schema=schema)
+    if existing:
+        yield from _pair(EncryptColumnsOp, RequireEncryptionOp, LIVE, name, existing, schema)
     superfluous = {key: f"{name}.{key}" for key in sorted(marked - contexts.keys())}
-    if superfluous:
-        yield AllowPlaintextOp(name, superfluous, schema=schema)
+    if dropped := {key: value for key, value in superfluous.items() if key not in declared.columns}:
+        yield AllowPlaintextOp(name, dropped, schema=schema)
     if to_decrypt := {key: value for key, value in superfluous.items() if key in columns}:
-        decrypt = DecryptColumnsOp(name, to_decrypt, schema=schema)
+        decrypt, allow = _pair(DecryptColumnsOp, AllowPlaintextOp, None, name, to_decrypt, schema)
         decrypt.info["sealchemy_comment"] = GUESSED
-        yield decrypt
+        yield from (decrypt, allow)
+
+
+def _pair(
+    first: type[ColumnsOp],
+    second: type[ColumnsOp],
+    comment: str | None,
+    name: str,
+    columns: dict[str, str],
+    schema: str | None,
+) -> tuple[ColumnsOp, ColumnsOp]:
+    """Return two operations whose downgrade is in the same order: what may refuse comes first."""
+    rewriting, check = first(name, columns, schema=schema), second(name, columns, schema=schema)
+    rewriting.mirror, check.mirror = check.reverse(), rewriting.reverse()
+    check.info["sealchemy_comment"] = comment
+    return rewriting, check
 
 
 def _marked(context: AutogenContext, schema: str | None, name: str, stored: Table | None) -> set[str]:

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import StatementError
@@ -59,6 +59,12 @@ class Rollout(StrEnum):
 
     STRICT = "strict"
     """Write ciphertext, read ciphertext only. The default."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        del value  # it may be the value of another variable
+        message = f"a rollout stage must be one of {', '.join(cls)}"
+        raise RolloutError(message)
 
 
 class Binding:
@@ -206,7 +212,7 @@ def _describe(rollout: Mapping[str, Rollout] | Rollout) -> str:
 def _refuse_without_ring(context: str) -> Any:
     message = (
         f"{context} is encrypted, and this engine has no key ring: call"
-        ' attach_key_ring(engine, KeyRing.from_env("INTEGRATION_TOKEN_ENCRYPTION")) where the engine is made'
+        ' attach_key_ring(engine, KeyRing.from_env("<your prefix>")) where the engine is made'
     )
     raise KeyRingNotAttachedError(message)
 

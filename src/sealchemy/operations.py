@@ -49,10 +49,14 @@ def render_item(kind: str, item: Any, context: AutogenContext) -> str | Literal[
 
 
 class ColumnsOp(MigrateOperation):
-    """What the four operations share: a table, and its columns with their contexts."""
+    """What the four operations share: a table, and its columns with their contexts.
+
+    `mirror` is the operation of the downgrade, where autogenerate wants another than the opposite one.
+    """
 
     name: ClassVar[str]
     reverse_type: ClassVar[type[ColumnsOp]]
+    mirror: ColumnsOp | None = None
 
     def __init__(
         self,
@@ -93,9 +97,9 @@ class ColumnsOp(MigrateOperation):
         operation = cls(table_name, columns, schema=schema, own_transaction=own_transaction)
         operations.invoke(operation)
 
-    def reverse(self) -> MigrateOperation:
+    def reverse(self) -> ColumnsOp:
         """Return the operation of the downgrade."""
-        return self.reverse_type(
+        return self.mirror or self.reverse_type(
             self.table_name, self.columns, schema=self.schema, own_transaction=self.own_transaction
         )
 
@@ -130,7 +134,10 @@ class EncryptColumnsOp(ColumnsOp):
 
 @Operations.register_operation("decrypt_columns", "invoke")
 class DecryptColumnsOp(ColumnsOp):
-    """Write the plaintext back; only with `alembic -x allow-plaintext=yes`."""
+    """Write the plaintext back; only with `alembic -x allow-plaintext=yes`.
+
+    It drops what `require_encryption` added, but not before everything that it can refuse has been looked at.
+    """
 
     name = "decrypt_columns"
     reverse_type = EncryptColumnsOp
@@ -184,6 +191,8 @@ def _decrypt_columns(operations: Operations, operation: DecryptColumnsOp) -> Non
         )
         raise UnsupportedOperationError(message)
     with _bind(operations, operation) as (bind, schema):
+        check_before(DECRYPT, bind, operation.columns)
+        checks.allow_plaintext(bind, operation.table_name, operation.columns, schema=schema)
         _rewrite(DECRYPT, bind, schema, operations, operation)
 
 
@@ -273,7 +282,7 @@ def _rewrite(
     )
     logger.info("%s %s: %d rows", what.name, report.table, report.rewritten)
     for sentence in report.left_behind:
-        logger.info("%s %s: %s", what.name, report.table, sentence)
+        logger.warning("%s %s: %s", what.name, report.table, sentence)
 
 
 def _log_progress() -> Callable[[Progress], None]:
