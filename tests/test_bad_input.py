@@ -11,12 +11,18 @@ import sys
 import time
 import tracemalloc
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .support.malformed import PIECES, READERS, STORED, check, inputs
+from sealchemy import DecryptionError, EnvelopeFormatError
+
+from .support.malformed import PIECES, READERS, STORED, check, decrypt, decrypt_again, inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 COUNTS = [20_000, pytest.param(1_200_000, marks=pytest.mark.slow)]
 
@@ -56,6 +62,22 @@ def test_truncated_at_every_length() -> None:
         for length in range(len(stored)):
             for reader in READERS:
                 check(reader, stored[:length])
+
+
+@pytest.mark.parametrize("reader", [decrypt, decrypt_again], ids=lambda reader: reader.__name__)
+def test_a_value_has_one_spelling(reader: Callable[[str], None]) -> None:
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    padded = [stored for stored in STORED if stored.endswith("=")]
+    assert padded
+    for stored in padded:
+        body = stored.rstrip("=")
+        spellings = [body[:-1] + symbol + stored[len(body) :] for symbol in alphabet if symbol != body[-1]]
+        spellings += [body, stored + "=", stored + "\n", f"{stored} ", body + "\n" + stored[len(body) :], f" {stored}"]
+        spellings += [stored.replace("+", "-").replace("/", "_")] if {"+", "/"} & set(stored[26:]) else []
+        spellings += [stored[:place] + extra + stored[place:] for place in (30, 50, 60) for extra in (" ", "\n", "=")]
+        for spelling in spellings:
+            with pytest.raises((EnvelopeFormatError, DecryptionError)):
+                reader(spelling)
 
 
 @pytest.mark.slow
