@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from alembic import command
 from alembic.util import CommandError
-from sqlalchemy import Column, Integer, MetaData, String, Table, Text, insert, inspect, select, text
+from sqlalchemy import CheckConstraint, Column, Integer, MetaData, String, Table, Text, insert, inspect, select, text
 
 from sealchemy import EncryptedString, Key, KeyRing, RewriteError, UnsupportedOperationError
 from sealchemy.autogenerate import GUESSED, LIVE
@@ -187,6 +187,37 @@ def test_what_the_user_leaves_out_is_left_out(engine: Engine, tmp_path: Path) ->
     application = Application(tmp_path, engine, encrypted(), include_object=include)
     revision = application.autogenerate()
     assert body(revision, "upgrade")[0] == "op.encrypt_columns('grants', {'access': 'g.access'})"
+    application.upgrade()
+    assert application.is_clean()
+
+
+def test_a_column_that_the_user_leaves_out_and_the_models_do_not_have_is_left_alone(
+    engine: Engine, tmp_path: Path
+) -> None:
+    create(engine, models(Text()), ROWS)
+    application = Application(tmp_path, engine, models(EncryptedString("grants.access")))
+    application.autogenerate()
+    application.upgrade()
+    application.attributes["metadata"] = models(None)
+    application.attributes["configure"]["include_name"] = lambda name, _kind, _parents: name != "access"
+    assert application.is_clean()
+
+
+def test_a_check_of_that_name_with_another_condition_does_not_count(engine: Engine, tmp_path: Path) -> None:
+    metadata = models(Text())
+    metadata.tables["grants"].append_constraint(CheckConstraint("access <> ''", "ck_grants_access_encrypted"))
+    create(engine, metadata, ROWS)
+    application = Application(tmp_path, engine, models(EncryptedString("g.access")))
+    assert not application.is_clean()
+
+
+def test_a_key_in_python_that_is_not_the_name_in_the_database(engine: Engine, tmp_path: Path) -> None:
+    create(engine, models(Text()), ROWS)
+    metadata = MetaData()
+    columns = Column("id", Integer, primary_key=True), Column("access", EncryptedString("g.access"), key="other")
+    Table("grants", metadata, *columns, Column("refresh", Text()))
+    application = Application(tmp_path, engine, metadata)
+    assert body(application.autogenerate(), "upgrade")[0] == "op.encrypt_columns('grants', {'access': 'g.access'})"
     application.upgrade()
     assert application.is_clean()
 

@@ -43,6 +43,14 @@ def test_what_is_not_ciphertext_fails(session: Session, stored: str) -> None:
         assert_encrypted(session, Account.token)
 
 
+def test_what_only_looks_like_ciphertext_fails(session: Session) -> None:
+    session.add(Account(token="t", refresh="r"))
+    session.flush()
+    session.execute(text("UPDATE accounts SET token = refresh"))
+    with pytest.raises(AssertionError, match="does not authenticate"):
+        assert_encrypted(session, Account.token)
+
+
 def test_nothing_shows_nothing(session: Session) -> None:
     session.add(Account(token="t", refresh=None))
     with pytest.raises(AssertionError, match="nothing is stored there"):

@@ -96,12 +96,24 @@ def _operations(
     if existing:
         yield from _pair(EncryptColumnsOp, RequireEncryptionOp, LIVE, name, existing, schema)
     superfluous = {key: f"{name}.{key}" for key in sorted(marked - contexts.keys())}
-    if dropped := {key: value for key, value in superfluous.items() if key not in declared.columns}:
+    dropped = {key: value for key, value in superfluous.items() if _is_dropped(context, schema, stored, declared, key)}
+    if dropped:
         yield AllowPlaintextOp(name, dropped, schema=schema)
     if to_decrypt := {key: value for key, value in superfluous.items() if key in columns}:
         decrypt, allow = _pair(DecryptColumnsOp, AllowPlaintextOp, None, name, to_decrypt, schema)
         decrypt.info["sealchemy_comment"] = GUESSED
         yield from (decrypt, allow)
+
+
+def _is_dropped(context: AutogenContext, schema: str | None, stored: Table | None, declared: Table, name: str) -> bool:
+    """Return whether Alembic writes that a column is dropped, which some databases refuse while a CHECK names it."""
+    found = _find(stored, name)
+    return (
+        found is not None
+        and _find(declared, name) is None
+        and context.run_name_filters(name, "column", {"table_name": declared.name, "schema_name": schema})
+        and context.run_object_filters(found, name, "column", True, None)  # noqa: FBT003
+    )
 
 
 def _pair(
@@ -128,8 +140,9 @@ def _marked(context: AutogenContext, schema: str | None, name: str, stored: Tabl
     return {column for column in names if found.get(constraint_name(name, column)) == "valid"}
 
 
-def _find(table: Table | None, column: str) -> Column[Any] | None:
-    return None if table is None else table.columns.get(column)
+def _find(table: Table | None, name: str) -> Column[Any] | None:
+    """Return the column of this name in the database, which may not be its key."""
+    return next((item for item in table.columns if item.name == name), None) if table is not None else None
 
 
 def put_in_order(_context: AutogenContext, upgrade: UpgradeOps) -> PriorityDispatchResult:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, Text, func, inspect, not_, select
 from sqlalchemy import column as sql_column
 from sqlalchemy.exc import IntegrityError
 
-from . import sqlite_schema
+from . import envelope, sqlite_schema
 from .backend import ANY_STORED_VALUE
 from .backends import Access, access
 from .engine import Rollout, binding
@@ -88,7 +88,7 @@ def widen(
 
 
 def existing_checks(connection: Connection, schema: str | None, table: str, columns: Iterable[str]) -> dict[str, str]:
-    """Return the CHECKs of a table by name, `valid` or `not valid`: at least those that are ours, on these columns."""
+    """Return the CHECKs of a table that are ours, by name: `valid` or `not valid`."""
     if connection.dialect.name == "sqlite":
         names = [constraint_name(table, column) for column in columns]
         return {name: "valid" for name in names if sqlite_schema.has_check(connection, schema, table, name)}
@@ -96,6 +96,7 @@ def existing_checks(connection: Connection, schema: str | None, table: str, colu
     return {
         str(item["name"]): "not valid" if item.get("dialect_options", {}).get("not_valid") else "valid"
         for item in found
+        if envelope.PREFIX in item["sqltext"]
     }
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
+from . import envelope
 from .errors import ColumnDefinitionError
 
 if TYPE_CHECKING:
@@ -49,9 +50,10 @@ def drop_check(connection: Connection, schema: str | None, table: str, name: str
 
 
 def has_check(connection: Connection, schema: str | None, table: str, name: str) -> bool:
-    """Return whether the table has a CHECK of this name; not one in a comment or a string."""
+    """Return whether the table has a CHECK of this name that is ours; not one in a comment or a string."""
     sql = connection.scalar(_select(connection, schema), {"name": table})
-    return _find_check(sql, name) != (len(sql), len(sql))
+    start, end = _find_check(sql, name)
+    return envelope.PREFIX in sql[start:end]
 
 
 def _find_check(sql: str, name: str) -> tuple[int, int]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import create_engine, inspect, select
 from sqlalchemy.pool import StaticPool
 
 from .engine import attach_key_ring
+from .errors import SealchemyError
 from .guard import EncryptedType
 from .keys import Key, KeyRing
 from .status import column_status
@@ -40,18 +41,17 @@ def encrypted_engine(key_ring: KeyRing) -> Iterator[Engine]:
 
 
 def assert_encrypted(session: Session, column: InstrumentedAttribute[Any]) -> None:
-    """Assert that what is stored in a column is ciphertext, and that there is some.
+    """Assert that what is stored in a column is ciphertext that the engine's keys can read, and that there is some.
 
-    It flushes the session, and looks at the rows as its transaction sees them, at their start only: reading them shows
-    whether they decrypt.
+    It flushes the session, and looks at the rows as its transaction sees them.
 
     Args:
         session: of the engine that has the table.
         column: an attribute of a model, such as `Integration.access_token`.
 
     Raises:
-        AssertionError: the column is not an `EncryptedString`, plaintext or something damaged is stored in it, or
-            nothing is.
+        AssertionError: the column is not an `EncryptedString`, plaintext or something that cannot be read is stored in
+            it, or nothing is.
 
     """
     found = inspect(column.class_).column_attrs[column.key].columns[0] if hasattr(column, "class_") else None
@@ -66,6 +66,16 @@ def assert_encrypted(session: Session, column: InstrumentedAttribute[Any]) -> No
     if stored.plaintext or stored.unknown:
         message = f"{where}: {stored.plaintext} values are plaintext, and {stored.unknown} are damaged"
         raise AssertionError(message)
+    if problem := _what_cannot_be_read(session, column):
+        raise AssertionError(problem)
     if not stored.keys:
         message = f"{where}: nothing is stored there, so nothing is shown"
         raise AssertionError(message)
+
+
+def _what_cannot_be_read(session: Session, column: InstrumentedAttribute[Any]) -> str | None:
+    try:
+        session.scalars(select(column)).all()
+    except SealchemyError as error:
+        return str(error)
+    return None
