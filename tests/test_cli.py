@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,10 @@ def sealchemy(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]
         return subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
 
     return run
+
+
+def test_version(sealchemy: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    assert sealchemy("--version").stdout == f"sealchemy {version('sealchemy')}\n"
 
 
 def test_generate_key_prints_one_key(sealchemy: Callable[..., subprocess.CompletedProcess[str]]) -> None:

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import sys
 from dataclasses import replace
 from importlib import import_module
-from inspect import Parameter, Signature, signature
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Annotated
 
-from sqlalchemy import Engine, MetaData, create_engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from .declared import DeclaredTable, declared_tables
-from .engine import Rollout, attach_key_ring, scrub_errors
 from .errors import (
-    ColumnDefinitionError,
     KeyFormatError,
     MissingKeyError,
     RewriteError,
-    RolloutError,
     SealchemyError,
     UnsupportedOperationError,
 )
@@ -38,16 +32,17 @@ from .status import status as count_values
 
 try:
     import typer
-    from dotenv import dotenv_values, set_key
+    from dotenv import set_key
     from rich.console import Console
 
     from . import display
+    from .cli_options import Common, Limits, takes
 except ModuleNotFoundError as error:
     missing = f'the command line needs {error.name}: pip install "sealchemy[cli]"'
     raise SystemExit(missing) from None
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from sqlalchemy import Engine
 
 VARIABLE = "INTEGRATION_TOKEN_ENCRYPTION_KEY"
 _KEY_LINE = re.compile(rf"\s*(?:export\s+)?{VARIABLE}(?:_FILE)?\s*=(.*)".encode())
@@ -62,71 +57,18 @@ app = typer.Typer(
 )
 
 
-class _Common(NamedTuple):
-    """Which tables, in which database, with which keys."""
-
-    models: Annotated[
-        str, typer.Option(help="The declarative base or MetaData of your models, as package.module:Base.")
-    ] = "sealchemy.integrations.models:Base"
-    url: Annotated[str | None, typer.Option(help="The database; by default DATABASE_URL.")] = None
-    prefix: Annotated[str, typer.Option(help="How the variables of the keys begin.")] = "INTEGRATION_TOKEN_ENCRYPTION"
-    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log more; twice for most.")] = 0
-
-
-class _Limits(NamedTuple):
-    """How to go about it."""
-
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and count; change nothing.")] = False
-    batch_size: Annotated[int, typer.Option(help="Rows in a transaction.")] = 1000
-    pause: Annotated[float, typer.Option(help="Seconds to rest between two batches.")] = 0
-    lock_timeout: Annotated[float, typer.Option(help="Seconds to wait for what others have locked.")] = 5
-    max_rows: Annotated[int | None, typer.Option(help="Stop after so many rows.")] = None
-    shard: Annotated[
-        str | None, typer.Option(help="Do one share, such as 2/8, while others do the rest; on PostgreSQL.")
-    ] = None
-
-    def options(self) -> Options:
-        """Return what `rewrite` takes."""
-        part = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", self.shard) if self.shard is not None else None
-        if self.shard is not None and part is None:
-            message = "--shard takes one of a number, such as 2/8"
-            raise UnsupportedOperationError(message)
-        return Options(
-            dry_run=self.dry_run,
-            batch_size=self.batch_size,
-            pause=self.pause,
-            lock_timeout=self.lock_timeout,
-            max_rows=self.max_rows,
-            shard=(int(part[1]), int(part[2])) if part else None,
-        )
-
-
-def _takes(*groups: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of groups, each of which it takes as one argument."""
-
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        def command(**given: Any) -> None:
-            gathered = [group(**{name: given.pop(name) for name in group._fields}) for group in groups]
-            logging.basicConfig(level=[logging.WARNING, logging.INFO, logging.DEBUG][min(gathered[0].verbose, 2)])
-            function(*gathered, **given)
-
-        own = list(signature(function, eval_str=True).parameters.values())[len(groups) :]
-        shared = [
-            Parameter(name, Parameter.KEYWORD_ONLY, default=group._field_defaults[name], annotation=annotation)
-            for group in groups
-            for name, annotation in get_type_hints(group, include_extras=True).items()
-        ]
-        command.__name__, command.__doc__ = function.__name__, function.__doc__
-        command.__signature__ = Signature(  # type: ignore[attr-defined] # which is what typer reads
-            [*(item.replace(kind=Parameter.KEYWORD_ONLY) for item in own), *shared]
-        )
-        return command
-
-    return decorate
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sealchemy {version('sealchemy')}")
+        raise typer.Exit
 
 
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Keep each command a subcommand, however many there are."""
 
 
@@ -155,9 +97,9 @@ def demo(
 
 
 @app.command()
-@_takes(_Common)
+@takes(Common)
 def status(
-    common: _Common,
+    common: Common,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     fail_if_plaintext: Annotated[
         bool, typer.Option("--fail-if-plaintext", help="Exit with 1 while a value is plaintext.")
@@ -171,13 +113,12 @@ def status(
         if not re.fullmatch("[0-9a-f]{12}", key_id):
             message = "--fail-if-key takes a key id: 12 hex digits, as this command shows them"
             raise UnsupportedOperationError(message)
-    environ = _environment()
     try:
-        key_ring = KeyRing.from_env(common.prefix, environ)
+        key_ring = KeyRing.from_env(common.prefix, common.environment())
     except MissingKeyError:
         key_ring = None  # counting needs none
         print(f"no keys under {common.prefix}_KEY: nobody can tell what each key is for", file=sys.stderr)
-    found, known = count_values(_engine(common, environ), _metadata(common)), display.roles(key_ring)
+    found, known = count_values(common.engine(), common.metadata()), display.roles(key_ring)
     if as_json:
         print(json.dumps(display.as_json(found, known), indent=2))
     else:
@@ -194,40 +135,40 @@ def status(
 
 
 @app.command()
-@_takes(_Common)
-def verify(common: _Common) -> None:
+@takes(Common)
+def verify(common: Common) -> None:
     """Authenticate every value, and list what fails by primary key. Plaintext fails."""
     _run(common, VERIFY, Options())
 
 
 @app.command()
-@_takes(_Common)
-def check(common: _Common) -> None:
+@takes(Common)
+def check(common: Common) -> None:
     """Tell whether a process with these keys and this rollout stage can read everything that is stored."""
-    found = problems(_protected_engine(common), _metadata(common))
+    found = problems(common.protected_engine(), common.metadata())
     _exit_with([f"{type(problem).__name__}: {problem}" for problem in found])
     print("the keys and the rollout stage fit what is stored; sealchemy verify decrypts it as well")
 
 
 @app.command()
-@_takes(_Common, _Limits)
-def encrypt(common: _Common, limits: _Limits) -> None:
+@takes(Common, Limits)
+def encrypt(common: Common, limits: Limits) -> None:
     """Encrypt the plaintext that is stored, in place."""
     _run(common, ENCRYPT, limits.options())
 
 
 @app.command()
-@_takes(_Common, _Limits)
-def rekey(common: _Common, limits: _Limits) -> None:
+@takes(Common, Limits)
+def rekey(common: Common, limits: Limits) -> None:
     """Encrypt what is under previous keys with the primary key, in place."""
     _run(common, REKEY, limits.options())
 
 
 @app.command()
-@_takes(_Common, _Limits)
+@takes(Common, Limits)
 def decrypt(
-    common: _Common,
-    limits: _Limits,
+    common: Common,
+    limits: Limits,
     allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help="Say that you mean it.")] = False,
 ) -> None:
     """Write the plaintext back, in place."""
@@ -241,9 +182,9 @@ def decrypt(
 
 
 @app.command()
-@_takes(_Common)
+@takes(Common)
 def scrub(
-    common: _Common,
+    common: Common,
     online: Annotated[
         bool, typer.Option("--online", help="PostgreSQL: lock nobody out, and leave old values in the file.")
     ] = False,
@@ -252,7 +193,7 @@ def scrub(
 ) -> None:
     """Remove from the database's files what encrypting left behind in them."""
     Options(lock_timeout=lock_timeout)
-    engine, tables = _engine(common, _environment()), declared_tables(_metadata(common))
+    engine, tables = common.engine(), declared_tables(common.metadata())
     for table in tables:
         print(locks(engine, table.name, online=online))
     if not yes and not online and sys.stdin.isatty():
@@ -267,11 +208,11 @@ def scrub(
         print(f"not reached: {sentence}")
 
 
-def _run(common: _Common, operation: Operation, options: Options) -> None:
+def _run(common: Common, operation: Operation, options: Options) -> None:
     """Run an operation over every table, on to the next one if some of its rows cannot be done."""
-    engine = _protected_engine(common)
+    engine = common.protected_engine()
     console, failed = Console(stderr=True), False
-    for table in declared_tables(_metadata(common)):
+    for table in declared_tables(common.metadata()):
         try:
             report = _run_table(console, engine, operation, options, table)
         except RewriteError as error:
@@ -326,57 +267,6 @@ def _exit_with(wrong: list[str]) -> None:
         print(f"sealchemy: {line}", file=sys.stderr)
     if wrong:
         raise SystemExit(1)
-
-
-def _environment() -> dict[str, str]:
-    """Return the variables of `.env` and of the process; those of the process go first, and an empty one is absent."""
-    both = (dotenv_values(".env"), os.environ)
-    return {name: value for variables in both for name, value in variables.items() if value}
-
-
-def _engine(common: _Common, environ: dict[str, str]) -> Engine:
-    try:
-        url = make_url(common.url or environ.get("DATABASE_URL", "sqlite:///integrations.db"))
-    except (ValueError, ArgumentError):
-        message = "the database's URL cannot be parsed: it is dialect+driver://user:password@host:port/database"
-        raise UnsupportedOperationError(message) from None
-    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-        message = f"there is no database {url.database!r} here: set DATABASE_URL or --url"
-        raise UnsupportedOperationError(message)
-    engine = create_engine(url, poolclass=NullPool, hide_parameters=True)
-    scrub_errors(engine)
-    return engine
-
-
-def _protected_engine(common: _Common) -> Engine:
-    environ = _environment()
-    key_ring = KeyRing.from_env(common.prefix, environ)
-    stage: Any = environ.get(f"{common.prefix}_ROLLOUT", Rollout.STRICT)
-    if stage not in list(Rollout):
-        message = f"{common.prefix}_ROLLOUT must be one of {', '.join(Rollout)}"
-        raise RolloutError(message)
-    return attach_key_ring(_engine(common, environ), key_ring, rollout=stage)
-
-
-def _metadata(common: _Common) -> MetaData:
-    module, _, name = common.models.partition(":")
-    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
-    try:
-        base = getattr(import_module(module), name)
-        metadata = base if isinstance(base, MetaData) else base.metadata
-    except Exception as error:  # noqa: BLE001 - it is the code of the user that runs here
-        _refuse_models(common.models, f"{type(error).__name__}: {error}")
-    if not isinstance(metadata, MetaData):
-        _refuse_models(common.models, "it has no MetaData")
-    return metadata
-
-
-def _refuse_models(models: str, problem: str) -> NoReturn:
-    message = (
-        f"--models {models}: {problem}; it is package.module:Base, where Base is a declarative base or a MetaData,"
-        " and the module imports every model"
-    )
-    raise ColumnDefinitionError(message)
 
 
 def _add_to_env_file(path: Path, key: Key) -> None:
