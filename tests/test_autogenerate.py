@@ -12,8 +12,17 @@ from alembic import command
 from alembic.util import CommandError
 from sqlalchemy import CheckConstraint, Column, Integer, MetaData, String, Table, Text, insert, inspect, select, text
 
-from sealchemy import EncryptedString, Key, KeyRing, RewriteError, UnsupportedOperationError
+from sealchemy import (
+    ColumnDefinitionError,
+    EncryptedString,
+    Key,
+    KeyRing,
+    RewriteError,
+    UnsupportedOperationError,
+    checks,
+)
 from sealchemy.autogenerate import GUESSED, LIVE
+from sealchemy.scrub import scrub
 
 from .support.alembic import PLUGINS, Application
 
@@ -164,6 +173,7 @@ def test_a_context_that_was_guessed_wrongly_loses_nothing(engine: Engine, tmp_pa
             select(Column("access", EncryptedString("another.context"))).select_from(text("grants"))
         )
         assert sorted(read) == [row["access"] for row in ROWS]
+    assert checks.is_required(engine, "grants", ["access"])
 
 
 def test_a_column_that_is_dropped(engine: Engine, tmp_path: Path) -> None:
@@ -302,6 +312,83 @@ def test_a_check_that_is_not_validated_does_not_count(
     with engine.begin() as connection:
         connection.execute(text("UPDATE grants SET access = 'sealchemy:v1:' || access"))
         connection.execute(text("ALTER TABLE grants VALIDATE CONSTRAINT ck_grants_access_encrypted"))
+    assert application.is_clean()
+
+
+def test_a_renamed_column_takes_its_check_with_it(engine: Engine, tmp_path: Path) -> None:
+    create(engine, models(Text()), ROWS)
+    application = Application(tmp_path, engine, models(EncryptedString("g.access")))
+    application.autogenerate()
+    application.upgrade()
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE grants RENAME COLUMN access TO old"))
+        connection.execute(text("ALTER TABLE grants ADD COLUMN access TEXT"))
+    metadata = models(EncryptedString("g.access"))
+    metadata.tables["grants"].append_column(Column("old", EncryptedString("g.old")))
+    application.attributes["metadata"] = metadata
+    assert not application.is_clean()
+    with pytest.raises(ColumnDefinitionError, match="has another condition"):
+        checks.require_encryption(engine, "grants", {"access": "g.access"})
+
+
+NAMES = [
+    ("Grants", "accessToken"),
+    ("my table", "my col"),
+    ('ta"b', 'c"d'),
+    ("per%cent", "c%s"),
+    ("back\\slash", "c\\n"),
+    ("new\nline", "c\nd"),
+    ("t:x", "c:y"),
+    (":bind", ":other"),
+    ("quotes", "q'u\"ote"),  # Alembic cannot reflect a table with an apostrophe on PostgreSQL
+    ("dollar", "a$b"),
+    ("t" * 60, "c" * 60),
+    ("tücher", "order"),
+    ("x", "y, CONSTRAINT ck_x_access_encrypted CHECK ("),
+]
+
+
+@pytest.mark.parametrize(("table", "column"), NAMES)
+def test_any_names(
+    database_url: str, make_engine: Callable[..., Engine], tmp_path: Path, table: str, column: str
+) -> None:
+    engine = make_engine(database_url, RING)
+
+    def declare(type_: TypeEngine[Any]) -> Table:
+        return Table(table, MetaData(), Column("id", Integer, primary_key=True), Column(column, type_))
+
+    before, after = declare(String(300)), declare(EncryptedString("g.access"))
+    before.create(engine)
+    with engine.begin() as connection:
+        connection.execute(insert(before), [{column: "token"}])
+    application = Application(tmp_path, engine, after.metadata)
+    application.autogenerate()
+    application.upgrade()
+    assert application.is_clean()
+    with engine.connect() as connection:
+        assert connection.scalars(select(after.c[column])).all() == ["token"]
+        assert connection.scalars(select(before.c[column])).one().startswith("sealchemy:v1:")
+    application.attributes["metadata"] = before.metadata
+    assert not application.is_clean()
+    application.downgrade("base", "allow-plaintext=yes")
+    with engine.connect() as connection:
+        assert connection.scalars(select(before.c[column])).all() == ["token"]
+    application.attributes["metadata"] = after.metadata
+    application.upgrade()
+    scrub(engine, table)
+
+
+def test_a_context_is_guessed_that_can_be_one(engine: Engine, tmp_path: Path) -> None:
+    metadata = MetaData()
+    Table("a b", metadata, Column("id", Integer, primary_key=True), Column("ü", EncryptedString("g.access")))
+    application = Application(tmp_path, engine, metadata)
+    application.autogenerate()
+    application.upgrade()
+    kept = MetaData()
+    Table("a b", kept, Column("id", Integer, primary_key=True))
+    application.attributes["metadata"] = kept
+    application.autogenerate()
+    application.upgrade()
     assert application.is_clean()
 
 

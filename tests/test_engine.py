@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,7 +27,9 @@ from sealchemy import (
     UnsupportedOperationError,
     UnsupportedVersionError,
     attach_key_ring,
+    ciphers,
 )
+from sealchemy import engine as engine_module
 from sealchemy.engine import plaintext_reads
 
 from .support.leaks import SENTINEL, assert_silent
@@ -54,6 +59,33 @@ def store(engine: Engine, value: str) -> None:
     """Store a value past the type."""
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO accounts (token) VALUES (:value)"), {"value": value})
+
+
+@pytest.mark.parametrize("kind", ["writer", "reader"])
+def test_a_ring_is_replaced_while_a_column_is_used_for_the_first_time(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    removed, kept = Key.generate(), Key.generate()
+    engine = attach_key_ring(create_engine("sqlite://"), KeyRing(primary=removed))
+    name = "encrypting" if kind == "writer" else "decrypting"
+    make, entered = getattr(engine_module, name), threading.Event()
+
+    def make_slowly(*arguments: Any) -> Any:
+        entered.set()
+        time.sleep(0.3)
+        return make(*arguments)
+
+    monkeypatch.setattr(engine_module, name, make_slowly)
+    with ThreadPoolExecutor(1) as pool:
+        function = pool.submit(getattr(engine_module.binding(engine.dialect), kind), "a.b")
+        entered.wait(10)
+        attach_key_ring(engine, KeyRing(primary=kept))
+        if kind == "writer":
+            assert KeyRing(primary=kept).decrypt(function.result()("x"), "a.b") == "x"
+        else:
+            with pytest.raises(UnknownKeyError):
+                function.result()(KeyRing(primary=removed).encrypt("x", "a.b"))
+    engine.dispose()
 
 
 def test_returns_the_engine_it_was_given() -> None:
@@ -203,17 +235,17 @@ def test_plaintext_reads_are_counted_and_logged_once(
     assert SENTINEL not in caplog.text
 
 
-def test_a_stage_that_changes_in_the_middle_of_a_value_fails_nothing(make_engine: Callable[..., Engine]) -> None:
+def test_a_stage_that_changes_in_the_middle_of_a_value_fails_nothing(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ring = KeyRing(primary=Key.generate())
     engine = make_engine(ring=ring, rollout=Rollout.PREPARE)
     write = EncryptedString("a.b").bind_processor(engine.dialect)
 
-    class Meanwhile(str):
-        __slots__ = ()
+    def meanwhile(text: str) -> SecretString:  # called when the value is hidden, between two looks at the stage
+        attach_key_ring(engine, ring, rollout=Rollout.MIGRATE)
+        return SecretString(text)
 
-        def __str__(self) -> str:  # called when the value is hidden, between two looks at the stage
-            attach_key_ring(engine, ring, rollout=Rollout.MIGRATE)
-            return "token"
-
-    assert ring.decrypt(write(Meanwhile("token")), "a.b") == "token"
+    monkeypatch.setattr(ciphers, "hide", meanwhile)
+    assert ring.decrypt(write("token"), "a.b") == "token"
     assert write("token").startswith("sealchemy:v1:")

@@ -18,6 +18,7 @@ from .support.tables import raw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from sqlalchemy import Engine
 
@@ -97,6 +98,30 @@ def returns_one_of_ours(_stored: str) -> str:
     return "sealchemy:v1:mine"
 
 
+class Masked(str):
+    """A text that shows itself as something else."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "***"
+
+
+class Loud(str):
+    """A text that cannot be shown."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise ValueError(self[:])
+
+
+@pytest.mark.parametrize("class_", [Masked, Loud])
+def test_how_a_text_shows_itself_is_not_asked(engine: Engine, class_: type[str]) -> None:
+    rewrite(ENCRYPT, engine, "grants", COLUMNS, legacy_reader=lambda stored: class_(read(stored)))
+    assert plaintexts(engine) == EXPECTED
+
+
 def raises(stored: str) -> str:
     raise LookupError(stored)
 
@@ -132,3 +157,22 @@ def test_the_operation_takes_one(engine: Engine) -> None:
 def test_other_operations_refuse_one(engine: Engine, operation: Any) -> None:
     with pytest.raises(UnsupportedOperationError, match="legacy reader is for ENCRYPT"):
         rewrite(operation, engine, "grants", COLUMNS, legacy_reader=read)
+
+
+def test_bytes_in_a_text_column_are_in_no_frame(tmp_path: Path, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(f"sqlite:///{tmp_path / 'x.db'}", RING)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE grants (id INTEGER PRIMARY KEY, access TEXT, refresh TEXT)"))
+        connection.execute(
+            text("INSERT INTO grants (access) VALUES ('x'), (CAST(:bytes AS BLOB))"), {"bytes": SENTINEL}
+        )
+
+    def interrupt(_stored: str) -> str:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        rewrite(ENCRYPT, engine, "grants", COLUMNS, legacy_reader=interrupt)
+    assert_silent(caught.value, SENTINEL)
+    with pytest.raises(RewriteError, match="the driver returned bytes, not text") as failed:
+        rewrite(ENCRYPT, engine, "grants", COLUMNS)
+    assert_silent(failed.value, SENTINEL)

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
+from sealchemy import ColumnDefinitionError, Rollout
+from sealchemy.status import column_status
 from sealchemy.testing import assert_encrypted
 
 from .support.models import Account, create
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from sqlalchemy import Engine
 
@@ -51,13 +54,47 @@ def test_what_only_looks_like_ciphertext_fails(session: Session) -> None:
         assert_encrypted(session, Account.token)
 
 
+def test_it_looks_where_the_session_writes(tmp_path: Path, make_engine: Callable[..., Engine], engine: Engine) -> None:
+    create(engine)
+    other = make_engine(f"sqlite:///{tmp_path / 'other.db'}", rollout=Rollout.PREPARE)
+    create(other)
+    with Session(engine, binds={Account: other}) as session:
+        session.add(Account(token="t"))
+        with pytest.raises(AssertionError, match="1 values are plaintext"):
+            assert_encrypted(session, Account.token)
+
+
+def test_it_looks_in_the_schema_that_is_meant(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(postgresql_url)
+    with engine.begin() as connection:
+        schema = f"{connection.scalar(text('SELECT current_schema()'))}_x"
+        connection.execute(text(f"CREATE SCHEMA {schema}"))
+    create(engine)
+    create(engine.execution_options(schema_translate_map={None: schema}))
+    with Session(engine.execution_options(schema_translate_map={None: schema})) as session:
+        session.add(Account(token="t"))
+        assert_encrypted(session, Account.token)
+        session.execute(text(f"INSERT INTO {schema}.accounts (token) VALUES ('plain')"))
+        with pytest.raises(AssertionError, match="1 values are plaintext"):
+            assert_encrypted(session, Account.token)
+        with pytest.raises(ColumnDefinitionError, match="schema_translate_map makes None"):
+            column_status(session.connection(), "accounts", {"token": "accounts.token"})
+        session.rollback()
+    with engine.begin() as connection:
+        connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
+
+
 def test_nothing_shows_nothing(session: Session) -> None:
     session.add(Account(token="t", refresh=None))
     with pytest.raises(AssertionError, match="nothing is stored there"):
         assert_encrypted(session, Account.refresh)
 
 
-@pytest.mark.parametrize("column", [Account.name, Account.__table__.c.token, "token"], ids=["plain", "core", "text"])
+@pytest.mark.parametrize(
+    "column",
+    [Account.name, Account.__table__.c.token, aliased(Account).token, "token"],
+    ids=["plain", "core", "alias", "text"],
+)
 def test_another_column_fails(session: Session, column: Any) -> None:
     with pytest.raises(AssertionError, match="no mapped column of type EncryptedString"):
         assert_encrypted(session, column)

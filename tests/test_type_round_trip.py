@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
@@ -371,3 +372,28 @@ def test_column_is_text_in_every_database(accounts: Engine) -> None:
 def test_column_type_of_other_databases(url: str, expected: str) -> None:
     dialect = make_url(url).get_dialect()()
     assert EncryptedString("a.b").compile(dialect=dialect) == expected
+
+
+class Masked(str):
+    """A text that shows itself as something else, as an enumeration of `str` does."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "***"
+
+
+class Provider(str, Enum):  # noqa: UP042 - as users write it
+    """`str()` of a member is its name."""
+
+    TOKEN = "ya29.token"
+
+
+@pytest.mark.parametrize("value", [Masked("ya29.token"), Provider.TOKEN], ids=["mask", "enumeration"])
+def test_the_characters_of_a_text_are_stored_not_what_it_shows(engine: Engine, value: str) -> None:
+    create(engine)
+    with Session(engine) as session:
+        session.add(Account(id=1, token=value))
+        session.commit()
+        session.execute(insert(Account), [{"id": 2, "token": value}])
+        assert session.scalars(select(Account.token)).all() == ["ya29.token"] * 2

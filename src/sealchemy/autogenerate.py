@@ -6,6 +6,7 @@ too. `plugin.py` registers what is here; it runs where `env.py` names the plugin
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from alembic.operations.ops import DropConstraintOp, ModifyTableOps
@@ -95,7 +96,7 @@ def _operations(
         yield RequireEncryptionOp(name, new, schema=schema)
     if existing:
         yield from _pair(EncryptColumnsOp, RequireEncryptionOp, LIVE, name, existing, schema)
-    superfluous = {key: f"{name}.{key}" for key in sorted(marked - contexts.keys())}
+    superfluous = {key: _guess_context(name, key) for key in sorted(marked - contexts.keys())}
     dropped = {key: value for key, value in superfluous.items() if _is_dropped(context, schema, stored, declared, key)}
     if dropped:
         yield AllowPlaintextOp(name, dropped, schema=schema)
@@ -103,6 +104,10 @@ def _operations(
         decrypt, allow = _pair(DecryptColumnsOp, AllowPlaintextOp, None, name, to_decrypt, schema)
         decrypt.info["sealchemy_comment"] = GUESSED
         yield from (decrypt, allow)
+
+
+def _guess_context(table: str, column: str) -> str:
+    return re.sub("[^A-Za-z0-9_.-]", "_", f"{table}.{column}")[:128]
 
 
 def _is_dropped(context: AutogenContext, schema: str | None, stored: Table | None, declared: Table, name: str) -> bool:

@@ -57,9 +57,16 @@ class StoredText(TypeDecorator[str]):
 
 
 def _hide_plaintext(value: Any) -> Any:
-    if isinstance(value, str) and not value.startswith(envelope.PREFIX):
-        return SecretString(value)
-    return value
+    if isinstance(value, str):
+        return value if value.startswith(envelope.PREFIX) else SecretString(value)
+    return _Bytes() if isinstance(value, bytes | bytearray | memoryview) else value
+
+
+class _Bytes:
+    """Stands for bytes that SQLite has in a text column: nothing can be done with them, so they are not kept."""
+
+
+_Bytes.__name__ = "bytes"  # as errors call what they cannot read
 
 
 class Backend:

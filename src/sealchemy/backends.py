@@ -49,6 +49,12 @@ def load_target(
             primary key.
 
     """
+    mapping = connection.get_execution_options().get("schema_translate_map") or {}
+    if mapping.get(schema, schema) != schema:
+        message = (
+            f"table {table_name!r}: schema_translate_map makes {schema} {mapping[schema]}: pass that as the schema"
+        )
+        raise ColumnDefinitionError(message)
     inspector = inspect(connection)
     try:
         found = {item["name"]: item["type"] for item in inspector.get_columns(table_name, schema=schema)}

@@ -9,7 +9,7 @@ from sqlalchemy import false, not_
 from . import envelope
 from .backend import ANY_STORED_VALUE
 from .errors import EnvelopeFormatError, PlaintextFoundError
-from .redaction import SecretString
+from .redaction import SecretString, hide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,11 +75,12 @@ def _read_legacy(cipher: Cipher, stored: str) -> SecretString:
     plaintext: object = None
     try:
         plaintext = cipher.read_legacy(stored) if cipher.read_legacy else stored
+        plaintext = hide(plaintext) if isinstance(plaintext, str) else plaintext
         problem = f"returned {type(plaintext).__name__}, not str"
     except Exception as error:  # noqa: BLE001 - whatever it is, it may hold what was read, and ends here
         problem = f"raised {type(error).__name__}"
-    if isinstance(plaintext, str):
-        return SecretString(plaintext)
+    if isinstance(plaintext, SecretString):
+        return plaintext
     del plaintext, stored  # error trackers print the variables of a frame
     message = f"{cipher.context}: the legacy reader {problem} for a stored value: it must return its plaintext"
     raise EnvelopeFormatError(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, Text, func, inspect, not_, select
@@ -13,7 +14,7 @@ from . import envelope, sqlite_schema
 from .backend import ANY_STORED_VALUE
 from .backends import Access, access
 from .engine import Rollout, binding
-from .errors import RewriteError, UnsupportedOperationError
+from .errors import ColumnDefinitionError, RewriteError, UnsupportedOperationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
 _NAME_LIMIT = 63
+
+_TOKEN = re.compile(r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | [\w$]+""", re.VERBOSE)
+"""A literal, a quoted name or a bare one."""
 
 
 def constraint_name(table: str, column: str) -> str:
@@ -59,6 +63,12 @@ def require_encryption(
             check.add(column)
 
 
+def is_required(bind: Engine | Connection, table: str, columns: Iterable[str], *, schema: str | None = None) -> bool:
+    """Return whether the database refuses plaintext in one of these columns."""
+    with access(bind, table, dict.fromkeys(columns, "any"), schema) as opened:
+        return not {"valid", "not valid"}.isdisjoint(_Check(opened).existing().values())
+
+
 def allow_plaintext(
     bind: Engine | Connection,
     table: str,
@@ -67,8 +77,8 @@ def allow_plaintext(
     schema: str | None = None,
     lock_timeout: float = 5.0,
 ) -> None:
-    """Drop what `require_encryption` added."""
-    with access(bind, table, columns, schema, lock_timeout) as opened:
+    """Drop what `require_encryption` added; the contexts do not matter."""
+    with access(bind, table, dict.fromkeys(columns, "any"), schema, lock_timeout) as opened:
         check = _Check(opened)
         for column in check.target.columns:
             check.drop(column)
@@ -88,16 +98,34 @@ def widen(
 
 
 def existing_checks(connection: Connection, schema: str | None, table: str, columns: Iterable[str]) -> dict[str, str]:
-    """Return the CHECKs of a table that are ours, by name: `valid` or `not valid`."""
+    """Return what the CHECKs of the names that are ours are, by name.
+
+    `valid`, `not valid` on PostgreSQL, or `other` where the condition is not about this column: a column that was
+    renamed takes its CHECK with it, under the name that it had.
+    """
+    names = {constraint_name(table, column): column for column in columns}
+    found: dict[str, tuple[str | None, bool]]
     if connection.dialect.name == "sqlite":
-        names = [constraint_name(table, column) for column in columns]
-        return {name: "valid" for name in names if sqlite_schema.has_check(connection, schema, table, name)}
-    found = inspect(connection).get_check_constraints(table, schema=schema)
+        found = {name: (sqlite_schema.find_check(connection, schema, table, name), False) for name in names}
+    else:
+        constraints = inspect(connection).get_check_constraints(table, schema=schema)
+        found = {
+            str(item["name"]): (item["sqltext"], bool(item.get("dialect_options", {}).get("not_valid")))
+            for item in constraints
+        }
     return {
-        str(item["name"]): "not valid" if item.get("dialect_options", {}).get("not_valid") else "valid"
-        for item in found
-        if envelope.PREFIX in item["sqltext"]
+        name: "other" if not _is_about(sql, column) else "not valid" if is_not_valid else "valid"
+        for name, column in names.items()
+        for sql, is_not_valid in [found.get(name, (None, False))]
+        if sql is not None
     }
+
+
+def _is_about(sql: str, column: str) -> bool:
+    """Return whether a condition is ours and names a column, however the database writes it."""
+    tokens = _TOKEN.findall(sql)
+    names = {token[1:-1].replace(token[0] * 2, token[0]) if token[0] in '"`' else token for token in tokens}
+    return column in names and envelope.PREFIX in sql
 
 
 class _Check:
@@ -124,7 +152,13 @@ class _Check:
 
     def add(self, column: ColumnElement[str]) -> None:
         name = constraint_name(self.target.table.name, column.name)
-        existing = self._existing()
+        existing = self.existing()
+        if existing.get(name) == "other":
+            message = (
+                f"{self.target.name}: its CHECK {name} has another condition than that {column.name} is encrypted:"
+                " rename or drop it"
+            )
+            raise ColumnDefinitionError(message)
         if name not in existing:
             self.access.run(lambda: self._add_unvalidated(column, name))
         if self.is_postgresql and existing.get(name, "not valid") == "not valid":
@@ -132,7 +166,7 @@ class _Check:
 
     def drop(self, column: ColumnElement[str]) -> None:
         name = constraint_name(self.target.table.name, column.name)
-        if name not in self._existing():
+        if self.existing().get(name) not in {"valid", "not valid"}:
             return
         if self.is_sqlite:
             table = self.target.table
@@ -174,7 +208,7 @@ class _Check:
         )
         raise RewriteError(message)
 
-    def _existing(self) -> dict[str, str]:
+    def existing(self) -> dict[str, str]:
         table, columns = self.target.table, [column.name for column in self.target.columns]
         with self.access.transaction(write=False):
             return existing_checks(self.connection, table.schema, table.name, columns)

@@ -9,7 +9,7 @@ from weakref import WeakSet
 
 from . import envelope, xaes
 from .errors import AlreadyEncryptedError, DecryptionError, PlaintextTypeError
-from .redaction import SecretString
+from .redaction import SecretString, hide
 from .xaes import InvalidTag
 
 if TYPE_CHECKING:
@@ -116,19 +116,21 @@ class Slot:
 def encrypting(slot: Slot, context: str) -> Any:
     """Return the function that encrypts the values of one context: `str` to `str`, and None stays None."""
     encode, urandom, reserved = envelope.encode, os.urandom, envelope.PREFIX
+    # Of `str` itself: a class of its own may mask what it shows.
+    starts_with, to_bytes = str.startswith, str.encode
 
     def encrypt(plaintext: Any) -> Any:
         if plaintext is None:
             return None
         data = None
-        if isinstance(plaintext, str) and not plaintext.startswith(reserved):
+        if isinstance(plaintext, str) and not starts_with(plaintext, reserved):
             try:
-                data = plaintext.encode()
+                data = to_bytes(plaintext)
             except UnicodeEncodeError:  # it holds the text, and ends here
                 data = None
         current = slot.current
         if data is None or current is None:
-            hidden = SecretString(plaintext) if isinstance(plaintext, str) else plaintext
+            hidden = hide(plaintext) if isinstance(plaintext, str) else plaintext
             del plaintext, data  # error trackers print the variables of a frame
             try:
                 return slot.otherwise(hidden) if current is None else refuse_plaintext(hidden, context)
@@ -169,7 +171,7 @@ def decrypting(slot: Slot) -> Any:
     return decrypt
 
 
-_ANYTHING_ELSE = (LookupError, TypeError, ValueError, InvalidTag)
+_ANYTHING_ELSE = (LookupError, TypeError, ValueError, BytesWarning, InvalidTag)
 
 
 def refuse_plaintext(plaintext: object, context: str) -> NoReturn:

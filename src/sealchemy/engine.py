@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
@@ -74,7 +75,7 @@ class Binding:
     functions that hold it, with the statements that it has compiled.
     """
 
-    __slots__ = ("_readers", "_writers", "key_ring", "listens", "rollout")
+    __slots__ = ("_lock", "_readers", "_writers", "key_ring", "listens", "rollout")
 
     key_ring: KeyRing | None
     rollout: Mapping[str, Rollout] | Rollout
@@ -82,21 +83,24 @@ class Binding:
     def __init__(self) -> None:
         """Start without a ring: everything raises `KeyRingNotAttachedError`."""
         self.key_ring, self.rollout, self.listens = None, Rollout.STRICT, False
+        self._lock = threading.Lock()  # or a function made of the old ring could come in after it was replaced
         self._writers: dict[str, tuple[Slot, Any]] = {}
         self._readers: dict[str, tuple[Slot, Any]] = {}
 
     def writer(self, context: str) -> Any:
         """Return the function that makes what is stored of a value; it goes on with the ring that is current then."""
         if context not in self._writers:
-            slot = self._writing(context)
-            self._writers.setdefault(context, (slot, encrypting(slot, context)))
+            with self._lock:
+                slot = self._writing(context)
+                self._writers.setdefault(context, (slot, encrypting(slot, context)))
         return self._writers[context][1]
 
     def reader(self, context: str) -> Any:
         """Return the function that makes a value of what is stored, likewise."""
         if context not in self._readers:
-            slot = self._reading(context)
-            self._readers.setdefault(context, (slot, decrypting(slot)))
+            with self._lock:
+                slot = self._reading(context)
+                self._readers.setdefault(context, (slot, decrypting(slot)))
         return self._readers[context][1]
 
     def stage(self, context: str) -> Rollout:
@@ -109,11 +113,12 @@ class Binding:
 
     def replace(self, key_ring: KeyRing, rollout: Mapping[str, Rollout] | Rollout) -> None:
         """Use another ring and other stages from now on."""
-        self.key_ring, self.rollout = key_ring, rollout
-        for slots, make in ((self._writers, self._writing), (self._readers, self._reading)):
-            for context, (slot, _) in tuple(slots.items()):
-                new = make(context)
-                slot.otherwise, slot.current = new.otherwise, new.current
+        with self._lock:
+            self.key_ring, self.rollout = key_ring, rollout
+            for slots, make in ((self._writers, self._writing), (self._readers, self._reading)):
+                for context, (slot, _) in slots.items():
+                    new = make(context)
+                    slot.otherwise, slot.current = new.otherwise, new.current
 
     def _writing(self, context: str) -> Slot:
         if self.key_ring is None:

@@ -20,7 +20,7 @@ from sqlalchemy.types import TypeDecorator
 from . import checks
 from .errors import UnsupportedOperationError
 from .guard import EncryptedType
-from .rewrite import DECRYPT, ENCRYPT, Operation, Progress, check_before, rewrite
+from .rewrite import DECRYPT, ENCRYPT, Operation, Options, Progress, check_before, rewrite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -136,7 +136,7 @@ class EncryptColumnsOp(ColumnsOp):
 class DecryptColumnsOp(ColumnsOp):
     """Write the plaintext back; only with `alembic -x allow-plaintext=yes`.
 
-    It drops what `require_encryption` added, but not before everything that it can refuse has been looked at.
+    It drops what `require_encryption` added, if it is still there, but only when every value can be read.
     """
 
     name = "decrypt_columns"
@@ -191,8 +191,12 @@ def _decrypt_columns(operations: Operations, operation: DecryptColumnsOp) -> Non
         )
         raise UnsupportedOperationError(message)
     with _bind(operations, operation) as (bind, schema):
-        check_before(DECRYPT, bind, operation.columns)
-        checks.allow_plaintext(bind, operation.table_name, operation.columns, schema=schema)
+        if checks.is_required(bind, operation.table_name, operation.columns, schema=schema):
+            # Without a value that cannot be read, or the CHECK would be gone and nothing gained.
+            rewrite(
+                DECRYPT, bind, operation.table_name, operation.columns, schema=schema, options=Options(dry_run=True)
+            )
+            checks.allow_plaintext(bind, operation.table_name, operation.columns, schema=schema)
         _rewrite(DECRYPT, bind, schema, operations, operation)
 
 

@@ -111,7 +111,7 @@ class PostgreSQL(Backend):
                 table = connection.dialect.identifier_preparer.format_table(target.table)
                 if not may_maintain(connection, table.replace("%%", "%")):
                     left.append("samples of old values may remain in pg_stats: ANALYZE it as the owner of the table")
-                connection.execute(text(f"ANALYZE {table}"))
+                connection.exec_driver_sql(f"ANALYZE {table}")
         except DBAPIError as error:
             if not self.is_retryable(error):
                 raise

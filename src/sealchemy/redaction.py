@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import SupportsIndex
 
 
+def hide(text: str) -> SecretString:
+    """Return the characters of a text of any class; how it shows itself is not asked, which may be a mask or a name."""
+    return SecretString(str.__str__(text))
+
+
 class SecretString(str):
     """A `str` whose `repr` is `SecretString('***')`; what encrypted columns return.
 

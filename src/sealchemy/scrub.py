@@ -97,18 +97,19 @@ def _scrub_postgresql(connection: Connection, name: str, *, online: bool, lock_t
     connection.execute(text(f"SET lock_timeout = {max(round(lock_timeout * 1000), 1)}"))
     try:
         old = 0 if online else _wait_for_older_transactions(connection, lock_timeout)
-        before = _files(connection, name)
+        plain = name.replace("%%", "%")  # for parameters and messages; drivers want it doubled in SQL
+        before = _files(connection, plain)
         options = "ANALYZE" if online else "FULL, ANALYZE"
-        retry(backend_of(connection), lambda: connection.execute(text(f"VACUUM ({options}) {name}")))
+        retry(backend_of(connection), lambda: connection.exec_driver_sql(f"VACUUM ({options}) {name}"))
     finally:
         if not connection.invalidated:
             connection.execute(text("RESET lock_timeout"))
-    if not (may_maintain(connection, name) if online else before.isdisjoint(_files(connection, name))):
-        message = f"plaintext remains in {name}: this user may not VACUUM it; run scrub as the owner of the table"
+    if not (may_maintain(connection, plain) if online else before.isdisjoint(_files(connection, plain))):
+        message = f"plaintext remains in {plain}: this user may not VACUUM it; run scrub as the owner of the table"
         raise UnsupportedOperationError(message)
     if old:
         message = (
-            f"plaintext may remain in {name}: {old} transactions, prepared transactions or replication slots are older"
+            f"plaintext may remain in {plain}: {old} transactions, prepared transactions or replication slots are older"
             " than this scrub, and VACUUM kept what they may still read; pg_stat_activity names them by"
             " backend_xmin and backend_xid;"
             " end them and run it again"

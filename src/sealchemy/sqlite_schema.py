@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
-from . import envelope
 from .errors import ColumnDefinitionError
 
 if TYPE_CHECKING:
@@ -49,21 +48,26 @@ def drop_check(connection: Connection, schema: str | None, table: str, name: str
     _edit_table(connection, schema, table, edit)
 
 
-def has_check(connection: Connection, schema: str | None, table: str, name: str) -> bool:
-    """Return whether the table has a CHECK of this name that is ours; not one in a comment or a string."""
+def find_check(connection: Connection, schema: str | None, table: str, name: str) -> str | None:
+    """Return the text of the CHECK of this name; not one in a comment, a string or another name."""
     sql = connection.scalar(_select(connection, schema), {"name": table})
     start, end = _find_check(sql, name)
-    return envelope.PREFIX in sql[start:end]
+    return sql[start:end] or None
 
 
 def _find_check(sql: str, name: str) -> tuple[int, int]:
     """Return where `, CONSTRAINT name CHECK (...)` starts and ends; the end of the text, twice, if nowhere."""
-    shielded = _TOKEN.sub(lambda token: token[0] if token[0][0] in '()"`[' else "~" * len(token[0]), sql)
-    pattern = rf',\s*CONSTRAINT\s+["`\[]?{re.escape(name)}["`\]]?\s+CHECK\s*\('
-    found = re.search(pattern, shielded, re.IGNORECASE)
-    if found is None:
-        return len(sql), len(sql)
-    return found.start(), _closing_parenthesis(sql, found.end() - 1) + 1
+    shielded = _TOKEN.sub(lambda token: token[0] if token[0] in "()" else "~" * len(token[0]), sql)
+    for found in re.finditer(r",\s*CONSTRAINT\s+(~+|\w+)\s+CHECK\s*\(", shielded, re.IGNORECASE):
+        if _unquote(sql[slice(*found.span(1))]).lower() == name.lower():
+            return found.start(), _closing_parenthesis(sql, found.end() - 1) + 1
+    return len(sql), len(sql)
+
+
+def _unquote(name: str) -> str:
+    if name[0] not in '"`[':
+        return name
+    return name[1:-1].replace(name[-1] * 2, name[-1])
 
 
 def _quote(name: str) -> str:
@@ -99,7 +103,7 @@ def _edit_table(connection: Connection, schema: str | None, table: str, edit: Ca
         connection.execute(text(f"PRAGMA {database}.schema_version = {version + 1}"))
     finally:
         connection.execute(text("PRAGMA writable_schema = OFF"))
-    problems = connection.scalars(text(f"PRAGMA {database}.integrity_check({_quote(table)})")).all()
+    problems = connection.exec_driver_sql(f"PRAGMA {database}.integrity_check({_quote(table)})").scalars().all()
     if problems != ["ok"]:
         message = f"table {table!r}: SQLite finds it damaged, or rows that the constraint forbids; nothing was changed"
         raise ColumnDefinitionError(message)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import create_engine, inspect, select
+from sqlalchemy.orm import Mapper
 from sqlalchemy.pool import StaticPool
 
 from .engine import attach_key_ring
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
     from sqlalchemy.orm import InstrumentedAttribute, Session
+
+    from .status import ColumnStatus
 
 __all__ = ["assert_encrypted", "encrypted_engine", "key_ring"]
 
@@ -54,20 +57,27 @@ def assert_encrypted(session: Session, column: InstrumentedAttribute[Any]) -> No
             it, or nothing is.
 
     """
-    found = inspect(column.class_).column_attrs[column.key].columns[0] if hasattr(column, "class_") else None
-    if found is None or not isinstance(found.type, EncryptedType):
+    mapper = inspect(getattr(column, "class_", None), raiseerr=False)
+    found: list[Any] = mapper.column_attrs[column.key].columns if isinstance(mapper, Mapper) else []
+    if not found or not all(isinstance(item.type, EncryptedType) for item in found):
         message = f"{column} is no mapped column of type EncryptedString"
         raise AssertionError(message)
     session.flush()
-    table: Any = found.table
-    columns = {found.name: found.type.context}
-    (stored,) = column_status(session.connection(), table.name, columns, schema=table.schema)
+    connection = session.connection(bind_arguments={"mapper": mapper})
+    mapping = connection.get_execution_options().get("schema_translate_map") or {}
+    for item in found:
+        schema = mapping.get(item.table.schema, item.table.schema)
+        (stored,) = column_status(connection, item.table.name, {item.name: item.type.context}, schema=schema)
+        _check_stored(stored)
+    if problem := _what_cannot_be_read(session, column):
+        raise AssertionError(problem)
+
+
+def _check_stored(stored: ColumnStatus) -> None:
     where = f"{stored.table}.{stored.column}"
     if stored.plaintext or stored.unknown:
         message = f"{where}: {stored.plaintext} values are plaintext, and {stored.unknown} are damaged"
         raise AssertionError(message)
-    if problem := _what_cannot_be_read(session, column):
-        raise AssertionError(problem)
     if not stored.keys:
         message = f"{where}: nothing is stored there, so nothing is shown"
         raise AssertionError(message)

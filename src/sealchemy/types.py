@@ -16,7 +16,7 @@ from .engine import binding
 from .envelope import check_context
 from .errors import ColumnDefinitionError, PlaintextTypeError, SealchemyError, UnsupportedOperationError
 from .guard import EncryptedType
-from .redaction import SecretString
+from .redaction import SecretString, hide
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
@@ -221,7 +221,7 @@ def _redact(_target: object, value: object, _old: object, initiator: Any) -> Sec
     if value is None or isinstance(value, SecretString):
         return value
     if isinstance(value, str):
-        return SecretString(value)
+        return hide(value)
     given = type(value).__name__
     del value
     message = f"{initiator.key}: an encrypted attribute takes str or None, not {given}"

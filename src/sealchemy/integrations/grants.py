@@ -93,7 +93,7 @@ def hide(value: object) -> Any:
     """Return what shows nothing: of what is no text, the type."""
     if value is None or isinstance(value, type):
         return value
-    return SecretString(value) if isinstance(value, str) else type(value)
+    return SecretString(str.__str__(value)) if isinstance(value, str) else type(value)
 
 
 def require_text(name: str, value: object) -> None:
