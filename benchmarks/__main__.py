@@ -74,6 +74,7 @@ def everything(added: dict[str, dict[int, dict[str, float]]]) -> Iterator[Sectio
                 yield section
         yield queries.orm(url, 200, rows=2000, rounds=15)
         yield rewriting.in_place(url, 200_000, rounds=3)
+        yield rewriting.profile(url, 40_000)
         yield rewriting.in_place(f"sqlite:///{folder}/bench.db", 200_000, rounds=3)
         yield rewriting.shards(url, 200_000, rounds=3)
         yield rewriting.large(url, 100_000, 2_000_000)
@@ -120,4 +121,5 @@ def write(told: dict[str, Any], sections: list[Section]) -> None:
         draw(told["added"], DOCS / "performance.svg")
 
 
-main()
+if __name__ == "__main__":
+    main()

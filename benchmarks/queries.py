@@ -55,6 +55,8 @@ def core_select(url: str, size: int, rows: int, rounds: int) -> tuple[Section, d
             found = connection.execute(select(table.c.a, table.c.b)).all()
             if name == "sqlalchemy-encrypted-field":  # which decrypts when it is asked to
                 [(a.decrypt(), b.decrypt()) for a, b in found]
+            else:
+                [(a, b) for a, b in found]
 
         taken = side_by_side({name: lambda name=name: read(name) for name in made}, rounds)
     drop(engine, made)

@@ -39,8 +39,13 @@ class Result:
         """Return the cells of a table."""
         bound = "" if self.target is None else f"{'≤' if self.at_most else '≥'} {self.target:g}"
         mark = {None: "", True: "reached", False: "**missed**"}[self.reached]
+        if self.target is not None and abs(self.ratio / self.target - 1) < NOISE:
+            mark += ", within noise"
         return [self.what, f"{self.ratio:.2f} {self.unit}", bound, mark, self.detail]
 
+
+NOISE = 0.05
+"""How far from its target a ratio must be for a verdict that another run would repeat."""
 
 HEAD = ["what", "measured", "target", "", "on this machine"]
 

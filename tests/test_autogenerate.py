@@ -5,12 +5,28 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from alembic import command
 from alembic.util import CommandError
-from sqlalchemy import CheckConstraint, Column, Integer, MetaData, String, Table, Text, insert, inspect, select, text
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    func,
+    insert,
+    inspect,
+    select,
+    text,
+)
+from sqlalchemy.types import TypeDecorator
 
 from sealchemy import (
     ColumnDefinitionError,
@@ -18,10 +34,12 @@ from sealchemy import (
     Key,
     KeyRing,
     RewriteError,
+    Rollout,
     UnsupportedOperationError,
+    attach_key_ring,
     checks,
 )
-from sealchemy.autogenerate import GUESSED, LIVE
+from sealchemy.autogenerate import GUESSED, LIVE, PLAINTEXT
 from sealchemy.scrub import scrub
 
 from .support.alembic import PLUGINS, Application
@@ -85,7 +103,7 @@ def test_a_column_that_became_encrypted(engine: Engine, tmp_path: Path, rows: li
     application = Application(tmp_path, engine, encrypted())
     assert not application.is_clean()
     revision = application.autogenerate()
-    assert body(revision, "upgrade") == [ENCRYPT, LIVE, REQUIRE]
+    assert body(revision, "upgrade") == [PLAINTEXT, ENCRYPT, LIVE, REQUIRE]
     assert body(revision, "downgrade") == [DECRYPT, ALLOW]
     assert set(re.findall(r"^(?:import|from) (\w+)", revision, re.MULTILINE)) <= {"alembic", "sqlalchemy", "typing"}
     with pytest.raises(CommandError, match="not up to date"):
@@ -122,7 +140,7 @@ def test_a_new_table(engine: Engine, tmp_path: Path) -> None:
     revision = application.autogenerate()
     type_ = "mysql.MEDIUMTEXT()" if engine.dialect.name in {"mysql", "mariadb"} else "sa.Text()"
     assert f"sa.Column('access', {type_}, nullable=True)" in revision
-    assert body(revision, "upgrade")[-1:] == [REQUIRE]
+    assert body(revision, "upgrade")[-2:] == [LIVE, REQUIRE]
     assert body(revision, "downgrade")[:1] == [ALLOW]
     assert "encrypt_columns" not in revision
     application.upgrade()
@@ -135,7 +153,8 @@ def test_a_new_column(engine: Engine, tmp_path: Path) -> None:
     create(engine, models(None), [])
     application = Application(tmp_path, engine, models(EncryptedString("g.access")))
     revision = application.autogenerate()
-    assert [line[:22] for line in body(revision, "upgrade")] == ["op.add_column('grants'", "op.require_encryption("]
+    lines = [line for line in body(revision, "upgrade") if line != LIVE]
+    assert [line[:22] for line in lines] == ["op.add_column('grants'", "op.require_encryption("]
     application.upgrade()
     assert application.is_clean()
     application.downgrade("base")
@@ -196,7 +215,11 @@ def test_what_the_user_leaves_out_is_left_out(engine: Engine, tmp_path: Path) ->
 
     application = Application(tmp_path, engine, encrypted(), include_object=include)
     revision = application.autogenerate()
-    assert body(revision, "upgrade")[0] == "op.encrypt_columns('grants', {'access': 'g.access'})"
+    assert body(revision, "upgrade")[1] == "op.encrypt_columns('grants', {'access': 'g.access'})"
+    application.upgrade()
+    assert application.is_clean()
+    application.attributes["configure"]["include_object"] = lambda _object, name, *_: name != "access"
+    assert "access" not in application.autogenerate()
     application.upgrade()
     assert application.is_clean()
 
@@ -227,7 +250,7 @@ def test_a_key_in_python_that_is_not_the_name_in_the_database(engine: Engine, tm
     columns = Column("id", Integer, primary_key=True), Column("access", EncryptedString("g.access"), key="other")
     Table("grants", metadata, *columns, Column("refresh", Text()))
     application = Application(tmp_path, engine, metadata)
-    assert body(application.autogenerate(), "upgrade")[0] == "op.encrypt_columns('grants', {'access': 'g.access'})"
+    assert body(application.autogenerate(), "upgrade")[1] == "op.encrypt_columns('grants', {'access': 'g.access'})"
     application.upgrade()
     assert application.is_clean()
 
@@ -329,6 +352,112 @@ def test_a_renamed_column_takes_its_check_with_it(engine: Engine, tmp_path: Path
     assert not application.is_clean()
     with pytest.raises(ColumnDefinitionError, match="has another condition"):
         checks.require_encryption(engine, "grants", {"access": "g.access"})
+
+
+def test_what_is_refused_leaves_the_revision_to_be_run_again(
+    postgresql_url: str, make_engine: Callable[..., Engine], tmp_path: Path
+) -> None:
+    engine = make_engine(postgresql_url, RING, rollout=Rollout.MIGRATE)
+    application = Application(tmp_path, engine, encrypted())
+    application.autogenerate()
+    with pytest.raises(UnsupportedOperationError, match="its rollout stage is migrate"):
+        application.upgrade()
+    assert not inspect(engine).has_table("grants")
+    attach_key_ring(engine, RING)
+    application.upgrade()
+    assert application.is_clean()
+
+
+def test_plain_models_and_a_check_that_is_not_validated(
+    postgresql_url: str, make_engine: Callable[..., Engine], tmp_path: Path
+) -> None:
+    engine = make_engine(postgresql_url, RING)
+    create(engine, models(Text()), [])
+    with engine.begin() as connection:
+        check = "CHECK (access LIKE 'sealchemy:v1:%') NOT VALID"
+        connection.execute(text(f"ALTER TABLE grants ADD CONSTRAINT ck_grants_access_encrypted {check}"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of how SQLAlchemy reflects it
+        assert not Application(tmp_path, engine, models(Text())).is_clean()
+
+
+def test_a_renamed_table_and_column_stay_encrypted(engine: Engine, tmp_path: Path) -> None:
+    create(engine, models(Text()), ROWS)
+    application = Application(tmp_path, engine, models(EncryptedString("g.access")))
+    application.autogenerate()
+    application.upgrade()
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE grants RENAME COLUMN access TO token"))
+        connection.execute(text("ALTER TABLE grants RENAME TO renamed"))
+
+    def renamed(type_: TypeEngine[Any]) -> MetaData:
+        columns = Column("id", Integer, primary_key=True), Column("token", type_), Column("refresh", Text())
+        return Table("renamed", MetaData(), *columns).metadata
+
+    application.attributes["metadata"] = renamed(EncryptedString("g.access"))
+    assert application.is_clean()
+    application.attributes["metadata"] = renamed(Text())
+    assert not application.is_clean()
+    checks.allow_plaintext(engine, "renamed", {"token": "g.access"})
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE renamed SET token = 'plain' WHERE id = 1"))
+
+
+def test_bytes_are_not_taken_for_text(engine: Engine, tmp_path: Path) -> None:
+    create(engine, models(LargeBinary()), [])
+    application = Application(tmp_path, engine, models(EncryptedString("g.access")))
+    with pytest.raises(ColumnDefinitionError, match="column access is of bytes"):
+        application.autogenerate()
+
+
+def test_a_table_without_a_primary_key_is_refused_before_it_is_created(engine: Engine, tmp_path: Path) -> None:
+    metadata = MetaData()
+    Table("links", metadata, Column("token", EncryptedString("links.token")))
+    with pytest.raises(ColumnDefinitionError, match="no primary key"):
+        Application(tmp_path, engine, metadata).autogenerate()
+
+
+def test_a_column_that_is_too_narrow_is_not_done(engine: Engine, tmp_path: Path) -> None:
+    create(engine, models(String(64)), [])
+    checks.require_encryption(engine, "grants", {"access": "g.access"})
+    application = Application(tmp_path, engine, models(EncryptedString("g.access")))
+    if engine.dialect.name == "sqlite":  # which enforces no width
+        assert application.is_clean()
+    else:
+        assert "alter_column" in application.autogenerate()
+        application.upgrade()
+        assert application.is_clean()
+
+
+class Wrapped(TypeDecorator[str]):
+    """A type of the user's over ours."""
+
+    impl = EncryptedString("g.access")
+    cache_ok = True
+
+
+class Derived(EncryptedString):
+    """A type of the user's that is ours."""
+
+    cache_ok = True
+
+
+@pytest.mark.parametrize("type_", [Wrapped(), Derived("g.access")], ids=["wrapped", "derived"])
+def test_a_type_of_the_user_s_that_encrypts(engine: Engine, tmp_path: Path, type_: TypeEngine[Any]) -> None:
+    create(engine, models(Text()), ROWS)
+    application = Application(tmp_path, engine, models(type_))
+    assert body(application.autogenerate(), "upgrade")[1] == "op.encrypt_columns('grants', {'access': 'g.access'})"
+    application.upgrade()
+    assert application.is_clean()
+    with pytest.raises(UnsupportedOperationError, match=r"g\.access"), engine.begin() as connection:
+        connection.execute(insert(models(type_).tables["grants"]).values(access=func.lower("ya29")))
+
+
+def test_a_derived_type_in_a_new_table(engine: Engine, tmp_path: Path) -> None:
+    application = Application(tmp_path, engine, models(Derived("g.access")))
+    application.autogenerate()
+    application.upgrade()
+    assert application.is_clean()
 
 
 NAMES = [

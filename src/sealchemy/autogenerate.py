@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from alembic.operations.ops import DropConstraintOp, ModifyTableOps
+from alembic.operations.ops import AlterColumnOp, DropConstraintOp, ModifyTableOps
 from alembic.util import PriorityDispatchResult
-from sqlalchemy.types import String
+from sqlalchemy.types import LargeBinary, NullType, String
 
 from .backends import is_supported
-from .checks import constraint_name, existing_checks
-from .guard import EncryptedType
+from .checks import existing_checks
+from .errors import ColumnDefinitionError
+from .guard import encrypted_type
 from .operations import (
     AllowPlaintextOp,
     ColumnsOp,
@@ -26,12 +27,15 @@ from .operations import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from alembic.autogenerate.api import AutogenContext
-    from alembic.operations.ops import AlterColumnOp, UpgradeOps
+    from alembic.operations.ops import MigrateOperation, UpgradeOps
     from sqlalchemy import Column, Table
 
+    from .checks import ExistingCheck
+
+PLAINTEXT = "# what is stored is taken for plaintext: for values of another library, add legacy_reader="
 GUESSED = "# the database does not know the contexts: put those of the models here, others decrypt nothing"
 LIVE = "# with a live application: in a later revision, once every process is at rollout stage strict"
 
@@ -48,20 +52,6 @@ def render_types(context: AutogenContext, _upgrade: UpgradeOps) -> PriorityDispa
     return PriorityDispatchResult.CONTINUE
 
 
-def keep_type(
-    _context: AutogenContext,
-    _alter: AlterColumnOp,
-    _schema: str | None,
-    _table: str,
-    _name: str,
-    stored: Column[Any],
-    declared: Column[Any],
-) -> PriorityDispatchResult:
-    """Leave the width of text to `encrypt_columns`, which changes it where it matters."""
-    is_done = isinstance(declared.type, EncryptedType) and isinstance(stored.type, String)
-    return PriorityDispatchResult.STOP if is_done else PriorityDispatchResult.CONTINUE
-
-
 def compare_table(
     context: AutogenContext,
     modify: ModifyTableOps,
@@ -72,82 +62,99 @@ def compare_table(
 ) -> PriorityDispatchResult:
     """Add what makes the database agree with the models; what a table loses as a whole needs nothing."""
     if declared is not None and is_supported(context.dialect):
-        marked = _marked(context, schema, name, stored)
-        marks = {constraint_name(name, column) for column in marked}
-        modify.ops[:] = [
-            item for item in modify.ops if not (isinstance(item, DropConstraintOp) and item.constraint_name in marks)
-        ]
-        modify.ops.extend(_operations(context, schema, name, stored, declared, marked))
+        changes = _Changes(context, schema, name, stored, declared)
+        modify.ops[:] = [item for item in modify.ops if not changes.replaces(item)]
+        modify.ops.extend(changes.operations())
     return PriorityDispatchResult.CONTINUE
 
 
-def _operations(
-    context: AutogenContext, schema: str | None, name: str, stored: Table | None, declared: Table, marked: set[str]
-) -> Iterator[ColumnsOp]:
-    columns = {
-        item.name: item
-        for item in declared.columns
-        if context.run_object_filters(item, item.name, "column", False, _find(stored, item.name))  # noqa: FBT003
-    }
-    contexts = {key: item.type.context for key, item in columns.items() if isinstance(item.type, EncryptedType)}
-    unmarked = {key: value for key, value in contexts.items() if key not in marked}
-    existing = {key: value for key, value in unmarked.items() if _find(stored, key) is not None}
-    if new := {key: value for key, value in unmarked.items() if key not in existing}:
-        yield RequireEncryptionOp(name, new, schema=schema)
-    if existing:
-        yield from _pair(EncryptColumnsOp, RequireEncryptionOp, LIVE, name, existing, schema)
-    superfluous = {key: _guess_context(name, key) for key in sorted(marked - contexts.keys())}
-    dropped = {key: value for key, value in superfluous.items() if _is_dropped(context, schema, stored, declared, key)}
-    if dropped:
-        yield AllowPlaintextOp(name, dropped, schema=schema)
-    if to_decrypt := {key: value for key, value in superfluous.items() if key in columns}:
-        decrypt, allow = _pair(DecryptColumnsOp, AllowPlaintextOp, None, name, to_decrypt, schema)
-        decrypt.info["sealchemy_comment"] = GUESSED
-        yield from (decrypt, allow)
+class _Changes:
+    """What one table needs."""
 
+    def __init__(
+        self, context: AutogenContext, schema: str | None, name: str, stored: Table | None, declared: Table
+    ) -> None:
+        self.context, self.schema, self.name = context, schema, name
+        self.stored = {} if stored is None else {item.name: item for item in stored.columns}
+        self.declared = {item.name: item for item in declared.columns}
+        self.has_key = bool(declared.primary_key.columns)
+        types = {key: encrypted_type(item.type) for key, item in self.declared.items() if self._is_wanted(item)}
+        self.contexts = {key: type_.context for key, type_ in types.items() if type_ is not None}
+        self.plain = types.keys() - self.contexts.keys()
+        self.checks = self._existing_checks()
+        marked = {key for key, checks in self.checks.items() if any(check.is_validated for check in checks)}
+        self.unmarked = {key: value for key, value in self.contexts.items() if key not in marked}
+        self.superfluous = {key for key, checks in self.checks.items() if checks} - self.contexts.keys()
 
-def _guess_context(table: str, column: str) -> str:
-    return re.sub("[^A-Za-z0-9_.-]", "_", f"{table}.{column}")[:128]
+    def _is_wanted(self, item: Column[Any]) -> bool:
+        """Ask the filters of the user, as Alembic does."""
+        stored = self.stored.get(item.name)
+        return self.context.run_object_filters(item, item.name, "column", False, stored)  # noqa: FBT003
 
+    def _existing_checks(self) -> dict[str, list[ExistingCheck]]:
+        names = [key for key, item in self.stored.items() if isinstance(item.type, String | NullType)]
+        if not names or self.context.connection is None:
+            return {}
+        return existing_checks(self.context.connection, self.schema, self.name, names)
 
-def _is_dropped(context: AutogenContext, schema: str | None, stored: Table | None, declared: Table, name: str) -> bool:
-    """Return whether Alembic writes that a column is dropped, which some databases refuse while a CHECK names it."""
-    found = _find(stored, name)
-    return (
-        found is not None
-        and _find(declared, name) is None
-        and context.run_name_filters(name, "column", {"table_name": declared.name, "schema_name": schema})
-        and context.run_object_filters(found, name, "column", True, None)  # noqa: FBT003
-    )
+    def replaces(self, item: MigrateOperation) -> bool:
+        """Return whether what Alembic found is ours to do; the width of text is changed by `encrypt_columns`."""
+        if isinstance(item, DropConstraintOp):
+            return item.constraint_name in {check.name for checks in self.checks.values() for check in checks}
+        if isinstance(item, AlterColumnOp) and encrypted_type(item.modify_type):
+            if item.column_name in self.unmarked or self.context.dialect.name == "sqlite":
+                item.modify_type = None
+            return not item.has_changes()
+        return False
 
+    def operations(self) -> Iterator[ColumnsOp]:
+        """Yield what is to be added."""
+        existing = {key: value for key, value in self.unmarked.items() if key in self.stored}
+        if self.unmarked:
+            self._refuse(existing)
+        if new := {key: value for key, value in self.unmarked.items() if key not in existing}:
+            require = RequireEncryptionOp(self.name, new, schema=self.schema)
+            require.info["sealchemy_comment"] = LIVE
+            yield require
+        if existing:
+            yield from self._pair(EncryptColumnsOp, RequireEncryptionOp, existing, PLAINTEXT, LIVE)
+        if dropped := self._guess_contexts(key for key in self.superfluous if self._is_dropped(key)):
+            yield AllowPlaintextOp(self.name, dropped, schema=self.schema)
+        if plain := self._guess_contexts(self.superfluous & self.plain):
+            yield from self._pair(DecryptColumnsOp, AllowPlaintextOp, plain, GUESSED, None)
 
-def _pair(
-    first: type[ColumnsOp],
-    second: type[ColumnsOp],
-    comment: str | None,
-    name: str,
-    columns: dict[str, str],
-    schema: str | None,
-) -> tuple[ColumnsOp, ColumnsOp]:
-    """Return two operations whose downgrade is in the same order: what may refuse comes first."""
-    rewriting, check = first(name, columns, schema=schema), second(name, columns, schema=schema)
-    rewriting.mirror, check.mirror = check.reverse(), rewriting.reverse()
-    check.info["sealchemy_comment"] = comment
-    return rewriting, check
+    def _refuse(self, existing: Mapping[str, str]) -> None:
+        """Raise what would end the revision in its middle."""
+        problem = None
+        if not self.has_key:
+            problem = "it has no primary key, and without one a row cannot be named: add one first"
+        elif binary := [key for key in existing if isinstance(self.stored[key].type, LargeBinary)]:
+            problem = f"column {binary[0]} is of bytes: turn it into text first, as the guides for other libraries do"
+        if problem:
+            message = f"table {self.name!r} cannot be encrypted: {problem}"
+            raise ColumnDefinitionError(message)
 
+    def _is_dropped(self, name: str) -> bool:
+        """Return whether Alembic drops the column, which some databases refuse while a CHECK names it."""
+        parents = {"table_name": self.name, "schema_name": self.schema}
+        return (
+            name not in self.declared
+            and self.context.run_name_filters(name, "column", parents)  # type: ignore[arg-type]
+            and self.context.run_object_filters(self.stored[name], name, "column", True, None)  # noqa: FBT003
+        )
 
-def _marked(context: AutogenContext, schema: str | None, name: str, stored: Table | None) -> set[str]:
-    """Return the columns of which the database refuses plaintext."""
-    if stored is None or context.connection is None:
-        return set()
-    names = [item.name for item in stored.columns]
-    found = existing_checks(context.connection, schema, name, names)
-    return {column for column in names if found.get(constraint_name(name, column)) == "valid"}
+    def _guess_contexts(self, columns: Iterable[str]) -> dict[str, str]:
+        return {key: re.sub("[^A-Za-z0-9_.-]", "_", f"{self.name}.{key}")[:128] for key in sorted(columns)}
 
-
-def _find(table: Table | None, name: str) -> Column[Any] | None:
-    """Return the column of this name in the database, which may not be its key."""
-    return next((item for item in table.columns if item.name == name), None) if table is not None else None
+    def _pair(
+        self, first: type[ColumnsOp], second: type[ColumnsOp], columns: dict[str, str], *comments: str | None
+    ) -> tuple[ColumnsOp, ColumnsOp]:
+        """Return two operations whose downgrade is in the same order: what may refuse comes first."""
+        pair = first(self.name, columns, schema=self.schema), second(self.name, columns, schema=self.schema)
+        pair[0].mirror, pair[1].mirror = pair[1].reverse(), pair[0].reverse()
+        for operation, comment in zip(pair, comments, strict=True):
+            operation.info["sealchemy_comment"] = comment
+        return pair
 
 
 def put_in_order(_context: AutogenContext, upgrade: UpgradeOps) -> PriorityDispatchResult:

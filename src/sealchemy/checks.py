@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import Connection, Engine, Text, func, inspect, not_, select
 from sqlalchemy import column as sql_column
@@ -54,8 +54,7 @@ def require_encryption(
         ColumnDefinitionError: the table or a column does not exist.
 
     """
-    for context in columns.values():
-        _require_strict(bind, context)
+    require_strict(bind, columns)
     with access(bind, table, columns, schema, lock_timeout) as opened:
         check = _Check(opened)
         check.refuse_plaintext()
@@ -66,7 +65,7 @@ def require_encryption(
 def is_required(bind: Engine | Connection, table: str, columns: Iterable[str], *, schema: str | None = None) -> bool:
     """Return whether the database refuses plaintext in one of these columns."""
     with access(bind, table, dict.fromkeys(columns, "any"), schema) as opened:
-        return not {"valid", "not valid"}.isdisjoint(_Check(opened).existing().values())
+        return any(_Check(opened).existing().values())
 
 
 def allow_plaintext(
@@ -97,35 +96,43 @@ def widen(
         _Check(opened).widen()
 
 
-def existing_checks(connection: Connection, schema: str | None, table: str, columns: Iterable[str]) -> dict[str, str]:
-    """Return what the CHECKs of the names that are ours are, by name.
+class ExistingCheck(NamedTuple):
+    """A CHECK of ours that the database has."""
 
-    `valid`, `not valid` on PostgreSQL, or `other` where the condition is not about this column: a column that was
-    renamed takes its CHECK with it, under the name that it had.
+    name: str
+    is_validated: bool
+
+
+def existing_checks(
+    connection: Connection, schema: str | None, table: str, columns: Iterable[str]
+) -> dict[str, list[ExistingCheck]]:
+    """Return the CHECKs of ours on each column.
+
+    They are known by what they say, since they keep their names where a table or a column is renamed.
     """
-    names = {constraint_name(table, column): column for column in columns}
-    found: dict[str, tuple[str | None, bool]]
-    if connection.dialect.name == "sqlite":
-        found = {name: (sqlite_schema.find_check(connection, schema, table, name), False) for name in names}
-    else:
-        constraints = inspect(connection).get_check_constraints(table, schema=schema)
-        found = {
-            str(item["name"]): (item["sqltext"], bool(item.get("dialect_options", {}).get("not_valid")))
-            for item in constraints
-        }
+    found = [
+        (name, sql, is_validated)
+        for name, (sql, is_validated) in _named_checks(connection, schema, table).items()
+        if name.startswith("ck_") and name.endswith("_encrypted") and envelope.PREFIX in sql
+    ]
     return {
-        name: "other" if not _is_about(sql, column) else "not valid" if is_not_valid else "valid"
-        for name, column in names.items()
-        for sql, is_not_valid in [found.get(name, (None, False))]
-        if sql is not None
+        column: [ExistingCheck(name, is_validated) for name, sql, is_validated in found if column in _names_in(sql)]
+        for column in columns
     }
 
 
-def _is_about(sql: str, column: str) -> bool:
-    """Return whether a condition is ours and names a column, however the database writes it."""
+def _named_checks(connection: Connection, schema: str | None, table: str) -> dict[str, tuple[str, bool]]:
+    if connection.dialect.name == "sqlite":
+        return {name: (sql, True) for name, sql in sqlite_schema.named_checks(connection, schema, table).items()}
+    return {
+        str(item["name"]): (item["sqltext"], not item.get("dialect_options", {}).get("not_valid"))
+        for item in inspect(connection).get_check_constraints(table, schema=schema)
+    }
+
+
+def _names_in(sql: str) -> set[str]:
     tokens = _TOKEN.findall(sql)
-    names = {token[1:-1].replace(token[0] * 2, token[0]) if token[0] in '"`' else token for token in tokens}
-    return column in names and envelope.PREFIX in sql
+    return {token[1:-1].replace(token[0] * 2, token[0]) if token[0] in '"`' else token for token in tokens}
 
 
 class _Check:
@@ -151,23 +158,30 @@ class _Check:
                     raise RewriteError(message)
 
     def add(self, column: ColumnElement[str]) -> None:
-        name = constraint_name(self.target.table.name, column.name)
-        existing = self.existing()
-        if existing.get(name) == "other":
+        existing = self.existing()[column.name]
+        if not existing:
+            name = constraint_name(self.target.table.name, column.name)
+            self._refuse_taken(name, column)
+            self.access.run(lambda: self._add_unvalidated(column, name))
+            existing = [ExistingCheck(name, is_validated=not self.is_postgresql)]
+        if not any(check.is_validated for check in existing):
+            self._validate(existing[0].name)
+
+    def _refuse_taken(self, name: str, column: ColumnElement[str]) -> None:
+        with self.access.transaction(write=False):
+            taken = name in _named_checks(self.connection, self.target.table.schema, self.target.table.name)
+        if taken:
             message = (
                 f"{self.target.name}: its CHECK {name} has another condition than that {column.name} is encrypted:"
                 " rename or drop it"
             )
             raise ColumnDefinitionError(message)
-        if name not in existing:
-            self.access.run(lambda: self._add_unvalidated(column, name))
-        if self.is_postgresql and existing.get(name, "not valid") == "not valid":
-            self._validate(name)
 
     def drop(self, column: ColumnElement[str]) -> None:
-        name = constraint_name(self.target.table.name, column.name)
-        if self.existing().get(name) not in {"valid", "not valid"}:
-            return
+        for check in self.existing()[column.name]:
+            self._drop(check.name)
+
+    def _drop(self, name: str) -> None:
         if self.is_sqlite:
             table = self.target.table
             self.access.run(lambda: sqlite_schema.drop_check(self.connection, table.schema, table.name, name))
@@ -208,7 +222,7 @@ class _Check:
         )
         raise RewriteError(message)
 
-    def existing(self) -> dict[str, str]:
+    def existing(self) -> dict[str, list[ExistingCheck]]:
         table, columns = self.target.table, [column.name for column in self.target.columns]
         with self.access.transaction(write=False):
             return existing_checks(self.connection, table.schema, table.name, columns)
@@ -217,12 +231,14 @@ class _Check:
         self.access.run(lambda: self.connection.exec_driver_sql(sql))
 
 
-def _require_strict(bind: Engine | Connection, context: str) -> None:
+def require_strict(bind: Engine | Connection, columns: Mapping[str, str]) -> None:
+    """Raise `UnsupportedOperationError` unless the rollout stage of every context is STRICT."""
     keys = binding(bind.dialect)
-    keys.require_ring(context)
-    if keys.stage(context) is not Rollout.STRICT:
-        message = (
-            f"{context}: its rollout stage is {keys.stage(context).value}: the database may only refuse plaintext once"
-            " no process writes any, which is stage strict everywhere"
-        )
-        raise UnsupportedOperationError(message)
+    for context in columns.values():
+        keys.require_ring(context)
+        if keys.stage(context) is not Rollout.STRICT:
+            message = (
+                f"{context}: its rollout stage is {keys.stage(context).value}: the database may only refuse plaintext"
+                " once no process writes any, which is stage strict everywhere"
+            )
+            raise UnsupportedOperationError(message)

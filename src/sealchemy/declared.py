@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import ColumnDefinitionError
-from .guard import EncryptedType
+from .guard import encrypted_type
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -35,7 +35,8 @@ def declared_tables(metadata: MetaData) -> list[DeclaredTable]:
     """
     found = []
     for table in metadata.sorted_tables:
-        columns = {item.name: item.type.context for item in table.columns if isinstance(item.type, EncryptedType)}
+        types = {item.name: encrypted_type(item.type) for item in table.columns}
+        columns = {name: type_.context for name, type_ in types.items() if type_ is not None}
         if columns:
             found.append(DeclaredTable(table.name, table.schema, columns))
     if not found:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import Insert, Update, text
 from sqlalchemy.sql.elements import BindParameter, ColumnClause, Null
+from sqlalchemy.types import TypeDecorator
 
 from .errors import UnsupportedOperationError
 
@@ -23,13 +24,22 @@ class EncryptedType:
     context: str
 
 
+def encrypted_type(type_: object) -> EncryptedType | None:
+    """Return what encrypts a column of this type, which may be wrapped in types of the user; None if nothing does."""
+    while not isinstance(type_, EncryptedType):
+        if not isinstance(type_, TypeDecorator):
+            return None
+        type_ = type_.impl_instance
+    return type_
+
+
 def refuse_expressions(_connection: object, statement: Any, *_parameters: object) -> None:
     """Raise `UnsupportedOperationError` if an encrypted column is given an expression: listens to `before_execute`."""
     if not isinstance(statement, Insert | Update):
         return
     for column, value in _assignments(statement):
-        type_ = getattr(column, "type", None)
-        if isinstance(type_, EncryptedType) and not _is_encrypted(value, type_.context):
+        type_ = encrypted_type(getattr(column, "type", None))
+        if type_ is not None and not _is_encrypted(value, type_.context):
             del statement, value, _parameters  # error trackers print the variables of a frame
             _refuse(type_.context)
 

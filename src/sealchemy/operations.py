@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from alembic.autogenerate.render import renderers  # not from alembic.autogenerate: this runs during its import
@@ -40,7 +41,8 @@ def render_item(kind: str, item: Any, context: AutogenContext) -> str | Literal[
     and outlive the models. Pass it to `context.configure(render_item=...)` in `env.py`; where `env.py` names the
     plugin, in `autogenerate_plugins=["alembic.autogenerate.*", "sealchemy"]`, that is done.
     """
-    if kind != "type" or not isinstance(item, TypeDecorator) or not type(item).__module__.startswith("sealchemy."):
+    is_ours = isinstance(item, EncryptedType) or type(item).__module__.startswith("sealchemy.")
+    if kind != "type" or not isinstance(item, TypeDecorator) or not is_ours:
         return False
     if isinstance(item, EncryptedType) and context.dialect.name in {"mysql", "mariadb"}:
         context.imports.add("from sqlalchemy.dialects import mysql")
@@ -174,8 +176,7 @@ RequireEncryptionOp.reverse_type = AllowPlaintextOp
 
 @Operations.implementation_for(EncryptColumnsOp)
 def _encrypt_columns(operations: Operations, operation: EncryptColumnsOp) -> None:
-    with _bind(operations, operation) as (bind, schema):
-        check_before(ENCRYPT, bind, operation.columns)
+    with _bind(operations, operation, partial(check_before, ENCRYPT)) as (bind, schema):
         checks.widen(bind, operation.table_name, operation.columns, schema=schema)
         _rewrite(ENCRYPT, bind, schema, operations, operation, operation.legacy_reader)
 
@@ -190,7 +191,7 @@ def _decrypt_columns(operations: Operations, operation: DecryptColumnsOp) -> Non
             " logs and its backups. If that is what you want: alembic -x allow-plaintext=yes downgrade ..."
         )
         raise UnsupportedOperationError(message)
-    with _bind(operations, operation) as (bind, schema):
+    with _bind(operations, operation, partial(check_before, DECRYPT)) as (bind, schema):
         if checks.is_required(bind, operation.table_name, operation.columns, schema=schema):
             # Without a value that cannot be read, or the CHECK would be gone and nothing gained.
             rewrite(
@@ -202,13 +203,13 @@ def _decrypt_columns(operations: Operations, operation: DecryptColumnsOp) -> Non
 
 @Operations.implementation_for(RequireEncryptionOp)
 def _require_encryption(operations: Operations, operation: RequireEncryptionOp) -> None:
-    with _bind(operations, operation) as (bind, schema):
+    with _bind(operations, operation, checks.require_strict) as (bind, schema):
         checks.require_encryption(bind, operation.table_name, operation.columns, schema=schema)
 
 
 @Operations.implementation_for(AllowPlaintextOp)
 def _allow_plaintext(operations: Operations, operation: AllowPlaintextOp) -> None:
-    with _bind(operations, operation) as (bind, schema):
+    with _bind(operations, operation, lambda _bind, _columns: None) as (bind, schema):
         checks.allow_plaintext(bind, operation.table_name, operation.columns, schema=schema)
 
 
@@ -221,8 +222,13 @@ def _render(_context: AutogenContext, operation: ColumnsOp) -> list[str]:
 
 
 @contextmanager
-def _bind(operations: Operations, operation: ColumnsOp) -> Iterator[tuple[Engine | Connection, str | None]]:
-    """Return what to work on, and the table's schema: the engine, behind a commit of what the migration did so far."""
+def _bind(
+    operations: Operations, operation: ColumnsOp, check: Callable[[Connection, Mapping[str, str]], object]
+) -> Iterator[tuple[Engine | Connection, str | None]]:
+    """Return what to work on, and the table's schema: the engine, behind a commit of what the migration did so far.
+
+    What `check` refuses is refused before that commit, so that the revision can be run again as a whole.
+    """
     context = operations.migration_context
     if context.as_sql:
         message = (
@@ -230,6 +236,7 @@ def _bind(operations: Operations, operation: ColumnsOp) -> Iterator[tuple[Engine
             " against the database, without --sql"
         )
         raise UnsupportedOperationError(message)
+    check(operations.get_bind(), operation.columns)
     schema = _schema(operations.get_bind(), operation)
     if not operation.own_transaction:
         yield operations.get_bind(), schema

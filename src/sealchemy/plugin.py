@@ -33,9 +33,8 @@ def setup(plugin: Plugin) -> None:
 
     from . import operations  # noqa: F401, PLC0415 - importing them registers them
 
-    first, medium, last = DispatchPriority.FIRST, DispatchPriority.MEDIUM, DispatchPriority.LAST
+    first, last = DispatchPriority.FIRST, DispatchPriority.LAST
     plugin.add_autogenerate_comparator(_later("render_types"), "autogenerate", "sealchemy", priority=first)
-    plugin.add_autogenerate_comparator(_later("keep_type"), "column", "types", priority=medium)
     plugin.add_autogenerate_comparator(_later("compare_table"), "table", "sealchemy", priority=last)
     plugin.add_autogenerate_comparator(_later("put_in_order"), "autogenerate", "sealchemy", priority=last)
 

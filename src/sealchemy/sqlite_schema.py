@@ -15,7 +15,7 @@ from sqlalchemy import text
 from .errors import ColumnDefinitionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy import Connection, TextClause
 
@@ -42,26 +42,24 @@ def drop_check(connection: Connection, schema: str | None, table: str, name: str
     """Drop a CHECK by name. The caller holds the write lock, and rolls back on an error."""
 
     def edit(sql: str) -> str:
-        start, end = _find_check(sql, name)
+        start, end = next((start, end) for found, start, end in _find_checks(sql) if found == name)
         return sql[:start] + sql[end:].removeprefix("\n")
 
     _edit_table(connection, schema, table, edit)
 
 
-def find_check(connection: Connection, schema: str | None, table: str, name: str) -> str | None:
-    """Return the text of the CHECK of this name; not one in a comment, a string or another name."""
-    sql = connection.scalar(_select(connection, schema), {"name": table})
-    start, end = _find_check(sql, name)
-    return sql[start:end] or None
+def named_checks(connection: Connection, schema: str | None, table: str) -> dict[str, str]:
+    """Return the text of each CHECK that has a name; not of one in a comment, a string or another name."""
+    sql = connection.scalar(_select(connection, schema), {"name": table}) or ""
+    return {name: sql[start:end] for name, start, end in _find_checks(sql)}
 
 
-def _find_check(sql: str, name: str) -> tuple[int, int]:
-    """Return where `, CONSTRAINT name CHECK (...)` starts and ends; the end of the text, twice, if nowhere."""
+def _find_checks(sql: str) -> Iterator[tuple[str, int, int]]:
+    """Yield the name of each, and where `, CONSTRAINT name CHECK (...)` starts and ends."""
     shielded = _TOKEN.sub(lambda token: token[0] if token[0] in "()" else "~" * len(token[0]), sql)
     for found in re.finditer(r",\s*CONSTRAINT\s+(~+|\w+)\s+CHECK\s*\(", shielded, re.IGNORECASE):
-        if _unquote(sql[slice(*found.span(1))]).lower() == name.lower():
-            return found.start(), _closing_parenthesis(sql, found.end() - 1) + 1
-    return len(sql), len(sql)
+        name = _unquote(sql[slice(*found.span(1))])
+        yield name, found.start(), _closing_parenthesis(sql, found.end() - 1) + 1
 
 
 def _unquote(name: str) -> str:
