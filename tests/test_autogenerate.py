@@ -354,6 +354,23 @@ def test_a_renamed_column_takes_its_check_with_it(engine: Engine, tmp_path: Path
         checks.require_encryption(engine, "grants", {"access": "g.access"})
 
 
+@pytest.mark.parametrize("other", ["text", "C", "like", "binary", "glob", "check", "ck_grants_access_encrypted"])
+def test_a_column_named_like_a_word_of_the_condition_is_not_done(engine: Engine, tmp_path: Path, other: str) -> None:
+    def declare(second: TypeEngine[Any]) -> MetaData:
+        columns = Column("access", EncryptedString("g.access")), Column(other, second)
+        return Table("grants", MetaData(), Column("id", Integer, primary_key=True), *columns).metadata
+
+    create(engine, declare(Text()), [])
+    checks.require_encryption(engine, "grants", {"access": "g.access"})
+    application = Application(tmp_path, engine, declare(Text()))
+    assert application.is_clean()
+    application.attributes["metadata"] = declare(EncryptedString("g.other"))
+    assert not application.is_clean()
+    checks.allow_plaintext(engine, "grants", {other: "g.other"})
+    application.attributes["metadata"] = declare(Text())
+    assert application.is_clean()
+
+
 def test_what_is_refused_leaves_the_revision_to_be_run_again(
     postgresql_url: str, make_engine: Callable[..., Engine], tmp_path: Path
 ) -> None:

@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 _NAME_LIMIT = 63
 
-_TOKEN = re.compile(r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | [\w$]+""", re.VERBOSE)
-"""A literal, a quoted name or a bare one."""
+_TOKEN = re.compile(
+    r"""'(?:[^']|'')*' | ::\s*\w+ | COLLATE\s+"[^"]*" | "(?:[^"]|"")*" | `(?:[^`]|``)*` | [\w$]+""",
+    re.VERBOSE | re.IGNORECASE,
+)
+"""A literal, a type or collation, a quoted name or a bare word."""
 
 
 def constraint_name(table: str, column: str) -> str:
@@ -131,8 +134,10 @@ def _named_checks(connection: Connection, schema: str | None, table: str) -> dic
 
 
 def _names_in(sql: str) -> set[str]:
+    """Return the names in a condition; where they are in backquotes, which MariaDB does, bare words are none."""
     tokens = _TOKEN.findall(sql)
-    return {token[1:-1].replace(token[0] * 2, token[0]) if token[0] in '"`' else token for token in tokens}
+    quoted = {token[1:-1].replace(token[0] * 2, token[0]) for token in tokens if token[0] in '"`'}
+    return quoted if "`" in {token[0] for token in tokens} else quoted.union(tokens)
 
 
 class _Check:

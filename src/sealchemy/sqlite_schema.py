@@ -42,24 +42,24 @@ def drop_check(connection: Connection, schema: str | None, table: str, name: str
     """Drop a CHECK by name. The caller holds the write lock, and rolls back on an error."""
 
     def edit(sql: str) -> str:
-        start, end = next((start, end) for found, start, end in _find_checks(sql) if found == name)
+        start, end = next((start, end) for found, start, _, end in _find_checks(sql) if found == name)
         return sql[:start] + sql[end:].removeprefix("\n")
 
     _edit_table(connection, schema, table, edit)
 
 
 def named_checks(connection: Connection, schema: str | None, table: str) -> dict[str, str]:
-    """Return the text of each CHECK that has a name; not of one in a comment, a string or another name."""
+    """Return the condition of each CHECK that has a name; not of one in a comment, a string or another name."""
     sql = connection.scalar(_select(connection, schema), {"name": table}) or ""
-    return {name: sql[start:end] for name, start, end in _find_checks(sql)}
+    return {name: sql[condition:end] for name, _, condition, end in _find_checks(sql)}
 
 
-def _find_checks(sql: str) -> Iterator[tuple[str, int, int]]:
-    """Yield the name of each, and where `, CONSTRAINT name CHECK (...)` starts and ends."""
+def _find_checks(sql: str) -> Iterator[tuple[str, int, int, int]]:
+    """Yield the name of each, and where `, CONSTRAINT name CHECK (...)`, its condition and its end are."""
     shielded = _TOKEN.sub(lambda token: token[0] if token[0] in "()" else "~" * len(token[0]), sql)
     for found in re.finditer(r",\s*CONSTRAINT\s+(~+|\w+)\s+CHECK\s*\(", shielded, re.IGNORECASE):
         name = _unquote(sql[slice(*found.span(1))])
-        yield name, found.start(), _closing_parenthesis(sql, found.end() - 1) + 1
+        yield name, found.start(), found.end(), _closing_parenthesis(sql, found.end() - 1) + 1
 
 
 def _unquote(name: str) -> str:
