@@ -9,6 +9,7 @@ import platform
 import tempfile
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +19,10 @@ from sqlalchemy import create_engine, text
 from tests.support import postgresql
 
 from . import queries, rewriting, values
+from .results import Section
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from .results import Section
+    from collections.abc import Callable, Iterator
 
 DOCS = Path(__file__).parents[1] / "docs/explanation"
 PACKAGES = (
@@ -62,22 +62,31 @@ def check() -> Iterator[Section]:
         yield rewriting.in_place(f"sqlite:///{folder}/bench.db", 10_000, rounds=1)
 
 
-def everything(added: dict[str, dict[int, dict[str, float]]]) -> Iterator[Section]:
-    """Measure all, with the numbers of rows that the targets name."""
-    yield values.closures(rounds=15, count=20_000)
-    yield values.imports(rounds=15)
+def everything(added: dict[str, dict[str, dict[str, float]]], only: str) -> Iterator[Section]:
+    """Measure all whose name contains `only`, with the numbers of rows that the targets name."""
     with server() as url, tempfile.TemporaryDirectory() as folder:
-        for place in ("sqlite://", url):
-            for size in values.SIZES:
-                section, found = queries.core_select(place, size, rows=500, rounds=9)
-                added.setdefault("sqlite" if place == "sqlite://" else "postgresql", {})[size] = found
-                yield section
-        yield queries.orm(url, 200, rows=2000, rounds=15)
-        yield rewriting.in_place(url, 200_000, rounds=3)
-        yield rewriting.profile(url, 40_000)
-        yield rewriting.in_place(f"sqlite:///{folder}/bench.db", 200_000, rounds=3)
-        yield rewriting.shards(url, 200_000, rounds=3)
-        yield rewriting.large(url, 100_000, 2_000_000)
+        file = f"sqlite:///{folder}/bench.db"
+
+        def select(place: str, size: int) -> Section:
+            section, found = queries.core_select(place, size, rows=500, rounds=9)
+            added.setdefault("sqlite" if place == "sqlite://" else "postgresql", {})[str(size)] = found
+            return section
+
+        steps: dict[str, Callable[[], Section]] = {
+            "closures": lambda: values.closures(rounds=15, count=20_000),
+            "imports": lambda: values.imports(rounds=15),
+            **{f"select on sqlite, {size}": partial(select, "sqlite://", size) for size in values.SIZES},
+            **{f"select on postgresql, {size}": partial(select, url, size) for size in values.SIZES},
+            "orm": lambda: queries.orm(url, 200, rows=2000, rounds=15),
+            "in place on postgresql": lambda: rewriting.in_place(url, 200_000, rounds=3),
+            "profile": lambda: rewriting.profile(url, 40_000),
+            "in place on sqlite": lambda: rewriting.in_place(file, 200_000, rounds=3),
+            "shards": lambda: rewriting.shards(url, 200_000, rounds=3),
+            "large": lambda: rewriting.large(url, 100_000, 2_000_000),
+        }
+        for name, step in steps.items():
+            if only in name:
+                yield step()
 
 
 def main() -> None:
@@ -85,25 +94,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--check", action="store_true", help="ratios only, in under a minute")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--only", default="", help="what has this in its name; the rest is taken from that file")
     parser.add_argument("--write", action="store_true", help="write tables and charts into the docs")
     options = parser.parse_args()
+    if options.only and not (options.json and options.json.exists()):
+        parser.error("--only needs --json, with the file of an earlier run")
     logging.disable(logging.WARNING)
-    console, sections, added = Console(), [], {}
-    for section in check() if options.check else everything(added):
+    console, added = Console(), {}
+    before = json.loads(options.json.read_text()) if options.only else {"sections": [], "added": {}}
+    sections = {item["title"]: Section.from_json(item) for item in before["sections"]}
+    for section in check() if options.check else everything(added, options.only):
         console.print(section.table())
-        sections.append(section)
+        sections[section.title] = section
+    for place, sizes in before["added"].items():
+        added[place] = sizes | added.get(place, {})
     told = {
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {platform.system()}",
         "packages": {name: version(name) for name in PACKAGES},
         "at": datetime.now(UTC).date().isoformat(),
-        "sections": [section.json() for section in sections],
+        "sections": [section.json() for section in sections.values()],
         "added": added,
     }
     if options.json:
         options.json.write_text(json.dumps(told, indent=1))
     if options.write:
-        write(told, sections)
+        write(told, list(sections.values()))
 
 
 def write(told: dict[str, Any], sections: list[Section]) -> None:

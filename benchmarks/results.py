@@ -72,6 +72,12 @@ class Section:
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
         return "\n".join([f"### {self.title}", "", lines[0], "|---" * len(HEAD) + "|", *lines[1:]])
 
+    @classmethod
+    def from_json(cls, told: dict[str, Any]) -> Section:
+        """Return what `json` gave."""
+        results = [{key: value for key, value in item.items() if key != "reached"} for item in told["results"]]
+        return cls(told["title"], [Result(**item) for item in results])
+
     def json(self) -> dict[str, Any]:
         """Return what is written to a file."""
         return {"title": self.title, "results": [{**asdict(item), "reached": item.reached} for item in self.results]}

@@ -266,6 +266,7 @@ def test_without_the_plugin_nothing_is_different(engine: Engine, tmp_path: Path,
 
 
 def test_alembic_s_own_comparison_of_checks_leaves_ours(engine: Engine, tmp_path: Path) -> None:
+    pytest.importorskip("alembic.ext.checkconstraint_byname", reason="Alembic before 1.19.2 has none to list")
     create(engine, models(Text()), ROWS)
     application = Application(tmp_path, engine, encrypted())
     application.autogenerate()
