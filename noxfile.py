@@ -1,6 +1,6 @@
 """The versions that are supported: `nox` runs the tests with each that this machine has, `nox -l` lists them.
 
-Arguments behind `--` are those of pytest: `nox -s "tests-3.13(sqlalchemy='2.1')" -- tests/test_operations.py`.
+Arguments behind `--` are those of pytest: `nox -s "tests-3.13(sqlalchemy='2.1')" -- tests/alembic/test_operations.py`.
 """
 
 from __future__ import annotations

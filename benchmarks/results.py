@@ -18,7 +18,6 @@ class Result:
         target: what the ratio must be at least or at most.
         at_most: whether the target is an upper bound.
         detail: absolute figures, which belong to the machine.
-
     """
 
     what: str

@@ -16,7 +16,7 @@ from sealchemy.integrations.settings import IntegrationSettings
 
 
 def run_offline(settings: IntegrationSettings) -> None:
-    """Print the SQL; the revisions that encrypt refuse that."""
+    """Print the SQL; the revisions that encrypt refuse to."""
     context.configure(url=settings.database_url, target_metadata=Base.metadata, literal_binds=True)
     with context.begin_transaction():
         context.run_migrations()
@@ -38,7 +38,7 @@ def run_online(settings: IntegrationSettings) -> None:
 
 
 def run() -> None:
-    """Run in the mode that was asked for; on the command line, what a user can mend is one line."""
+    """Run in the requested mode; on the command line, an error that the user can fix is one line."""
     from_command_line = hasattr(context.config.cmd_opts, "cmd")
     if from_command_line:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s [%(name)s] %(message)s")

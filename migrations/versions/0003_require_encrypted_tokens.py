@@ -1,4 +1,4 @@
-"""Have the database refuse plaintext tokens.
+"""Make the database refuse plaintext tokens.
 
 Revision ID: 0003
 Revises: 0002

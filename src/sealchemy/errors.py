@@ -2,29 +2,29 @@
 
 SealchemyError
 ├── KeyRingError
-│   ├── MissingKeyError             no key where one is needed
-│   ├── KeyFormatError              a key that is malformed, weak, or there twice
-│   ├── UnknownKeyError             a value names a key that the ring does not hold
-│   ├── KeyRingNotAttachedError     an encrypted column on an engine without a ring
-│   └── RolloutError                a rollout stage that does not exist
+│   ├── MissingKeyError             a required key is not configured
+│   ├── KeyFormatError              a key is malformed, weak, or in the ring twice
+│   ├── UnknownKeyError             a value was encrypted with a key that is not in the ring
+│   ├── KeyRingNotAttachedError     an encrypted column on an engine without a key ring
+│   └── RolloutError                an unknown rollout stage
 ├── EnvelopeError
-│   ├── EnvelopeFormatError         not a stored value of ours, or a damaged one
+│   ├── EnvelopeFormatError         not an encrypted value, or a damaged one
 │   ├── UnsupportedVersionError     written by a later version of this library
 │   └── PlaintextFoundError         plaintext where only ciphertext is allowed
-├── DecryptionError                 tampered, wrong key bytes or wrong context
-├── PlaintextTypeError              a value that is no encodable text
-├── AlreadyEncryptedError           a plaintext that starts like a stored value
-├── UnsupportedOperationError       an operation that ciphertext cannot take part in
+├── DecryptionError                 tampered with, wrong key bytes or wrong context
+├── PlaintextTypeError              the value is not text, or has no UTF-8 form
+├── AlreadyEncryptedError           a plaintext that looks like an encrypted value
+├── UnsupportedOperationError       an operation that cannot work on ciphertext
 ├── ColumnDefinitionError           a column that cannot be encrypted as declared
 ├── RewriteError                    rows that could not be rewritten
 └── IntegrationError
-    ├── IntegrationNotFoundError        nothing is stored for this user and provider
+    ├── IntegrationNotFoundError        the user has not connected this provider
     ├── ReauthorizationRequiredError    the user must connect again
-    ├── RefreshFailedError              the provider or the database did not answer as it must
+    ├── RefreshFailedError              no new token, for a reason that may pass
     └── RevocationFailedError           a token is still valid at the provider
 
-A text names the column or variable, the key id, and what to do. It never carries a plaintext, a stored
-value or a key, and neither does an attribute or a chained exception.
+Messages name the column or variable, the key id, and what to do. No message, attribute or chained exception
+carries a plaintext, an encrypted value or a key.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from sqlalchemy.exc import DontWrapMixin
 
 
 class SealchemyError(DontWrapMixin, Exception):
-    """Base of all errors here.
+    """Base of all errors of this library.
 
-    `DontWrapMixin` keeps SQLAlchemy from wrapping it in a `StatementError`, whose text prints the
-    parameters of the whole row before they were encrypted.
+    `DontWrapMixin` keeps SQLAlchemy from wrapping it in a `StatementError`, whose text prints the unencrypted
+    parameters of the whole row.
     """
 
 
@@ -47,18 +47,21 @@ class KeyRingError(SealchemyError):
 
 
 class MissingKeyError(KeyRingError):
-    """No key where one is needed."""
+    """A required key is not configured."""
 
 
 class KeyFormatError(KeyRingError):
-    """A key that is malformed, too short, weak, a placeholder, or present twice."""
+    """A key is malformed, too short, weak, a placeholder, or in the ring twice."""
 
 
 class UnknownKeyError(KeyRingError):
-    """A stored value names a key that the ring does not hold."""
+    """A value was encrypted with a key that is not in the ring.
+
+    Attributes:
+        key_id: the 12 hex digits that the value names.
+    """
 
     def __init__(self, message: str, key_id: str | None = None) -> None:
-        """Keep `key_id`, the 12 hex digits that the stored value names."""
         super().__init__(message)
         self.key_id = key_id
 
@@ -68,19 +71,19 @@ class KeyRingNotAttachedError(KeyRingError):
 
 
 class RolloutError(KeyRingError, ValueError):
-    """A rollout stage that does not exist."""
+    """An unknown rollout stage."""
 
 
 class EnvelopeError(SealchemyError):
-    """A stored value does not have the form that it must have."""
+    """A stored value does not have the required form."""
 
 
 class EnvelopeFormatError(EnvelopeError):
-    """Not a stored value of this library, or a damaged one."""
+    """Not an encrypted value, or a damaged one."""
 
 
 class UnsupportedVersionError(EnvelopeError):
-    """A stored value of a version that this release cannot read."""
+    """An encrypted value of a version that this release cannot read."""
 
 
 class PlaintextFoundError(EnvelopeError):
@@ -88,43 +91,46 @@ class PlaintextFoundError(EnvelopeError):
 
 
 class DecryptionError(SealchemyError):
-    """A stored value did not authenticate.
+    """An encrypted value did not authenticate.
 
-    Tampered, encrypted under other key bytes, or written for another context: one error on purpose, so
-    that an attacker learns nothing about which.
+    Tampered with, encrypted with other key bytes, or written for another context: one error on purpose, so that
+    an attacker does not learn which.
+
+    Attributes:
+        context: the context that the value was read for.
+        key_id: the key id that the value names.
     """
 
     def __init__(self, message: str, context: str | None = None, key_id: str | None = None) -> None:
-        """Keep the context that was asked for and the key id that the value names."""
         super().__init__(message)
         self.context = context
         self.key_id = key_id
 
 
 class PlaintextTypeError(SealchemyError, TypeError):
-    """A value that is not a `str`, or a `str` that has no UTF-8 form."""
+    """A value to encrypt is not a `str`, or is one without a UTF-8 form."""
 
 
 class AlreadyEncryptedError(SealchemyError):
-    """A plaintext that starts like a stored value: encrypting it would hide which one it is."""
+    """A plaintext starts like an encrypted value, so the two could not be told apart later."""
 
 
 class UnsupportedOperationError(SealchemyError, TypeError):
-    """An operation that is refused here because it would fail silently or leak."""
+    """An operation that would fail silently or leak."""
 
 
 class ColumnDefinitionError(SealchemyError):
-    """A column that cannot be encrypted the way it is declared."""
+    """A column cannot be encrypted the way it is declared."""
 
 
 class RewriteError(SealchemyError):
-    """A rewriting ended with rows that it could not, or must not, change.
+    """A rewrite ended with rows that it could not, or must not, change.
 
-    `report` is the `sealchemy.rewrite.Report` of the run: it names rows by primary key, never by value.
+    Attributes:
+        report: the `sealchemy.rewrite.Report` of the run; it names rows by primary key, never by value.
     """
 
     def __init__(self, message: str, report: Any = None) -> None:
-        """Keep the report of the run."""
         super().__init__(message)
         self.report = report
 
@@ -134,7 +140,7 @@ class IntegrationError(SealchemyError):
 
 
 class IntegrationNotFoundError(IntegrationError):
-    """No integration is stored for this user and provider."""
+    """The user has not connected this provider."""
 
 
 class ReauthorizationRequiredError(IntegrationError):
@@ -142,13 +148,20 @@ class ReauthorizationRequiredError(IntegrationError):
 
 
 class RefreshFailedError(IntegrationError):
-    """The provider gave no new token; what is stored is unchanged, try again later."""
+    """The provider issued no new token; the stored ones are unchanged. Try again later.
+
+    Attributes:
+        retry_after: the seconds that the provider asked to wait (its Retry-After header), if it did.
+    """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
-        """Keep the seconds that the provider asked to wait (its Retry-After), if it did."""
         super().__init__(message)
         self.retry_after = retry_after
 
 
 class RevocationFailedError(IntegrationError):
-    """The provider did not revoke a token; it is still stored, so that it can be tried again."""
+    """The provider did not revoke a token; it is still stored, so you can try again."""
+
+
+for _error in [item for item in vars().values() if isinstance(item, type) and issubclass(item, SealchemyError)]:
+    _error.__module__ = "sealchemy"

@@ -1,30 +1,24 @@
-"""Helpers for the tests of applications: a key ring that lives as long as a test, and a look at what is stored.
+"""Helpers for the tests of applications: a key ring for the time of a test, and a check of the stored values.
 
-The fixtures are found with `pytest_plugins = ["sealchemy.testing"]` in the top `conftest.py`.
+Enable the fixtures with `pytest_plugins = ["sealchemy.testing"]` in the top `conftest.py`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, inspect, select
-from sqlalchemy.orm import Mapper
+from sqlalchemy import Engine, create_engine, inspect, select
+from sqlalchemy.orm import InstrumentedAttribute, Mapper, Session
 from sqlalchemy.pool import StaticPool
 
-from .engine import attach_key_ring
+from ._column.engine import attach_key_ring
+from ._column.statements import EncryptedType
+from ._values.key_ring import KeyRing
+from ._values.keys import Key
 from .errors import SealchemyError
-from .guard import EncryptedType
-from .keys import Key, KeyRing
-from .status import column_status
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from sqlalchemy import Engine
-    from sqlalchemy.orm import InstrumentedAttribute, Session
-
-    from .status import ColumnStatus
+from .status import ColumnStatus, column_status
 
 __all__ = ["assert_encrypted", "encrypted_engine", "key_ring"]
 
@@ -44,24 +38,22 @@ def encrypted_engine(key_ring: KeyRing) -> Iterator[Engine]:
 
 
 def assert_encrypted(session: Session, column: InstrumentedAttribute[Any]) -> None:
-    """Assert that what is stored in a column is ciphertext that the engine's keys can read, and that there is some.
+    """Assert that a column has values, and that all of them are encrypted and can be read with the engine's keys.
 
-    It flushes the session, and looks at the rows as its transaction sees them.
+    It flushes the session, and checks the rows as its transaction sees them.
 
     Args:
-        session: of the engine that has the table.
+        session: a session on the engine of the table.
         column: an attribute of a model, such as `Integration.access_token`.
 
     Raises:
-        AssertionError: the column is not an `EncryptedString`, plaintext or something that cannot be read is stored in
-            it, or nothing is.
-
+        AssertionError: the column is not an `EncryptedString`, it has no values, or some of them are plaintext or
+            cannot be read.
     """
     mapper = inspect(getattr(column, "class_", None), raiseerr=False)
     found: list[Any] = mapper.column_attrs[column.key].columns if isinstance(mapper, Mapper) else []
     if not found or not all(isinstance(item.type, EncryptedType) for item in found):
-        message = f"{column} is no mapped column of type EncryptedString"
-        raise AssertionError(message)
+        raise AssertionError(f"{column} is not a mapped column of type EncryptedString")
     session.flush()
     connection = session.connection(bind_arguments={"mapper": mapper})
     mapping = connection.get_execution_options().get("schema_translate_map") or {}
@@ -69,21 +61,19 @@ def assert_encrypted(session: Session, column: InstrumentedAttribute[Any]) -> No
         schema = mapping.get(item.table.schema, item.table.schema)
         (stored,) = column_status(connection, item.table.name, {item.name: item.type.context}, schema=schema)
         _check_stored(stored)
-    if problem := _what_cannot_be_read(session, column):
+    if problem := _find_unreadable(session, column):
         raise AssertionError(problem)
 
 
 def _check_stored(stored: ColumnStatus) -> None:
     where = f"{stored.table}.{stored.column}"
     if stored.plaintext or stored.unknown:
-        message = f"{where}: {stored.plaintext} values are plaintext, and {stored.unknown} are damaged"
-        raise AssertionError(message)
+        raise AssertionError(f"{where}: {stored.plaintext} values are plaintext, and {stored.unknown} are damaged")
     if not stored.keys:
-        message = f"{where}: nothing is stored there, so nothing is shown"
-        raise AssertionError(message)
+        raise AssertionError(f"{where}: it has no values, so this proves nothing")
 
 
-def _what_cannot_be_read(session: Session, column: InstrumentedAttribute[Any]) -> str | None:
+def _find_unreadable(session: Session, column: InstrumentedAttribute[Any]) -> str | None:
     try:
         session.scalars(select(column)).all()
     except SealchemyError as error:

@@ -57,7 +57,6 @@ def shown_by(error: BaseException, package: str | None = "sealchemy") -> str:
     Args:
         error: the exception.
         package: look at the variables of frames whose file path has this in it; None for all frames but the tests'.
-
     """
     return f"{said_by(error)}\n{frames_of(error, package=package)}"
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from sealchemy import Key, KeyRing, SealchemyError, SecretString, envelope
+from sealchemy import Key, KeyRing, SealchemyError, SecretString
+from sealchemy._values import envelope
+from sealchemy._values.secret import hide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,9 +75,9 @@ def from_env(text: str) -> None:
 READERS: list[Callable[[str], object]] = [
     decrypt,
     decrypt_again,
-    envelope.parse,
-    envelope.parse_key_id,
-    envelope.check_context,
+    lambda text: envelope.parse(hide(text)),
+    lambda text: envelope.parse_key_id(hide(text)),
+    lambda text: envelope.require_context(hide(text)),
     RING.is_current,
     parse_key,
     from_env,

@@ -133,7 +133,6 @@ class Provider:
         rotates: whether a refresh gives a new refresh token.
         answers: given one by one in place of its own answers at /token.
         counts: requests by their path.
-
     """
 
     url: str = ""

@@ -18,7 +18,6 @@ class Proxy:
     Attributes:
         port: where it listens.
         lost: how many a test has seen lost.
-
     """
 
     def __init__(self, host: str, port: int) -> None:

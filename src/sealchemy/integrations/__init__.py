@@ -1,10 +1,9 @@
-"""A ready-made table for OAuth integrations and what keeps its tokens valid, built on the public API of sealchemy."""
+"""A ready-made table for OAuth integrations that keeps their tokens valid, built on the public API of sealchemy."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .grants import TokenGrant as TokenGrant
     from .models import Base as Base
     from .models import Integration as Integration
     from .models import IntegrationMixin as IntegrationMixin
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from .settings import IntegrationSettings as IntegrationSettings
     from .settings import create_protected_engine as create_protected_engine
     from .settings import create_protected_engine_async as create_protected_engine_async
+    from .token_grant import TokenGrant as TokenGrant
 
 _MODULES = {
     "AuthorizationRequest": "oauth",
@@ -36,7 +36,7 @@ _MODULES = {
     "IntegrationSettings": "settings",
     "MICROSOFT": "providers",
     "OAuthClient": "oauth",
-    "TokenGrant": "grants",
+    "TokenGrant": "token_grant",
     "create_protected_engine": "settings",
     "create_protected_engine_async": "settings",
     "disconnect_integration": "service",
@@ -49,15 +49,15 @@ __all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> object:
-    """Import a name when it is first used: models and settings do without an HTTP client."""
+    """Import a name when it is first used: models and settings need no HTTP client."""
     if name not in _MODULES:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         return getattr(import_module(f".{_MODULES[name]}", __name__), name)
     except ModuleNotFoundError as error:
-        message = f'{name} needs {error.name}: pip install "sealchemy[integrations]"'
-        raise ModuleNotFoundError(message, name=error.name) from error
+        raise ModuleNotFoundError(
+            f'{name} needs {error.name}: pip install "sealchemy[integrations]"', name=error.name
+        ) from error
 
 
 def __dir__() -> list[str]:

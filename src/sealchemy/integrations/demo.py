@@ -1,4 +1,4 @@
-"""`sealchemy demo`: a table of plaintext tokens becomes an encrypted one, on a real database."""
+"""`sealchemy demo`: turn a table of plaintext tokens into an encrypted one, on a real database."""
 
 from __future__ import annotations
 
@@ -7,47 +7,41 @@ import json
 import random
 import secrets
 import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from pydantic import SecretStr
+from rich.console import Console
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from sqlalchemy import create_engine, make_url, select, text
+from sqlalchemy import URL, Engine, create_engine, make_url, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session, undefer_group
 
 from sealchemy import DecryptionError, Key, KeyRing, UnsupportedOperationError, attach_key_ring
+from sealchemy.rewrite import Progress as RowsDone
 from sealchemy.scrub import scrub
 
 from .models import Integration
 from .settings import IntegrationSettings
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from rich.console import Console
-    from sqlalchemy import Engine
-
-    from sealchemy.rewrite import Progress as RowsDone
-
 ROWS = 400
-SHOWN = (1, 2, 3, 5, 33, 40)  # a token of each kind
+SHOWN = (1, 2, 3, 5, 33, 40)  # one token of each kind
 WIDTH = 27
 
 
 def run(console: Console, url: str | None = None) -> None:
-    """Show the whole way from plaintext to ciphertext.
+    """Show every step from plaintext to ciphertext.
 
     Args:
         console: where to print.
-        url: a PostgreSQL database, in which a schema of its own is made and dropped again; by default a SQLite
+        url: a PostgreSQL database, in which a temporary schema is created and dropped again; by default a SQLite
             file in a temporary folder.
-
     """
     with _database(url) as (database_url, path):
         key = Key.generate()
@@ -71,7 +65,7 @@ def _show_everything(
     _show_raw(console, engine)
     _show_disk(console, engine, path, tokens)
 
-    _title(console, "2. alembic upgrade head: 0002 encrypts in place, 0003 has the database insist")
+    _title(console, "2. alembic upgrade head: 0002 encrypts in place, 0003 makes the database refuse plaintext")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("encrypting rows", total=len(tokens))
@@ -82,11 +76,11 @@ def _show_everything(
     attach_key_ring(engine, key_ring)
     _show_through_orm(console, engine, tokens)
 
-    _title(console, "4. What is refused")
+    _title(console, "4. Refused")
     _show_pasted_value(console, engine)
     _show_plaintext_insert(console, engine)
 
-    _title(console, "5. What is left on the disk, after what `scrub` does")
+    _title(console, "5. The files on disk, after `sealchemy scrub`")
     scrub(engine, "integrations")
     _show_disk(console, engine, path, tokens)
 
@@ -97,23 +91,31 @@ def _title(console: Console, title: str) -> None:
 
 @contextmanager
 def _database(url: str | None) -> Iterator[tuple[str, Path | None]]:
-    """Return an empty place for the tables, and the file if it is one."""
+    """Return an empty database for the tables, and its file if it is one."""
     if url is None:
         with tempfile.TemporaryDirectory(prefix="sealchemy-demo-") as folder:
             path = Path(folder, "demo.db")
             yield f"sqlite:///{path}", path
         return
     parsed = make_url(url)
-    if parsed.get_backend_name() != "postgresql":
-        message = "the demonstration runs on SQLite (without --url) and on PostgreSQL (postgresql+psycopg://...)"
-        raise UnsupportedOperationError(message)
+    make_schema = {"postgresql": _schema}.get(parsed.get_backend_name())
+    if make_schema is None:
+        raise UnsupportedOperationError(
+            "the demonstration runs on SQLite (without --url) and on PostgreSQL (postgresql+psycopg://...)"
+        )
+    with make_schema(parsed) as inside:
+        yield inside, None
+
+
+@contextmanager
+def _schema(url: URL) -> Iterator[str]:
+    """Create a schema, and drop it again."""
     schema = f"sealchemy_demo_{secrets.token_hex(4)}"
-    engine = create_engine(parsed)
+    engine = create_engine(url)
     with engine.begin() as connection:
         connection.execute(text(f"CREATE SCHEMA {schema}"))
     try:
-        inside = parsed.update_query_dict({"options": f"-csearch_path={schema}"})
-        yield inside.render_as_string(hide_password=False), None
+        yield url.update_query_dict({"options": f"-csearch_path={schema}"}).render_as_string(hide_password=False)
     finally:
         with engine.begin() as connection:
             connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
@@ -129,7 +131,7 @@ def _upgrade(settings: IntegrationSettings, revision: str, progress: Callable[[R
 
 
 def _fill(engine: Engine) -> dict[int, tuple[str, str | None]]:
-    """Store integrations as an application without encryption does; return their tokens by id."""
+    """Insert integrations as an application without encryption does; return their tokens by id."""
     rows: list[dict[str, Any]] = [
         {
             "id": number,
@@ -160,7 +162,7 @@ def _access_token(number: int) -> str:
 
 
 def _show_raw(console: Console, engine: Engine) -> None:
-    table = Table("id", "provider", "access_token", "refresh_token", title="what is stored")
+    table = Table("id", "provider", "access_token", "refresh_token", title="the values in the database")
     with engine.connect() as connection:
         query = text("SELECT id, provider, access_token, refresh_token FROM integrations ORDER BY id")
         for number, provider, *tokens in connection.execute(query):
@@ -184,7 +186,7 @@ def _show_through_orm(console: Console, engine: Engine, tokens: dict[int, tuple[
             if item.id in SHOWN:
                 table.add_row(f"{item.id} {item.provider}", _cut(str(item.access_token)), repr(item.access_token))
     console.print(table)
-    console.print(f"{same} of {len(tokens)} rows have both tokens they had before.")
+    console.print(f"{same} of {len(tokens)} rows have the same two tokens as before.")
 
 
 def _show_pasted_value(console: Console, engine: Engine) -> None:
@@ -205,7 +207,7 @@ def _show_plaintext_insert(console: Console, engine: Engine) -> None:
         with engine.begin() as connection:
             connection.execute(statement)
     except IntegrityError as error:
-        console.print(Panel(str(error.orig), title="INSERT of a plaintext token, past the application"))
+        console.print(Panel(str(error.orig), title="INSERT of a plaintext token, bypassing the application"))
 
 
 def _show_disk(console: Console, engine: Engine, path: Path | None, tokens: dict[int, tuple[str, str | None]]) -> None:
@@ -219,7 +221,7 @@ def _show_disk(console: Console, engine: Engine, path: Path | None, tokens: dict
 
 
 def _parts(token: bytes, size: int = 24) -> list[bytes]:
-    """Return parts to search for: PostgreSQL cuts long values into chunks."""
+    """Return parts to search for: PostgreSQL splits long values into chunks."""
     return [token[start : start + size] for start in range(0, max(1, len(token) - size), max(size, len(token) // 4))]
 
 

@@ -1,11 +1,12 @@
-"""The `Integration` model: what a provider granted to a user, with its tokens encrypted."""
+"""The `Integration` model: the grant of a provider to a user, with its tokens encrypted."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import DateTime, FunctionElement, String, UniqueConstraint, false, func
+from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -16,11 +17,9 @@ from sqlalchemy.orm import (
     mapped_column,
 )
 from sqlalchemy.types import TypeDecorator
+from typing_extensions import override
 
 from sealchemy import EncryptedString
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Dialect
 
 TOKEN_CONTEXTS = {
     "access_token": "integrations.access_token",
@@ -30,27 +29,26 @@ TOKEN_CONTEXTS = {
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A point in time: aware in Python, in UTC, also where the database keeps none (SQLite, MariaDB)."""
+    """A point in time, aware and in UTC in Python, even where the database has no time zones (SQLite, MariaDB)."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
+    @override
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Refuse a naive value, which would mean another time on another machine."""
-        del dialect
         if value is not None and value.tzinfo is None:
-            message = "a datetime without a time zone; use datetime.now(UTC)"
-            raise ValueError(message)
+            raise ValueError("a datetime without a time zone; use datetime.now(UTC)")
         return value and value.astimezone(UTC)
 
+    @override
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Return the value in UTC."""
-        del dialect
         return value and (value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC))
 
 
 class utc_now(FunctionElement[datetime]):  # noqa: N801 - named as SQL's functions are
-    """The time now, in UTC, by the clock of the database, which all processes share."""
+    """The current time, in UTC, by the clock of the database, which all processes share."""
 
     type = UtcDateTime()
     inherit_cache = True
@@ -58,7 +56,7 @@ class utc_now(FunctionElement[datetime]):  # noqa: N801 - named as SQL's functio
 
 @compiles(utc_now)
 def _utc_now(_element: utc_now, _compiler: Any, **_: Any) -> str:
-    return "clock_timestamp()"  # now() is when the transaction began
+    return "clock_timestamp()"  # now() is the start of the transaction
 
 
 @compiles(utc_now, "sqlite")
@@ -73,10 +71,10 @@ def _utc_now_on_mysql(_element: utc_now, _compiler: Any, **_: Any) -> str:
 
 
 class IntegrationMixin:
-    """The columns of `Integration`, for an application with a declarative base of its own.
+    """The columns of `Integration`, for an application with its own declarative base.
 
     The token columns are deferred: listing integrations neither fetches nor decrypts them. In async code, where
-    an attribute cannot load itself, ask for them with `undefer_group("tokens")`.
+    attributes cannot load themselves, use `undefer_group("tokens")`.
     """
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -113,7 +111,7 @@ class IntegrationMixin:
         return (UniqueConstraint("user_id", "provider"),)
 
     def __repr__(self) -> str:
-        """Return what names the row, if it is loaded: a repr must not run a query."""
+        """Return the columns that identify the row, as far as they are loaded: a repr must not run a query."""
         loaded = self.__dict__
         shown = ", ".join(f"{name}={loaded.get(name)!r}" for name in ("id", "user_id", "provider"))
         return f"{type(self).__name__}({shown})"
@@ -124,6 +122,6 @@ class Base(DeclarativeBase):
 
 
 class Integration(IntegrationMixin, Base):
-    """What a provider granted to a user."""
+    """The grant of a provider to a user."""
 
     __tablename__ = "integrations"

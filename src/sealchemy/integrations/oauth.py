@@ -1,12 +1,13 @@
-"""`OAuthClient`: what is said to a provider."""
+"""`OAuthClient`: the requests to a provider."""
 
 from __future__ import annotations
 
 import re
 import secrets
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from authlib.common.errors import AuthlibBaseError  # type: ignore[import-untyped]
@@ -23,13 +24,11 @@ from sealchemy import (
     RevocationFailedError,
     SecretString,
 )
+from sealchemy._values.secret import hide
 
-from .answers import GRANT_IS_DEAD, Refused, parse
-from .grants import TokenGrant, hide, require_text
-from .transport import Transport
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+from .bounded_http import Transport
+from .responses import GRANT_IS_DEAD, Refused, parse
+from .token_grant import TokenGrant, require_text
 
 __all__ = ["AuthorizationRequest", "OAuthClient", "TokenGrant"]
 
@@ -41,13 +40,12 @@ _URL = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+(/[\x21-\x5b\x5d-\x7e]*)?")
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationRequest:
-    """Where to send the user, and what to keep in the session for when they come back.
+    """Where to send the user, and the values to keep in their session until they come back.
 
     Attributes:
-        url: of the provider's page.
-        state: to compare with the `state` of the callback; refuse the callback if it differs (RFC 6749, 10.12).
+        url: the provider's page.
+        state: compare it with the `state` of the callback; refuse the callback if it differs (RFC 6749, 10.12).
         code_verifier: for `exchange_code` (RFC 7636).
-
     """
 
     url: str
@@ -56,25 +54,25 @@ class AuthorizationRequest:
 
 
 class _Session(OAuth2Session):  # type: ignore[misc] # Authlib has no types
-    """Authlib's, reading the answer as strictly as it must be and as tolerantly as it can be."""
+    """Authlib's session, with our own parser of responses."""
 
     def parse_response_token(self, resp: Response) -> dict[str, Any]:
-        answer = parse(resp)
-        if not answer.get("access_token"):
-            problem = "its answer holds no access token"
-            raise Refused(problem)
-        return answer
+        token = parse(resp)
+        if not token.get("access_token"):
+            token, resp = {}, hide(resp)  # error trackers print the variables of a frame
+            raise Refused("sent a response without an access token")
+        return token
 
 
 class OAuthClient:
     """An application, as a provider knows it.
 
-    It holds no connection and no state, so threads and processes can share it. Certificates are always verified;
-    `REQUESTS_CA_BUNDLE` names another authority. Nothing that it raises or logs holds a token, a code, the client
-    secret, or a text of the provider's but the error codes of RFC 6749.
+    It has neither connections nor state, so threads and processes can share it. Certificates are always verified;
+    `REQUESTS_CA_BUNDLE` names another authority. Its errors and log lines contain no token, no code, no client
+    secret, and no text from the provider except the error codes of RFC 6749.
     """
 
-    def __init__(  # noqa: PLR0913 - what providers differ in
+    def __init__(  # noqa: PLR0913 - providers differ in each of these
         self,
         client_id: str,
         client_secret: str | None,
@@ -92,20 +90,20 @@ class OAuthClient:
         Args:
             client_id: from the provider.
             client_secret: from the provider; None for a public client.
-            token_endpoint: `https://...`; `http://` only on this machine.
+            token_endpoint: `https://...`; `http://` only for this machine.
             authorization_endpoint: the page where users consent, for `authorization_request`.
             revocation_endpoint: where tokens are revoked (RFC 7009); None if there is none.
-            scope: what to ask for, separated by spaces.
-            authorization_parameters: what this provider wants beside the standard parameters.
+            scope: the scopes to request, separated by spaces.
+            authorization_parameters: parameters that this provider needs in addition to the standard ones.
             token_endpoint_auth_method: `client_secret_basic` (the default), `client_secret_post` or `none`.
-            timeout: seconds for one request, at most 300. A refresh that dies is taken over 15 seconds after them.
+            timeout: seconds for one request, at most 300. If a process dies during a refresh, another caller takes
+                over 15 seconds after that time.
 
         Raises:
-            IntegrationError: an endpoint without TLS, or an argument that cannot be used.
-
+            IntegrationError: an endpoint without TLS, or an invalid argument.
         """
-        self._client_secret = hide(client_secret)
-        del client_secret
+        client_secret = hide(client_secret)
+        self._client_secret = client_secret
         self.client_id = client_id
         self.token_endpoint = token_endpoint
         self.authorization_endpoint = authorization_endpoint
@@ -121,11 +119,13 @@ class OAuthClient:
     def _check(self) -> None:
         problem = None
         if not isinstance(self.timeout, int | float) or not 0 < self.timeout <= _LONGEST_TIMEOUT:
-            problem = f"timeout is {self.timeout!r}; give the seconds that a request may take, up to {_LONGEST_TIMEOUT}"
+            problem = (
+                f"timeout is {self.timeout!r}; give the seconds that one request may take, up to {_LONGEST_TIMEOUT}"
+            )
         elif not isinstance(self.client_id, str) or not self.client_id:
             problem = "client_id is empty; the provider gave you one when you registered the application"
         elif not isinstance(self._client_secret, str | None):
-            problem = "client_secret is no text"
+            problem = "client_secret is not text"
         elif self._auth_method not in _AUTH_METHODS:
             problem = "token_endpoint_auth_method must be client_secret_basic, client_secret_post or none"
         elif self._auth_method != "client_secret_post" and not f"{self.client_id}{self._client_secret!s}".isascii():
@@ -134,7 +134,7 @@ class OAuthClient:
             raise IntegrationError(problem)
 
     def __repr__(self) -> str:
-        """Return what is no secret."""
+        """Return the client id and the host, never the secret."""
         return f"OAuthClient({self.client_id!r}, provider at {_host(self.token_endpoint)!r})"
 
     def authorization_request(self, redirect_uri: str) -> AuthorizationRequest:
@@ -142,11 +142,9 @@ class OAuthClient:
 
         Raises:
             IntegrationError: this client was made without `authorization_endpoint`.
-
         """
         if self.authorization_endpoint is None:
-            message = "this client has no authorization_endpoint: give it one"
-            raise IntegrationError(message)
+            raise IntegrationError("this client has no authorization_endpoint; pass one to OAuthClient")
         verifier = SecretString(secrets.token_urlsafe(48))
         with self._session(self.authorization_endpoint, code_challenge_method="S256") as session:
             url, state = session.create_authorization_url(
@@ -159,99 +157,90 @@ class OAuthClient:
         return AuthorizationRequest(url, state, verifier)
 
     def exchange_code(self, code: str, redirect_uri: str, code_verifier: str) -> TokenGrant:
-        """Return what the provider grants for the code of a callback (RFC 6749, section 4.1.3).
+        """Exchange the code of a callback for a grant (RFC 6749, section 4.1.3).
 
         Args:
-            code: of the callback, whose `state` has been compared.
+            code: from the callback, after you have compared its `state`.
             redirect_uri: the same as for `authorization_request`.
-            code_verifier: from there.
+            code_verifier: from the `AuthorizationRequest`.
 
         Raises:
-            ReauthorizationRequiredError: the code is used, expired or not of this client.
-            RefreshFailedError: the provider gave no token.
-
+            ReauthorizationRequiredError: the code was used before, is expired, or belongs to another client.
+            RefreshFailedError: the provider issued no token.
         """
-        secret, verifier = hide(code), hide(code_verifier)
-        del code, code_verifier
-        require_text("code", secret)
-        require_text("code_verifier", verifier)
+        code, code_verifier = hide(code), hide(code_verifier)
+        require_text("code", code)
+        require_text("code_verifier", code_verifier)
         return self._grant(
             lambda session: session.fetch_token(
                 self.token_endpoint,
                 grant_type="authorization_code",
-                code=secret,
+                code=code,
                 redirect_uri=redirect_uri,
-                code_verifier=verifier,
+                code_verifier=code_verifier,
                 allow_redirects=False,
             )
         )
 
     def refresh(self, refresh_token: str) -> TokenGrant:
-        """Return what the provider grants for a refresh token (RFC 6749, section 6).
+        """Exchange a refresh token for a grant (RFC 6749, section 6).
 
-        Applications call `get_valid_token`, which does so once for all callers and stores the answer: a provider
-        that rotates refresh tokens takes a second use of one for theft, and ends the grant.
+        Applications call `get_valid_token`, which does this once for all callers and stores the response: a provider
+        that rotates refresh tokens takes a second use of one for theft, and revokes the grant.
 
         Raises:
             ReauthorizationRequiredError: the provider refuses the refresh token.
-            RefreshFailedError: it gave no token for another reason.
-
+            RefreshFailedError: it issued no token for another reason.
         """
-        secret = hide(refresh_token)
-        del refresh_token
-        require_text("refresh_token", secret)
+        refresh_token = hide(refresh_token)
+        require_text("refresh_token", refresh_token)
         return self._grant(
             lambda session: session.fetch_token(
-                self.token_endpoint, grant_type="refresh_token", refresh_token=secret, allow_redirects=False
+                self.token_endpoint, grant_type="refresh_token", refresh_token=refresh_token, allow_redirects=False
             )
         )
 
     def revoke(self, token: str) -> None:
-        """Have the provider end a token, and the grant that a refresh token stands for (RFC 7009).
+        """Revoke a token, and with a refresh token its grant (RFC 7009).
 
         Raises:
-            RevocationFailedError: the provider did not do so, or has no endpoint for it.
-
+            RevocationFailedError: the provider did not revoke it, or has no endpoint for that.
         """
-        secret = hide(token)
-        del token
-        require_text("token", secret)
+        token = hide(token)
+        require_text("token", token)
         if self.revocation_endpoint is None:
-            message = "this client has no revocation_endpoint"
-            raise RevocationFailedError(message)
+            raise RevocationFailedError("this client has no revocation_endpoint")
         refused = self._ask(
             self.revocation_endpoint,
             lambda session: parse(
-                session.revoke_token(self.revocation_endpoint, token=secret, allow_redirects=False), needs_body=False
+                session.revoke_token(self.revocation_endpoint, token=token, allow_redirects=False), needs_body=False
             ),
         )
-        # Some answer so for a token that has ended already.
+        # Some providers respond so for a token that has already expired.
         if isinstance(refused, Refused) and refused.code not in {"invalid_token", *GRANT_IS_DEAD}:
-            message = f"the token was not revoked: the provider at {_host(self.revocation_endpoint)} {refused}"
-            raise RevocationFailedError(message)
+            raise RevocationFailedError(
+                f"the token was not revoked: the provider at {_host(self.revocation_endpoint)} {refused}"
+            )
 
     def _grant(self, request: Callable[[_Session], Any]) -> TokenGrant:
-        answer = self._ask(self.token_endpoint, request)
-        if isinstance(answer, Refused):
-            self._raise(answer)
+        token = self._ask(self.token_endpoint, request)
+        if isinstance(token, Refused):
+            self._raise(token)
         try:
-            return TokenGrant.from_response(answer)
+            return TokenGrant.from_response(token)
         except PlaintextTypeError as error:
-            refused = Refused(f"sent a grant that cannot be used: {error}")
-        finally:
-            del answer
+            refused = Refused(f"sent an unusable grant: {error}")
+        token = hide(token)
         return self._raise(refused)
 
     def _raise(self, refused: Refused) -> NoReturn:
         where = f"the provider at {_host(self.token_endpoint)}"
         if refused.code in GRANT_IS_DEAD:
-            message = f"{where} {refused}: the user must connect again"
-            raise ReauthorizationRequiredError(message)
+            raise ReauthorizationRequiredError(f"{where} {refused}: the user must connect again")
         advice = ""
         if refused.code in {"invalid_client", "incorrect_client_credentials", "unauthorized_client"}:
             advice = f"; check the secret of client {self.client_id!r} and its token_endpoint_auth_method"
-        message = f"no token: {where} {refused}{advice}"
-        raise RefreshFailedError(message, retry_after=refused.retry_after)
+        raise RefreshFailedError(f"no token: {where} {refused}{advice}", retry_after=refused.retry_after)
 
     def _session(self, endpoint: str, **options: Any) -> Any:
         session: Any = _Session(
@@ -263,14 +252,14 @@ class OAuthClient:
         )
         for scheme in ("https://", "http://"):
             session.mount(scheme, Transport(self.timeout))
-        session.trust_env = endpoint.startswith("https:")  # no proxy has a part in what stays on this machine
+        session.trust_env = endpoint.startswith("https:")  # requests that stay on this machine use no proxy
         return session
 
     def _ask(self, endpoint: str, request: Callable[[_Session], Any]) -> Any:
-        """Return the answer, or a new `Refused`.
+        """Return the response, or a new `Refused`.
 
-        What Authlib and `requests` raise is not raised here, since it carries the request with its tokens, and the
-        frames that it came through do. What a signal handler raises there loses its traceback.
+        The errors of Authlib and `requests` are not raised from here: they carry the request with its tokens, and so
+        do the frames of their tracebacks. An exception of a signal handler loses its traceback.
         """
         began = time.monotonic()
         try:
@@ -280,7 +269,7 @@ class OAuthClient:
             return Refused(str(error), error.code, error.retry_after)
         except _THEIR_ERRORS as error:
             if isinstance(error, Timeout) or time.monotonic() - began >= self.timeout:
-                return Refused(f"did not answer within {self.timeout:g} s")
+                return Refused(f"did not respond within {self.timeout:g} s")
             if isinstance(error, SSLError):
                 return Refused("has no certificate that this machine trusts")
             if isinstance(error, RequestException | HTTPError):
@@ -310,7 +299,7 @@ def _check_endpoint(endpoint: str | None) -> None:
     if endpoint is None:
         return
     host = scheme = None
-    if _URL.fullmatch(endpoint):  # where parsers of URLs do not differ
+    if _URL.fullmatch(endpoint):  # characters on which URL parsers agree
         try:
             parts = urlsplit(endpoint)
             host, scheme, _ = parts.hostname, parts.scheme, parts.port
@@ -318,8 +307,9 @@ def _check_endpoint(endpoint: str | None) -> None:
             host = None
     if host and (scheme == "https" or (scheme == "http" and host in _LOOPBACK)):
         return
-    message = f"the endpoint at {host!r} is not https://host/path: tokens and the client's secret go there"
-    raise IntegrationError(message)
+    raise IntegrationError(
+        f"the endpoint at {host!r} is not https://host/path; tokens and the client's secret are sent there"
+    )
 
 
 def _host(endpoint: str) -> str:

@@ -6,7 +6,7 @@ from typing import TypedDict
 
 
 class Provider(TypedDict, total=False):
-    """What `OAuthClient` needs to know of a provider."""
+    """The parameters of `OAuthClient` that depend on the provider."""
 
     authorization_endpoint: str
     token_endpoint: str
@@ -22,7 +22,7 @@ def _google(scope: str) -> Provider:
         "token_endpoint": "https://oauth2.googleapis.com/token",
         "revocation_endpoint": "https://oauth2.googleapis.com/revoke",
         "scope": scope,
-        # Without consent there is a refresh token the first time only.
+        # Without consent, only the first response has a refresh token.
         "authorization_parameters": {"access_type": "offline", "prompt": "consent"},
         "token_endpoint_auth_method": "client_secret_post",
     }
@@ -40,11 +40,11 @@ MICROSOFT: Provider = {
     "scope": "offline_access User.Read Calendars.ReadWrite",
     "token_endpoint_auth_method": "client_secret_post",
 }
-"""Microsoft Graph, for any account. It has no endpoint that revokes a token."""
+"""Microsoft Graph, for any account. It has no endpoint to revoke tokens."""
 
 GITHUB: Provider = {
     "authorization_endpoint": "https://github.com/login/oauth/authorize",
     "token_endpoint": "https://github.com/login/oauth/access_token",
     "token_endpoint_auth_method": "client_secret_post",
 }
-"""GitHub. Its own way of revoking is not that of RFC 7009, so tokens are only deleted here."""
+"""GitHub. Its revocation does not follow RFC 7009, so tokens are only deleted here."""

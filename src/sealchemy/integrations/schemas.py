@@ -1,8 +1,8 @@
-"""What an API may show of an integration."""
+"""The part of an integration that an API may show."""
 
 from __future__ import annotations
 
-from datetime import datetime  # noqa: TC003 - pydantic reads the annotations
+from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 class IntegrationPublic(BaseModel):
     """An integration without its tokens; `IntegrationPublic.model_validate(integration)`, or a response model.
 
-    It reads only what a listing has loaded, so that nothing is fetched or decrypted for it.
+    It reads only the columns that a listing has loaded, so nothing is fetched or decrypted for it.
     """
 
     model_config = ConfigDict(from_attributes=True)

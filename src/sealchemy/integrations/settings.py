@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import MetaData, create_engine, make_url
+from sqlalchemy import URL, Engine, MetaData, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from sealchemy import IntegrationError, KeyRing, Rollout, RolloutError, attach_key_ring
@@ -15,8 +15,7 @@ from sealchemy.status import check_encryption
 from .models import Base
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL, Engine
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncEngine  # needs greenlet, which not every application has
 
 PREFIX = "INTEGRATION_TOKEN_ENCRYPTION"
 
@@ -24,8 +23,8 @@ PREFIX = "INTEGRATION_TOKEN_ENCRYPTION"
 class IntegrationSettings(BaseSettings):
     """`DATABASE_URL`, and the keys and rollout stage under `INTEGRATION_TOKEN_ENCRYPTION_...`.
 
-    A variable of the environment goes before the line of `.env` in the working directory. Printing the
-    settings shows neither keys nor the database's password.
+    Environment variables take precedence over `.env` in the working directory. Printing the settings shows neither
+    keys nor the database's password.
     """
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
@@ -38,11 +37,10 @@ class IntegrationSettings(BaseSettings):
     integration_token_encryption_rollout: Rollout = Rollout.STRICT
 
     def __init__(self, **values: Any) -> None:
-        """Read the environment and `.env`; values that are given go before both.
+        """Read the environment and `.env`; arguments take precedence over both.
 
         Raises:
-            RolloutError: the rollout stage, or another variable, is not what it can be.
-
+            RolloutError: the rollout stage, or another variable, has an invalid value.
         """
         problem = None
         try:
@@ -51,7 +49,7 @@ class IntegrationSettings(BaseSettings):
             found = error.errors(include_url=False, include_context=False, include_input=False)
             problem = "; ".join(f"{'.'.join(map(str, item['loc'])).upper()}: {item['msg']}" for item in found)
         if problem is not None:
-            del values
+            values = {}  # error trackers print the variables of a frame
             raise RolloutError(problem)
 
     def key_ring(self) -> KeyRing:
@@ -68,9 +66,9 @@ class IntegrationSettings(BaseSettings):
 def create_protected_engine(
     settings: IntegrationSettings, *, metadata: MetaData = Base.metadata, **options: Any
 ) -> Engine:
-    """Return an engine with the key ring attached, having checked that all that is stored can be read.
+    """Return an engine with the key ring attached, after checking that every value can be read.
 
-    Call it where the application starts, and let what it raises end the process. The check has the database read the
+    Call it where the application starts, and let its errors end the process. For the check, the database reads the
     tables once.
 
     Args:
@@ -79,11 +77,10 @@ def create_protected_engine(
         options: of `create_engine`.
 
     Raises:
-        MissingKeyError, KeyFormatError: there is no key, or a bad one.
-        UnknownKeyError, PlaintextFoundError, EnvelopeFormatError: values are stored that could not be read.
-        ColumnDefinitionError: a table does not exist: run `alembic upgrade head`.
-        IntegrationError: `DATABASE_URL` is none.
-
+        MissingKeyError, KeyFormatError: there is no valid key.
+        UnknownKeyError, PlaintextFoundError, EnvelopeFormatError: the tables have values that could not be read.
+        ColumnDefinitionError: a table does not exist; run `alembic upgrade head`.
+        IntegrationError: `DATABASE_URL` is not a valid URL.
     """
     key_ring, url = settings.key_ring(), _url(settings)
     engine = create_engine(url, **{"hide_parameters": True, **options})
@@ -100,7 +97,7 @@ async def create_protected_engine_async(
     settings: IntegrationSettings, *, metadata: MetaData = Base.metadata, **options: Any
 ) -> AsyncEngine:
     """Do what `create_protected_engine` does, for an `AsyncEngine`; `sqlite://` means aiosqlite here."""
-    from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - needs greenlet, which not all have
+    from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - needs greenlet
 
     key_ring, url = settings.key_ring(), _url(settings)
     if url.drivername == "sqlite":
@@ -124,8 +121,7 @@ def _url(settings: IntegrationSettings) -> URL:
         pass
     else:
         return url
-    message = (
-        "DATABASE_URL is not one that SQLAlchemy knows; write sqlite:///file.db or"
+    raise IntegrationError(
+        "DATABASE_URL is not a URL that SQLAlchemy knows; write sqlite:///file.db or"
         " postgresql+psycopg://user:password@host/database"
     )
-    raise IntegrationError(message)

@@ -1,0 +1,228 @@
+"""`EncryptedString`: the column type."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from sqlalchemy import Column, Table, Text, UniqueConstraint, event
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import Mapper
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.elements import BindParameter, ColumnClause, ColumnElement, Label, Null
+from sqlalchemy.sql.operators import OperatorType
+from sqlalchemy.types import TypeDecorator, TypeEngine
+from typing_extensions import override
+
+from sealchemy._values.data_key import require_encryptable
+from sealchemy._values.envelope import require_context
+from sealchemy._values.secret import SecretString, hide, type_name
+from sealchemy.errors import ColumnDefinitionError, PlaintextTypeError, SealchemyError, UnsupportedOperationError
+
+from .engine import engine_keys
+from .statements import EncryptedType
+
+_NULL_TESTS = frozenset({operators.eq, operators.ne, operators.is_, operators.is_not})
+_COLUMN_TESTS = frozenset({operators.eq, operators.ne})
+
+
+class _Comparator(TypeDecorator.Comparator[str]):
+    """Refuse operators that would match nothing, or sort by ciphertext."""
+
+    __slots__ = ()
+
+    def operate(  # type: ignore[override] # one overload of two: it changes no result type
+        self, op: OperatorType, *other: Any, **kwargs: Any
+    ) -> ColumnElement[str]:
+        if not _is_meaningful(op, other):
+            other, kwargs = (), {}  # error trackers print the variables of a frame
+            _refuse_operator(self.expr.type, op)
+        return super().operate(op, *other, **kwargs)
+
+    @override
+    def reverse_operate(self, op: OperatorType, other: Any, **kwargs: Any) -> NoReturn:
+        other = hide(other)  # error trackers print the variables of a frame
+        _refuse_operator(self.expr.type, op)
+
+
+def _is_meaningful(op: OperatorType, other: tuple[Any, ...]) -> bool:
+    if len(other) != 1:
+        return False
+    operand = other[0].__clause_element__() if hasattr(other[0], "__clause_element__") else other[0]
+    if operand is None or isinstance(operand, Null):
+        return op in _NULL_TESTS
+    # SQLAlchemy's own dictionaries and lists compare columns with columns.
+    return op in _COLUMN_TESTS and isinstance(operand, ColumnClause | Label)
+
+
+def _refuse_operator(type_: Any, op: OperatorType) -> NoReturn:
+    name = getattr(op, "opstring", None) or getattr(op, "__name__", "this operator")
+    raise UnsupportedOperationError(
+        f"{type_.context}: {name} is not supported on an encrypted column, because ciphertext never matches; only"
+        " IS NULL and IS NOT NULL are. Select by other columns, and compare in Python"
+    )
+
+
+class EncryptedString(EncryptedType, TypeDecorator[str]):
+    """A text column that is encrypted in the database and a `str` in Python.
+
+    Reading returns a `SecretString`; assigning a plain `str` to a mapped attribute turns it into one at once. NULL
+    stays NULL. The engine needs a key ring: see `attach_key_ring`.
+
+    Raises, when used:
+        KeyRingNotAttachedError: the engine has no key ring.
+        PlaintextTypeError, AlreadyEncryptedError: the value cannot be written.
+        EnvelopeError, UnknownKeyError, DecryptionError: the value in the database cannot be read.
+        UnsupportedOperationError: an operator other than IS [NOT] NULL between the column and a value.
+    """
+
+    __module__ = "sealchemy"
+
+    impl = Text
+    cache_ok = True
+    comparator_factory = _Comparator  # pyright: ignore[reportAssignmentType] # as SQLAlchemy documents it
+
+    def __init__(self, context: str) -> None:
+        """Name the secret.
+
+        Args:
+            context: `[A-Za-z0-9_.-]{1,128}`, for example `"integrations.access_token"`. It is authenticated in
+                every value: **once there are rows, changing it makes them unreadable**, and two columns that share
+                it accept each other's values. It is not derived from the table's name, so you can rename a table.
+
+        Raises:
+            ColumnDefinitionError: `context` is malformed.
+        """
+        super().__init__()
+        context = hide(context)
+        self.context = require_context(context)
+
+    def __repr__(self) -> str:
+        """Return the declaration."""
+        return f"EncryptedString({self.context!r})"
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return TEXT, or MEDIUMTEXT where there is one (MySQL, MariaDB), since TEXT ends at 65 535 bytes there."""
+        types: dict[str, type[TypeEngine[Any]]] = getattr(dialect, "ischema_names", {})
+        return types.get("mediumtext", Text)()
+
+    @override
+    def with_variant(self, type_: object, *dialect_names: str) -> NoReturn:
+        """Refuse: the variant would store plaintext."""
+        raise ColumnDefinitionError(
+            f"{self.context}: a variant of EncryptedString would store plaintext; leave it out, the type fits every"
+            " dialect"
+        )
+
+    def bind_processor(self, dialect: Dialect) -> Any:
+        """Return the function that encrypts one parameter."""
+        return engine_keys(dialect).encryptor(self.context)
+
+    @override
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        """Return the function that decrypts one value of a row."""
+        return engine_keys(dialect).decryptor(self.context)
+
+    def literal_processor(self, dialect: Dialect) -> Any:
+        """Return the function that renders one literal, as ciphertext.
+
+        SQLAlchemy prints the value of a literal that it fails to render. So errors are raised here, or in
+        `bind_expression`, before there is a value.
+        """
+        keys = engine_keys(dialect)
+        keys.require_ring(self.context)
+        quote, encrypt = self.impl_instance.literal_processor(dialect), keys.encryptor(self.context)
+
+        def process(value: str) -> str:
+            return quote(encrypt(value))  # type: ignore[misc] # every dialect's Text has one
+
+        return process
+
+    def bind_expression(self, bindparam: BindParameter[str]) -> BindParameter[str]:
+        """Return the parameter as it is, or refuse a value that cannot be rendered as a literal."""
+        problem = self._find_problem(bindparam)
+        if problem is not None:
+            bindparam = hide(bindparam)  # its repr shows the value
+            raise problem
+        return bindparam
+
+    def _find_problem(self, bindparam: BindParameter[str]) -> SealchemyError | None:
+        if bindparam.literal_execute:
+            return UnsupportedOperationError(
+                f"{self.context}: literal_execute is not supported, because its errors would print the plaintext"
+            )
+        try:
+            for value in _known_values(bindparam):
+                require_encryptable(hide(value), self.context)
+        except SealchemyError as error:
+            return error.with_traceback(None)
+        return None
+
+
+def _known_values(bindparam: BindParameter[str]) -> list[Any]:
+    """Return the values that a parameter has while its statement is compiled."""
+    if bindparam.required:
+        return []
+    value = bindparam.effective_value
+    values = (value or ()) if bindparam.expanding else (value,)
+    return [value for value in values if value is not None]
+
+
+@event.listens_for(EncryptedString, "after_parent_attach")
+def _refuse_column(_type: EncryptedString, column: object) -> None:
+    if isinstance(column, Column):
+        _refuse_declaration(column)
+        event.listen(column, "after_parent_attach", _refuse_column_in_table)
+
+
+def _refuse_column_in_table(column: Column[Any], _table: Table) -> None:
+    _refuse_declaration(column)
+
+
+def _refuse_declaration(column: Column[Any]) -> None:
+    """Refuse what the database would compare, or fill with plaintext."""
+    declared = {
+        "primary_key": column.primary_key,
+        "unique": column.unique,
+        "index": column.index,
+        "server_default": column.server_default is not None and column.computed is None,
+        "an SQL expression as default": any(
+            default is not None and default.is_clause_element for default in (column.default, column.onupdate)
+        ),
+        "Computed": column.computed is not None,
+        "ForeignKey": bool(column.foreign_keys),
+    }
+    for name, is_declared in declared.items():
+        if is_declared:
+            raise ColumnDefinitionError(
+                f"{column.type!r} on column {column.name!r}: {name} is not supported. Two encryptions of one text"
+                " differ, so the database can neither compare nor compute them; keep a keyed hash in another column"
+            )
+
+
+@event.listens_for(Mapper, "mapper_configured")
+def _prepare_attributes(mapper: Mapper[Any], class_: type) -> None:
+    for attribute in mapper.column_attrs:
+        column = attribute.columns[0]
+        if attribute.parent is mapper and isinstance(column, Column) and isinstance(column.type, EncryptedString):
+            _refuse_declaration(column)
+            _refuse_table_level(column)
+            event.listen(getattr(class_, attribute.key), "set", _hide_assigned, retval=True, propagate=True)
+
+
+def _refuse_table_level(column: Column[Any]) -> None:
+    if not isinstance(column.table, Table):
+        return  # a mapped subquery
+    constraints = {item for item in column.table.constraints if isinstance(item, UniqueConstraint)}
+    for item in constraints | column.table.indexes:
+        if item.columns.contains_column(column):
+            raise ColumnDefinitionError(
+                f"{type(item).__name__} {item.name!r} covers the encrypted column {column.name!r}. Two encryptions of"
+                " one text differ, so it can neither find nor exclude anything; leave the column out"
+            )
+
+
+def _hide_assigned(_target: object, value: Any, _old: object, initiator: Any) -> SecretString | None:
+    value = hide(value)
+    if value is None or isinstance(value, SecretString):
+        return value
+    raise PlaintextTypeError(f"{initiator.key}: an encrypted attribute takes str or None, not {type_name(value)}")

@@ -1,0 +1,198 @@
+"""`Database`: how values are tested, locked, written, constrained and scrubbed on one kind of database."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
+
+from sealchemy._values.envelope import PREFIX
+from sealchemy.errors import UnsupportedOperationError
+
+from .table import RowKey, Target, without_collation
+
+ANY_ENCRYPTED_VALUE = f"{PREFIX}v1:{'?' * 12}:?*"
+"""The pattern of every encrypted value, with `?` for one character and `*` for any number."""
+
+ATTEMPTS = 10
+
+_KEYS_IN_A_STATEMENT = 500  # SQLite takes no more than 32 766 parameters
+
+_Result = TypeVar("_Result")
+
+
+class NamedCheck(NamedTuple):
+    """A CHECK that a table has: its condition, and whether the existing rows satisfy it."""
+
+    condition: str
+    is_validated: bool
+
+
+class Database:
+    """One kind of database; the base class does what every SQL database understands."""
+
+    isolation_level: ClassVar[str] = "READ COMMITTED"
+
+    can_alter_types: ClassVar[bool] = True
+    """Whether ALTER TABLE can change the type of a column."""
+
+    validates_separately: ClassVar[bool] = False
+    """Whether `add_check` leaves it to `VALIDATE CONSTRAINT` to look at the existing rows."""
+
+    def refuse_missing(self, url: sa.URL) -> None:
+        """Raise `UnsupportedOperationError` if connecting would create the database."""
+
+    def matches(self, stored: sa.ColumnElement[str], pattern: str) -> sa.ColumnElement[bool]:
+        """Return the test of a column against a pattern of `?` and `*`, case-sensitive.
+
+        It stops accidents, not an attacker: only authentication does.
+        """
+        raise NotImplementedError
+
+    def can_store(self, plaintext: str) -> bool:
+        """Return whether a text column can hold this text."""
+        return True
+
+    def key_type(self, type_: TypeEngine[Any]) -> TypeEngine[Any]:
+        """Return the type for parameters that are compared with a key column of this type."""
+        return without_collation(type_)
+
+    def refuse_ambiguous_keys(self, connection: sa.Connection, target: Target) -> None:
+        """Raise `ColumnDefinitionError` unless every primary key in this table names exactly one row."""
+
+    def schema_of(self, connection: sa.Connection, table: str, schema: str | None) -> str | None:
+        """Return the schema in which this connection finds a table."""
+        return schema
+
+    @contextmanager
+    def session(self, connection: sa.Connection, lock_timeout: float) -> Iterator[None]:
+        """Set up a connection for a run, and leave it as it was."""
+        yield
+
+    def begin(self, connection: sa.Connection, target: Target, lock_timeout: float, *, write: bool) -> None:
+        """Start a transaction: set the time limit for locks, in seconds, and take the write lock where there is one."""
+
+    def lock(self, statement: sa.Select[Any], *, wait: bool) -> sa.Select[Any]:
+        """Lock the selected rows; wait for rows that others have locked, or leave them out."""
+        return statement.with_for_update(key_share=True, skip_locked=not wait)
+
+    def after(self, key: Sequence[sa.ColumnElement[Any]], previous: RowKey) -> sa.ColumnElement[bool]:
+        """Return the test for the rows that follow a key in the order of the primary key."""
+        return sa.tuple_(*key) > previous
+
+    def in_shard(self, key: Sequence[sa.ColumnElement[Any]], number: int, count: int) -> sa.ColumnElement[bool]:
+        """Return the test for the rows of one share of `count`, which depends on their key alone."""
+        raise UnsupportedOperationError("only PostgreSQL supports shards; leave the shard out: one process is as fast")
+
+    def write(self, connection: sa.Connection, target: Target, rows: Mapping[RowKey, RowKey]) -> list[sa.Row[Any]]:
+        """Store new values by primary key, in key order, and return the rows as the database then has them.
+
+        None leaves a column as it is.
+        """
+        values: dict[str, Any] = {
+            item.name: sa.func.coalesce(sa.bindparam(f"c{index}", type_=sa.Text()), item)
+            for index, item in enumerate(target.columns)
+        }
+        same_key = sa.and_(*(item == sa.bindparam(f"k{index}") for index, item in enumerate(target.key)))
+        statement = sa.update(target.table).where(same_key).values(values | self.unchanged(connection, target))
+        connection.execute(statement, [_parameters(key, new) for key, new in rows.items()])
+        keys, written = list(rows), sa.select(*target.key, *target.columns)
+        return [
+            row
+            for start in range(0, len(keys), _KEYS_IN_A_STATEMENT)
+            for row in connection.execute(
+                written.where(sa.tuple_(*target.key).in_(keys[start : start + _KEYS_IN_A_STATEMENT]))
+            )
+        ]
+
+    def unchanged(self, connection: sa.Connection, target: Target) -> dict[str, Any]:
+        """Return the columns that an UPDATE would change by itself, each set to its own value."""
+        return {}
+
+    def widening(self, connection: sa.Connection, target: Target) -> list[str]:
+        """Return the statements that make the columns wide enough for ciphertext."""
+        return []
+
+    def named_checks(self, connection: sa.Connection, table: str, schema: str | None) -> dict[str, NamedCheck]:
+        """Return the CHECKs of a table that have a name."""
+        return {
+            str(item["name"]): NamedCheck(item["sqltext"], not item.get("dialect_options", {}).get("not_valid"))
+            for item in sa.inspect(connection).get_check_constraints(table, schema=schema)
+        }
+
+    def add_check(self, connection: sa.Connection, target: Target, name: str, condition: str) -> None:
+        """Add a CHECK, in the transaction of the connection."""
+        connection.exec_driver_sql(
+            f"{alter_table(connection, target)} ADD CONSTRAINT {_quote(connection, name)} CHECK ({condition})"
+            f"{' NOT VALID' if self.validates_separately else ''}"
+        )
+
+    def validate_check(self, connection: sa.Connection, target: Target, name: str) -> None:
+        """Check the existing rows, under a lock that lets others read and write."""
+        sql = f"{alter_table(connection, target)} VALIDATE CONSTRAINT {_quote(connection, name)}"
+        connection.exec_driver_sql(sql)
+
+    def drop_check(self, connection: sa.Connection, target: Target, name: str) -> None:
+        """Drop a CHECK, in the transaction of the connection."""
+        connection.exec_driver_sql(f"{alter_table(connection, target)} DROP CONSTRAINT {_quote(connection, name)}")
+
+    def is_retryable(self, error: DBAPIError) -> bool:
+        """Return whether the transaction can simply be run again."""
+        raise NotImplementedError
+
+    def retry(self, transaction: Callable[[], _Result], attempts: int = ATTEMPTS) -> _Result:
+        """Run a transaction, again if others were in the way: a deadlock, or a lock that could not be had."""
+        for attempt in range(attempts - 1):
+            try:
+                return transaction()
+            except DBAPIError as error:
+                if not self.is_retryable(error):
+                    raise
+            time.sleep(random.uniform(0.5, 1) * min(0.02 * 2**attempt, 1))  # noqa: S311 - spreads the attempts
+        return transaction()
+
+    def finish(self, connection: sa.Connection, target: Target) -> list[str]:
+        """Clean up after a run, and return what is left to do, in sentences."""
+        raise NotImplementedError
+
+    def describe_scrub(self, table: str, *, online: bool) -> str:
+        """Return what a scrub keeps others from doing, in a sentence.
+
+        Raises:
+            UnsupportedOperationError: there is no scrub on this kind of database.
+        """
+        raise UnsupportedOperationError(
+            "scrub supports PostgreSQL and SQLite only; rebuild the table with your database's own means"
+        )
+
+    def scrub(self, connection: sa.Connection, name: str, *, online: bool, lock_timeout: float) -> list[str]:
+        """Remove old row versions from a table's files; return what is left, in sentences. Raises as `scrub.scrub`.
+
+        `connection` is in AUTOCOMMIT, and `name` is quoted.
+        """
+        raise NotImplementedError
+
+
+def alter_table(connection: sa.Connection, target: Target) -> str:
+    """Return the start of an ALTER TABLE statement."""
+    return f"ALTER TABLE {connection.dialect.identifier_preparer.format_table(target.table)}"
+
+
+def to_like(pattern: str) -> str:
+    """Return a pattern of `?` and `*` in the syntax of LIKE."""
+    return pattern.replace("?", "_").replace("*", "%")
+
+
+def _quote(connection: sa.Connection, name: str) -> str:
+    return connection.dialect.identifier_preparer.quote(name)
+
+
+def _parameters(key: RowKey, values: RowKey) -> dict[str, Any]:
+    named = {f"k{index}": item for index, item in enumerate(key)}
+    return named | {f"c{index}": item for index, item in enumerate(values)}

@@ -1,0 +1,127 @@
+"""SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, ColumnElement, Connection, Select, literal, or_, select, text, update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import NullType, TypeEngine
+from typing_extensions import override
+
+from sealchemy.errors import ColumnDefinitionError, UnsupportedOperationError
+
+from . import sqlite_schema
+from .base import Database, NamedCheck
+from .table import Target
+
+
+class SQLite(Database):
+    """SQLite 3.35 and later."""
+
+    isolation_level = "SERIALIZABLE"
+    can_alter_types = False
+
+    def refuse_missing(self, url: URL) -> None:
+        """Refuse a file that does not exist, which the driver would create."""
+        if not Path(url.database or "").is_file():
+            raise UnsupportedOperationError(f"there is no database {url.database!r} here; set DATABASE_URL or --url")
+
+    def matches(self, stored: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
+        """Return `col GLOB ...`: LIKE ignores case here."""
+        return stored.op("GLOB", is_comparison=True)(literal(pattern))
+
+    @override
+    def key_type(self, type_: TypeEngine[Any]) -> TypeEngine[Any]:
+        """Return no type: a key may hold values that SQLAlchemy's types cannot read, or tell apart."""
+        return NullType()
+
+    def refuse_ambiguous_keys(self, connection: Connection, target: Target) -> None:
+        """Refuse NULL in a primary key, which SQLite allows: such rows have neither an order nor a name."""
+        is_nameless = or_(*(item.is_(None) for item in target.key))
+        if connection.scalar(select(literal(1)).select_from(target.table).where(is_nameless).limit(1)):
+            raise ColumnDefinitionError(
+                f"table {target.name!r} cannot be rewritten: it has rows whose primary key is NULL; give them one"
+            )
+
+    @contextmanager
+    @override
+    def session(self, connection: Connection, lock_timeout: float) -> Iterator[None]:
+        """Overwrite old values with zeros, and read text that is not UTF-8.
+
+        Such text is read with lone surrogates, and then reported by its key. The lock timeout is the `timeout` of
+        the driver's connect() here.
+        """
+        connection.execute(text("PRAGMA secure_delete = ON"))
+        connection.commit()
+        driver: Any = connection.connection.driver_connection
+        before = driver.text_factory
+        driver.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
+        try:
+            yield
+        finally:
+            driver.text_factory = before
+
+    @override
+    def begin(self, connection: Connection, target: Target, lock_timeout: float, *, write: bool) -> None:
+        """Take the write lock, in whatever way this engine begins its transactions."""
+        if write:
+            item = target.key[0]
+            connection.execute(update(target.table).values({item.name: item}).where(text("0")))
+
+    @override
+    def lock(self, statement: Select[Any], *, wait: bool) -> Select[Any]:
+        """Return the statement as it is: there is one writer."""
+        return statement
+
+    def named_checks(self, connection: Connection, table: str, schema: str | None) -> dict[str, NamedCheck]:
+        """Return them from the text of the table."""
+        found = sqlite_schema.named_checks(connection, schema, table)
+        return {name: NamedCheck(condition, is_validated=True) for name, condition in found.items()}
+
+    def add_check(self, connection: Connection, target: Target, name: str, condition: str) -> None:
+        """Add it to the text of the table."""
+        sqlite_schema.add_check(connection, target.table.schema, target.table.name, name, condition)
+
+    def drop_check(self, connection: Connection, target: Target, name: str) -> None:
+        """Take it out of the text of the table."""
+        sqlite_schema.drop_check(connection, target.table.schema, target.table.name, name)
+
+    def is_retryable(self, error: DBAPIError) -> bool:
+        """Return whether another connection has the write lock."""
+        return getattr(error.orig, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+    @override
+    def finish(self, connection: Connection, target: Target) -> list[str]:
+        """Move the write-ahead log into the file: until then the old pages are still in it."""
+        left = ["free pages from before, and backups, may still hold old values: `sealchemy scrub`, or VACUUM"]
+        if _checkpoint_is_blocked(connection):
+            left.append("plaintext may remain in the file: another connection kept the WAL checkpoint from completing")
+        return left
+
+    @override
+    def describe_scrub(self, table: str, *, online: bool) -> str:
+        """Return it for VACUUM."""
+        return "VACUUM takes the write lock of the file: others cannot write until it ends"
+
+    @override
+    def scrub(self, connection: Connection, name: str, *, online: bool, lock_timeout: float) -> list[str]:
+        """VACUUM, which rewrites the whole file, and empty the write-ahead log."""
+        self.retry(lambda: connection.execute(text("VACUUM")))
+        if _checkpoint_is_blocked(connection):
+            raise UnsupportedOperationError(
+                "plaintext may remain in the file: another connection uses its write-ahead log; try again"
+            )
+        return []
+
+
+def _checkpoint_is_blocked(connection: Connection) -> bool:
+    """Move SQLite's write-ahead log into the file and empty it; return whether another connection was in the way."""
+    cursor = connection.connection.cursor()  # a checkpoint cannot run in a transaction, and SQLAlchemy begins one
+    cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    row: Any = cursor.fetchone()
+    cursor.close()
+    return bool(row[0])

@@ -1,0 +1,119 @@
+"""`Conversion`: what a rewrite does to one value: encrypt, rekey, decrypt or only verify it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sqlalchemy import ColumnElement, false, not_
+
+from sealchemy._databases.base import ANY_ENCRYPTED_VALUE, Database
+from sealchemy._values import envelope
+from sealchemy._values.key_ring import KeyRing
+from sealchemy._values.secret import SecretString, hide, type_name
+from sealchemy.errors import EnvelopeFormatError, PlaintextFoundError
+
+
+class Cipher(NamedTuple):
+    """The functions of a key ring for one column, and the reader for values of another library."""
+
+    context: str
+    encrypt: Callable[[str], str]
+    decrypt: Callable[[str], SecretString]
+    is_current: Callable[[str], bool]
+    legacy_reader: Callable[[str], str] | None
+
+    @classmethod
+    def of(cls, key_ring: KeyRing, context: str, legacy_reader: Callable[[str], str] | None) -> Cipher:
+        """Return the functions of a ring for one context."""
+        encrypt, decrypt = key_ring.encryptor(context), key_ring.decryptor(context)
+        return cls(context, encrypt, decrypt, key_ring.is_current, legacy_reader)
+
+
+class Change(NamedTuple):
+    """The new value, and the plaintext that it and the old one stand for. Both are None if the value stays as it is."""
+
+    stored: str | None
+    plaintext: SecretString | None
+
+
+UNCHANGED = Change(None, None)
+
+
+class Conversion(NamedTuple):
+    """What one kind of rewrite does to a value.
+
+    `pending` selects, in SQL, the values that may have to change. `convert` returns the change of one value, None if
+    it is to stay, and raises if it cannot be read.
+    """
+
+    name: str
+    pending: Callable[[Database, KeyRing, ColumnElement[str]], ColumnElement[bool]]
+    convert: Callable[[Cipher, str], Change | None]
+
+
+def _is_plaintext(stored: object) -> bool:
+    # A value that is not even text is left to `decrypt`, which refuses it.
+    return isinstance(stored, str) and not stored.startswith(envelope.PREFIX)
+
+
+def _encrypt(cipher: Cipher, stored: str) -> Change | None:
+    if _is_plaintext(stored):
+        plaintext = hide(stored) if cipher.legacy_reader is None else _read_legacy(cipher, stored)
+        return Change(cipher.encrypt(plaintext), plaintext)
+    cipher.decrypt(stored)
+    return None
+
+
+def _read_legacy(cipher: Cipher, stored: str) -> SecretString:
+    try:
+        plaintext = hide(cipher.legacy_reader(stored) if cipher.legacy_reader else stored)
+        problem = f"returned {type_name(plaintext)}, not str" if not isinstance(plaintext, str) else None
+    except Exception as error:  # noqa: BLE001 - whatever it is, it may hold the value
+        problem = f"raised {type(error).__name__}"
+    if problem is None:
+        return plaintext  # type: ignore[no-any-return] # hidden text
+    raise EnvelopeFormatError(f"{cipher.context}: the legacy reader {problem}; it must return the value's plaintext")
+
+
+def _decrypt_only(cipher: Cipher, stored: str) -> SecretString:
+    if _is_plaintext(stored):
+        # Encrypting it in a rekey would authenticate a value that an attacker may have planted.
+        raise PlaintextFoundError(
+            f"{cipher.context}: this value is plaintext; if it belongs there, encrypt the column first"
+        )
+    return cipher.decrypt(stored)
+
+
+def _rekey(cipher: Cipher, stored: str) -> Change | None:
+    plaintext = _decrypt_only(cipher, stored)
+    return None if cipher.is_current(stored) else Change(cipher.encrypt(plaintext), plaintext)
+
+
+def _decrypt(cipher: Cipher, stored: str) -> Change | None:
+    if _is_plaintext(stored):
+        return None
+    plaintext = cipher.decrypt(stored)
+    return Change(plaintext, plaintext)
+
+
+def _verify(cipher: Cipher, stored: str) -> None:
+    _decrypt_only(cipher, stored)
+
+
+ENCRYPT = Conversion(
+    "encrypt",
+    pending=lambda database, _ring, stored: not_(database.matches(stored, ANY_ENCRYPTED_VALUE)),
+    convert=_encrypt,
+)
+REKEY = Conversion(
+    "rekey",
+    pending=lambda database, ring, stored: not_(database.matches(stored, f"{envelope.header(ring.primary.id)}?*")),
+    convert=_rekey,
+)
+DECRYPT = Conversion(
+    "decrypt",
+    pending=lambda database, _ring, stored: database.matches(stored, f"{envelope.PREFIX}*"),
+    convert=_decrypt,
+)
+VERIFY = Conversion("verify", pending=lambda _database, _ring, _stored: false(), convert=_verify)

@@ -1,0 +1,28 @@
+"""The encrypted columns that models declare, as a rewrite takes them."""
+
+from __future__ import annotations
+
+from sqlalchemy import MetaData
+
+from sealchemy._column.statements import encrypted_type
+from sealchemy._databases.table import TableColumns
+from sealchemy.errors import ColumnDefinitionError
+
+
+def declared_tables(metadata: MetaData) -> list[TableColumns]:
+    """Return the tables that have encrypted columns, in the order of their dependencies.
+
+    Raises:
+        ColumnDefinitionError: there are none.
+    """
+    tables = []
+    for table in metadata.sorted_tables:
+        types = {item.name: encrypted_type(item.type) for item in table.columns}
+        columns = {name: type_.context for name, type_ in types.items() if type_ is not None}
+        if columns:
+            tables.append(TableColumns(table.name, columns, table.schema))
+    if not tables:
+        raise ColumnDefinitionError(
+            "no table here has an EncryptedString column; import the modules that declare the models first"
+        )
+    return tables

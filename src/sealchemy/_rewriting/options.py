@@ -1,0 +1,52 @@
+"""`Options`: the limits of a rewrite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sealchemy.errors import UnsupportedOperationError
+
+_DAY = 86_400
+_LARGEST_BATCH = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The limits of a rewrite.
+
+    Attributes:
+        batch_size: rows in a transaction; no one waits for longer than one of them takes.
+        lock_timeout: seconds to wait for a row, or a table's definition, that another session has locked.
+        pause: seconds to rest between two batches.
+        max_rows: rows after which to stop; a later run goes on.
+        shard: `(2, 8)` for the second of eight runs that share a table, each row belonging to exactly one of them
+            by a hash of its primary key; on PostgreSQL.
+        dry_run: read, count and report; change nothing.
+
+    Raises:
+        UnsupportedOperationError: a number is out of range.
+    """
+
+    batch_size: int = 1000
+    lock_timeout: float = 5.0
+    pause: float = 0.0
+    max_rows: int | None = None
+    shard: tuple[int, int] | None = None
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that are out of range."""
+        number, count = self.shard or (1, 1)
+        _require(1 <= self.batch_size <= _LARGEST_BATCH, "batch_size must be from 1 to 100000")
+        _require(0 < self.lock_timeout <= _DAY, "lock_timeout must be more than 0 and at most 86400 seconds")
+        _require(0 <= self.pause <= _DAY, "pause must be from 0 to 86400 seconds")
+        _require(self.max_rows is None or self.max_rows >= 1, "max_rows must be 1 or more")
+        _require(1 <= number <= count, "a shard is one of several, such as 2/8")
+
+
+Options.__module__ = "sealchemy.rewrite"
+
+
+def _require(is_met: bool, message: str) -> None:  # noqa: FBT001 - the condition
+    if not is_met:
+        raise UnsupportedOperationError(message)

@@ -1,0 +1,82 @@
+"""The progress and the result of a run over a table. Rows are named by primary key; no value is in here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from sealchemy._databases.table import RowKey
+from sealchemy.errors import SealchemyError
+
+_FAILURES_LISTED = 1000
+_FAILURES_IN_A_MESSAGE = 10
+
+
+class Progress(NamedTuple):
+    """How far a run has come.
+
+    Attributes:
+        table: the table's name, with its schema.
+        step: `encrypt`, `rekey` or `decrypt` while rows are written, `verify` while they are only read.
+        done: rows so far in this step.
+        total: rows when the step began.
+    """
+
+    table: str
+    step: str
+    done: int
+    total: int
+
+
+class Failure(NamedTuple):
+    """A value that could not be read."""
+
+    key: RowKey
+    column: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Return where it is and why it cannot be read."""
+        return f"{self.key} {self.column}: {self.reason}"
+
+
+@dataclass
+class Report:
+    """What a run did.
+
+    Attributes:
+        table: the table's name, with its schema.
+        rewritten: rows whose values were changed.
+        pending: rows still to do: locked or written by others meanwhile, or every such row of a dry run.
+        failed: values that could not be read; they are left byte for byte.
+        failures: the first thousand of them.
+        stopped: what ended the run early, if anything did.
+        left_behind: where old values may still be found, in sentences.
+    """
+
+    table: str
+    rewritten: int = 0
+    pending: int = 0
+    failed: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    stopped: Literal["max_rows", "interrupt"] | None = None
+    left_behind: list[str] = field(default_factory=list)
+
+    def add_failure(self, key: RowKey, column: str, error: SealchemyError) -> None:
+        """Count a value that could not be read, and list it while the list is short."""
+        self.failed += 1
+        if len(self.failures) < _FAILURES_LISTED:
+            self.failures.append(Failure(key, column, f"{type(error).__name__}: {error}"))
+
+    def describe_failures(self) -> str:
+        """Return how many values could not be read, and the first of them."""
+        listed = "; ".join(map(str, self.failures[:_FAILURES_IN_A_MESSAGE]))
+        more = self.failed - _FAILURES_IN_A_MESSAGE
+        return (
+            f"{self.failed} values cannot be read and were left as they were, by primary key: {listed}"
+            f"{f'; and {more} more' if more > 0 else ''}"
+        )
+
+
+for _class in (Progress, Failure, Report):
+    _class.__module__ = "sealchemy.rewrite"

@@ -1,0 +1,266 @@
+"""One rewrite of one table, in passes over its rows.
+
+It works on tables by name, never through application models: no ORM event, default or `onupdate` runs. The values
+in the table decide what needs work, never a cursor kept elsewhere, so a run that was killed anywhere and is started
+again ends in the same state.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import Event, current_thread, main_thread
+from typing import Any, TypeAlias
+
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, and_, or_, tuple_
+from sqlalchemy.exc import DBAPIError
+
+from sealchemy._column.engine import Rollout, engine_keys
+from sealchemy._databases.access import Access
+from sealchemy._databases.base import ATTEMPTS
+from sealchemy._databases.table import RowKey
+from sealchemy._values.key_ring import KeyRing
+from sealchemy._values.secret import SecretString
+from sealchemy.errors import PlaintextTypeError, RewriteError, SealchemyError, UnsupportedOperationError
+
+from .conversions import DECRYPT, ENCRYPT, UNCHANGED, VERIFY, Change, Cipher, Conversion
+from .options import Options
+from .pages import Pages
+from .report import Progress, Report
+
+FURTHER_PASSES = 3
+
+OnProgress: TypeAlias = Callable[[Progress], None]
+_OnFailure: TypeAlias = Callable[[RowKey, str, SealchemyError], None]
+
+
+def require_keys(conversion: Conversion, bind: Engine | Connection, columns: Mapping[str, str]) -> KeyRing:
+    """Return the key ring, or raise an error that does not depend on the table."""
+    keys = engine_keys(bind.dialect)
+    for context in columns.values():
+        keys.require_ring(context)
+        if conversion is ENCRYPT and keys.stage(context) is Rollout.PREPARE:
+            raise UnsupportedOperationError(
+                f"{context}: its rollout stage is prepare, in which processes write plaintext and some may not read"
+                " ciphertext yet; deploy stage migrate everywhere first"
+            )
+    if not columns:
+        raise UnsupportedOperationError("no column is named; give a mapping of column names to contexts")
+    return keys.require_ring("this table")
+
+
+def run(
+    access: Access,
+    conversion: Conversion,
+    options: Options,
+    progress: OnProgress | None = None,
+    legacy_reader: Callable[[str], str] | None = None,
+) -> Report:
+    """Rewrite the columns of an open table; see `sealchemy.rewrite.rewrite`."""
+    key_ring = engine_keys(access.connection.dialect).require_ring(access.target.name)
+    ciphers = [Cipher.of(key_ring, context, legacy_reader) for context in access.target.contexts]
+    pending = [conversion.pending(access.database, key_ring, column) for column in access.target.columns]
+    with _interrupt_between_batches() as interrupted:
+        return _Run(access, conversion, ciphers, pending, options, progress, interrupted).run()
+
+
+@contextmanager
+def _interrupt_between_batches() -> Iterator[Event]:
+    """Return an event that the first Ctrl-C sets."""
+    event = Event()
+    if current_thread() is not main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield event
+        return
+
+    def stop(*_: object) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class _Run:
+    """One run over one table."""
+
+    def __init__(
+        self,
+        access: Access,
+        conversion: Conversion,
+        ciphers: Sequence[Cipher],
+        pending: Sequence[ColumnElement[bool]],
+        options: Options,
+        progress: OnProgress | None,
+        interrupted: Event,
+    ) -> None:
+        self.access, self.target, self.database = access, access.target, access.database
+        self.conversion, self.options, self.interrupted = conversion, options, interrupted
+        self.progress, self.ciphers = progress, ciphers
+        self.pages = Pages(access, options.shard)
+        self.report = Report(self.target.name)
+        tests = zip(self.target.columns, pending, strict=True)
+        self.is_pending = or_(*(and_(item.is_not(None), test) for item, test in tests))
+        self.only_reads = options.dry_run or conversion is VERIFY
+
+    def run(self) -> Report:
+        found_last = 0 if self.only_reads else self._rewrite_everything()
+        if not self._is_stopped():
+            self._classify_everything()
+        if self.access.owns_connection and not self.only_reads:
+            self.report.left_behind = self.database.finish(self.access.connection, self.target)
+        self._is_stopped()
+        self._raise_for_problems(found_last)
+        return self.report
+
+    def _rewrite_everything(self) -> int:
+        """Rewrite in as many passes as it takes, and return how many rows the last of them found."""
+        self.total = self.pages.count(self.is_pending) if self.progress else 0
+        found = self._pass()
+        for _ in range(FURTHER_PASSES):
+            if found and not self._is_stopped():
+                found = self._pass()
+        if not self._is_stopped():
+            self._rewrite_stragglers()
+        return found
+
+    def _pass(self) -> int:
+        """Rewrite the pending rows that others have not locked, and return their number."""
+        previous: RowKey | None = None
+        before, until = self.report.rewritten, self.pages.until_now()
+        while limit := self._limit():
+            rows = self._rewrite(self.pages.select(previous, limit, self.is_pending, *until), wait=False) or []
+            if len(rows) < limit:
+                break
+            previous = self.pages.last_key(rows, previous)
+            self.interrupted.wait(self.options.pause)
+        return self.report.rewritten - before
+
+    def _limit(self) -> int:
+        """Return how many rows the next batch may have, or 0 to stop."""
+        if self._is_stopped():
+            return 0
+        size, limit = self.options.batch_size, self.options.max_rows
+        return size if limit is None else min(size, limit - self.report.rewritten)
+
+    def _is_stopped(self) -> bool:
+        if self.interrupted.is_set():
+            self.report.stopped = "interrupt"
+        elif not self.only_reads and self.report.rewritten == self.options.max_rows and self._has_more_pending():
+            self.report.stopped = "max_rows"
+        return self.report.stopped is not None
+
+    def _has_more_pending(self) -> bool:
+        return self.report.stopped is not None or self.pages.count(self.is_pending) > 0
+
+    def _rewrite_stragglers(self) -> None:
+        """Rewrite the rows that were locked in every pass: one row a transaction, waiting for it."""
+        wait = True
+        for rows in self.pages.read(self.options.batch_size, self.is_pending):
+            for row in rows:
+                if self._is_stopped():
+                    return
+                if self._changes(row):
+                    only = tuple_(*self.target.key) == self.pages.key(row)
+                    # A session that still holds its lock after that would make every further row wait as long.
+                    wait = self._rewrite(self.pages.select(None, 1, only), wait=wait) is not None and wait
+
+    def _classify_everything(self) -> None:
+        """Look at every value with the reader's own function: a prefix alone proves nothing."""
+        total, done = self.pages.count() if self.progress else 0, 0
+        for rows in self.pages.read(self.options.batch_size):
+            for row in rows:
+                self.report.pending += bool(self._changes(row, self.report.add_failure))
+            done += len(rows)
+            if self.progress:
+                self.progress(Progress(self.target.name, VERIFY.name, done, total))
+            if self._is_stopped():
+                return
+
+    def _rewrite(self, page: Select[Any], *, wait: bool) -> Sequence[Row[Any]] | None:
+        """Rewrite one page in one transaction and return its rows; None if they stayed locked while it waited."""
+        query = self.database.lock(page, wait=wait)
+        try:
+            rows, count = self.access.run(lambda: self._rewrite_once(query), attempts=1 if wait else ATTEMPTS)
+        except DBAPIError as error:
+            if wait and self.access.owns_connection and self.database.is_retryable(error):
+                return None
+            raise
+        self.report.rewritten += count
+        if self.progress:
+            self.progress(Progress(self.target.name, self.conversion.name, self.report.rewritten, self.total))
+        return rows
+
+    def _rewrite_once(self, query: Select[Any]) -> tuple[Sequence[Row[Any]], int]:
+        rows = self.access.connection.execute(query).all()
+        self.pages.by_key(rows)
+        changes = {self.pages.key(row): found for row in rows if (found := self._changes(row))}
+        if changes:
+            new = {key: tuple(change.stored for change in found) for key, found in changes.items()}
+            written = self.database.write(self.access.connection, self.target, new)
+            self._compare(changes, self.pages.by_key(written))
+        return rows, len(changes)
+
+    def _compare(self, changes: Mapping[RowKey, Sequence[Change]], stored: Mapping[RowKey, RowKey]) -> None:
+        """Decrypt what the database has now: a server may cut a value, or a trigger change it, silently."""
+        nothing = (None,) * len(self.ciphers)
+        for key, found in changes.items():
+            for index, (change, back) in enumerate(zip(found, stored.get(key, nothing), strict=True)):
+                if change.plaintext is not None and not self._stands_for(back, change.plaintext, index):
+                    raise RewriteError(
+                        f"{self.target.name}.{self.target.columns[index].name}, primary key {key}: the database does"
+                        " not keep the new value (a column that is too short, or a trigger?); nothing is lost, this"
+                        " batch was rolled back",
+                        self.report,
+                    )
+
+    def _stands_for(self, stored: str | None, plaintext: SecretString, index: int) -> bool:
+        if stored is None or self.conversion is DECRYPT:
+            return stored == plaintext
+        try:
+            return self.ciphers[index].decrypt(stored) == plaintext
+        except SealchemyError:
+            return False
+
+    def _changes(self, row: Row[Any], on_failure: _OnFailure | None = None) -> list[Change]:
+        """Return the change of each column; an empty list if none of them changes."""
+        changes, size = {}, len(self.target.key)
+        for index, cipher in enumerate(self.ciphers):
+            stored = row[size + index]
+            try:
+                if stored is not None and (change := self.conversion.convert(cipher, stored)):
+                    self._require_storable(change, cipher)
+                    changes[index] = change
+            except SealchemyError as error:
+                if on_failure:
+                    on_failure(self.pages.key(row), self.target.columns[index].name, error)
+        return [changes.get(index, UNCHANGED) for index in range(len(self.ciphers))] if changes else []
+
+    def _require_storable(self, change: Change, cipher: Cipher) -> None:
+        if self.conversion is DECRYPT and not self.database.can_store(change.stored or ""):
+            raise PlaintextTypeError(f"{cipher.context}: this database cannot store the plaintext, which has a NUL")
+
+    def _raise_for_problems(self, found_in_last_pass: int) -> None:
+        report, problems = self.report, []
+        if report.stopped == "interrupt":
+            problems.append(f"interrupted after {report.rewritten} rows, which stay done; run it again to continue")
+        elif report.pending and not self.options.dry_run:
+            problems += self._describe_pending(found_in_last_pass)
+        if report.failed:
+            problems.append(report.describe_failures())
+        if problems:
+            raise RewriteError(f"{self.conversion.name} {report.table}: {'; '.join(problems)}", report)
+
+    def _describe_pending(self, found_in_last_pass: int) -> Iterator[str]:
+        if found_in_last_pass:
+            yield (
+                f"values that need it are still being written, {found_in_last_pass} rows in the last of"
+                f" {1 + FURTHER_PASSES} passes; bring every process to rollout stage migrate, then run it again"
+            )
+        yield (
+            f"{self.report.pending} rows were locked by others for longer than {self.options.lock_timeout} s, or"
+            " written meanwhile; run it again"
+        )

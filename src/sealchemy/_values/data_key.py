@@ -1,0 +1,185 @@
+"""`DataKey`: the functions that encrypt and decrypt the values of one context, with all repeated work done once."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import Any, NamedTuple, TypeAlias
+from weakref import WeakSet
+
+from sealchemy.errors import AlreadyEncryptedError, DecryptionError, PlaintextTypeError
+
+from . import envelope, xaes
+from .secret import SecretString, hide, type_name
+from .xaes import InvalidTag
+
+_VALUES_PER_PREFIX = 4096
+_PREFIXES_PER_READER = 1024
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+START_SIZE = envelope.HEADER_SIZE + 16
+"""Characters up to the end of the nonce's prefix, whose 12 bytes are exactly 16 characters of base64."""
+
+_Cipher: TypeAlias = Callable[[bytes, bytes, bytes], bytes]
+
+
+class _Writer(NamedTuple):
+    # One immutable tuple, replaced by one assignment: with separate fields, a thread would
+    # combine the prefix of one cipher with another cipher.
+    prefix: bytes
+    encrypt: _Cipher
+    next_count: Callable[[], int]
+
+
+def _refuse(_nonce: bytes, _data: bytes, _associated_data: bytes) -> bytes:
+    raise AssertionError
+
+
+_USED_UP = _Writer(b"", _refuse, lambda: _VALUES_PER_PREFIX)
+
+
+class DataKey:
+    """The 32 bytes that encrypt, and the id of the key that they were derived from.
+
+    It is a class because it keeps two things between values: the nonce prefix that this process writes with, and
+    the ciphers for prefixes that it has read.
+    """
+
+    __slots__ = ("__weakref__", "_readers", "_secret", "_writer", "id")
+
+    def __init__(self, key_id: str, secret: bytes) -> None:
+        self.id, self._secret = key_id, secret
+        self._writer = _USED_UP
+        self._readers: dict[bytes, _Cipher] = {}  # by prefix; only prefixes that a value authenticated with
+        _live.add(self)
+
+    def encryptor(self, context: str) -> Callable[[Any], Any]:
+        """Return the function that encrypts the values of one context: `str` to `str`, and None stays None."""
+        header = envelope.header(self.id)
+        associated_data = (header + context).encode("ascii")
+        encode, urandom, reserved = envelope.encode, os.urandom, envelope.PREFIX
+        # Of `str` itself: a subclass may mask its characters.
+        starts_with, to_bytes = str.startswith, str.encode
+
+        def encrypt(plaintext: Any) -> Any:
+            if plaintext is None:
+                return None
+            try:
+                data = None if starts_with(plaintext, reserved) else to_bytes(plaintext)
+            except (TypeError, UnicodeEncodeError):  # the second one holds the text
+                data = None
+            if data is None:
+                plaintext = hide(plaintext)
+                require_encryptable(plaintext, context)
+                raise AssertionError
+            prefix, seal, next_count = self._writer
+            if next_count() >= _VALUES_PER_PREFIX:
+                prefix, seal, _ = self._renew_writer()
+            tail = urandom(12)  # never pooled: a fork would hand it out twice
+            return header + encode(prefix + tail + seal(tail, data, associated_data))
+
+        return encrypt
+
+    def _renew_writer(self) -> _Writer:
+        prefix = os.urandom(xaes.PREFIX_SIZE)
+        self._writer = writer = _Writer(prefix, xaes.cipher(self._secret, prefix).encrypt, count(1).__next__)
+        return writer
+
+    def forget_writer(self) -> None:
+        """Draw another nonce prefix for the next value."""
+        self._writer = _USED_UP
+
+    def decrypt(self, stored: str, context: str, ready: dict[str, tuple[_Cipher, bytes]]) -> SecretString:
+        """Decrypt a value that has the header of this key, strictly.
+
+        Args:
+            stored: the value.
+            context: the name that it was encrypted for.
+            ready: receives the cipher and the associated data for values that start like this one.
+
+        Raises:
+            EnvelopeFormatError, UnsupportedVersionError: the part after the header is malformed.
+            DecryptionError: the value does not authenticate.
+        """
+        payload = envelope.decode(stored[envelope.HEADER_SIZE :], context)
+        prefix, associated_data = payload[:12], (envelope.header(self.id) + context).encode("ascii")
+        reader = self._readers.get(prefix) or xaes.cipher(self._secret, prefix).decrypt
+        try:
+            plaintext = SecretString(reader(payload[12:24], payload[24:], associated_data).decode())
+        except (InvalidTag, UnicodeDecodeError):
+            plaintext = None
+        if plaintext is None:
+            raise DecryptionError(
+                f"{context}: an encrypted value does not authenticate under key {self.id}: it was changed, or written"
+                " for another column, or with another key of this id; restore it from a backup",
+                context=context,
+                key_id=self.id,
+            )
+        # Not earlier: values that do not authenticate must not evict the ones that do.
+        if len(self._readers) >= _PREFIXES_PER_READER:
+            self._readers.clear()
+        self._readers[prefix] = reader
+        if len(ready) >= _PREFIXES_PER_READER:
+            ready.clear()
+        ready[stored[:START_SIZE]] = reader, associated_data
+        return plaintext
+
+
+def decryptor(keys: Mapping[str, DataKey], context: str, on_other: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return the function that decrypts the values of one context: `str` to `SecretString`, and None stays None.
+
+    Args:
+        keys: the keys by the header of their values.
+        context: the name that the values were encrypted for.
+        on_other: called with the hidden value where none of the keys fits.
+    """
+    start, size, b64decode, is_canonical = START_SIZE, envelope.HEADER_SIZE, envelope.b64decode, envelope.is_canonical
+    ready: dict[str, tuple[_Cipher, bytes]] = {}
+
+    def decrypt(stored: Any) -> Any:
+        if stored is None:
+            return None
+        try:
+            open_, associated_data = ready[stored[:start]]
+            text = stored[size:]
+            payload = b64decode(text, None, True)  # noqa: FBT003 - positional is measurably faster here
+            if text[-1] != "=" or is_canonical(text):
+                return SecretString(open_(payload[12:24], payload[24:], associated_data).decode())
+        except _ANYTHING_ELSE:  # some of these hold plaintext
+            pass
+        stored = hide(stored)
+        if isinstance(stored, str) and (key := keys.get(str(stored[:size]))):
+            return key.decrypt(str(stored), context, ready)
+        return on_other(stored)
+
+    return decrypt
+
+
+_ANYTHING_ELSE = (LookupError, TypeError, ValueError, BytesWarning, InvalidTag)
+
+
+def require_encryptable(plaintext: Any, context: str) -> None:
+    """Raise `PlaintextTypeError` or `AlreadyEncryptedError` unless a hidden value is text that may be encrypted."""
+    if not isinstance(plaintext, str):
+        raise PlaintextTypeError(f"{context}: takes str or None, not {type_name(plaintext)}")
+    if plaintext.startswith(envelope.PREFIX):
+        raise AlreadyEncryptedError(
+            f"{context}: the text starts with {envelope.PREFIX!r}, as only encrypted values do; pass the plaintext"
+        )
+    if _LONE_SURROGATE.search(plaintext):
+        raise PlaintextTypeError(f"{context}: the text has a lone surrogate and no UTF-8 form")
+
+
+_live: WeakSet[DataKey] = WeakSet()
+
+
+def _forget_writers() -> None:
+    # A fork would go on with its parent's prefix.
+    for key in tuple(_live):
+        key.forget_writer()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_writers)

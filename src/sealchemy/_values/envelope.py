@@ -1,0 +1,145 @@
+"""The encrypted value as text, and its parts.
+
+    sealchemy:v1:<key id>:<base64>
+    └───┬───┘ └┬┘ └──┬──┘ └──┬──┘
+        │      │     │       └ standard alphabet, padded: nonce (24) || ciphertext || tag (16)
+        │      │     └──────── 12 lower-case hex digits, derived from the key
+        │      └────────────── version of everything after it
+        └───────────────────── a value that starts with this must authenticate; it is never taken for plaintext
+
+"Envelope" means this line; it has nothing to do with the envelope encryption of a key management service.
+Reserved for values that are bound to their row: the header `sealchemy:v1:<key id>:row:`, with the parts of the row
+appended to the associated data, each as `0x00 || length (4 bytes, big-endian) || bytes`.
+
+Decoding is strict, because a second spelling of a value would let someone change it without notice.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple, NoReturn
+
+from pybase64 import b64decode
+from pybase64 import b64encode_as_string as encode
+
+from sealchemy.errors import ColumnDefinitionError, EnvelopeFormatError, UnsupportedVersionError
+
+from .secret import type_name
+
+__all__ = [
+    "HEADER_SIZE",
+    "PREFIX",
+    "Envelope",
+    "b64decode",
+    "decode",
+    "encode",
+    "header",
+    "is_canonical",
+    "parse",
+    "parse_key_id",
+    "require_context",
+]
+
+PREFIX = "sealchemy:"
+HEADER_SIZE = len("sealchemy:v1:000000000000:")
+PAYLOAD_MINIMUM = 24 + 16
+
+# ASCII classes and `fullmatch`: `$` would take a newline, `\d` and `\w` fullwidth digits and letters.
+_CONTEXT = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_HEADER = re.compile(r"sealchemy:v1:([0-9a-f]{12}):")
+_VERSION = re.compile(r"sealchemy:(v[0-9]{1,3}):")
+
+# Before padding, the last symbol carries two or four unused bits. They must be zero, which leaves these.
+_LAST_BEFORE_TWO = frozenset("AQgw")
+_LAST_BEFORE_ONE = frozenset("AEIMQUYcgkosw048")
+
+
+class Envelope(NamedTuple):
+    """An encrypted value of the right form; nothing in it is authenticated yet."""
+
+    key_id: str
+    payload: bytes
+
+
+def header(key_id: str) -> str:
+    """Return the 26 characters that every value under this key starts with."""
+    return f"{PREFIX}v1:{key_id}:"
+
+
+def require_context(context: Any) -> str:
+    """Return a hidden context as a plain `str`, or raise `ColumnDefinitionError`.
+
+    The text is not shown: other libraries take a key in this place.
+    """
+    if isinstance(context, str) and _CONTEXT.fullmatch(context) and not context.startswith("sealchemy-key-"):
+        return str(context)
+    raise ColumnDefinitionError(
+        "a context is the permanent name of an encrypted column: 1 to 128 characters of A-Z a-z 0-9 _ . -"
+        ' (for example "integrations.access_token"), and never a key'
+    )
+
+
+def parse(text: Any, where: str = "encrypted value") -> Envelope:
+    """Split an encrypted value that went through `hide`; `where` names its column in an error.
+
+    Raises:
+        UnsupportedVersionError: a version other than v1, or a value that is bound to its row.
+        EnvelopeFormatError: anything else that this library did not write.
+    """
+    key_id = parse_key_id(text, where)
+    return Envelope(key_id, decode(text[HEADER_SIZE:], where))
+
+
+def parse_key_id(text: Any, where: str = "encrypted value") -> str:
+    """Return the key id that an encrypted value names; raises as `parse` does, for the header."""
+    if not isinstance(text, str):
+        raise EnvelopeFormatError(f"{where}: the driver returned {type_name(text)}, not text; check the column's type")
+    match = _HEADER.match(text)
+    if match is None:
+        _refuse_header(text, where)
+    if text.startswith("row:", HEADER_SIZE):
+        _refuse_version("v1 with a row", where)
+    return match[1]
+
+
+def _refuse_header(text: str, where: str) -> NoReturn:
+    if not text.startswith(PREFIX):
+        raise EnvelopeFormatError(f"{where}: this is not an encrypted value: it does not start with {PREFIX!r}")
+    version = _VERSION.match(text)
+    if version is not None and version[1] != "v1":
+        _refuse_version(version[1], where)
+    raise EnvelopeFormatError(
+        f"{where}: the text starts with {PREFIX!r}, but its version or key id is malformed, so it is not an encrypted"
+        " value; if an application stored it as its own text, it cannot be kept in an encrypted column"
+    )
+
+
+def _refuse_version(version: str, where: str) -> NoReturn:
+    raise UnsupportedVersionError(
+        f"{where}: this release cannot read encrypted values of version {version}; upgrade sealchemy"
+    )
+
+
+def decode(text: str, where: str = "encrypted value") -> bytes:
+    """Decode the base64 part: standard alphabet, padded, canonical, at least 40 bytes; raises as `parse`."""
+    try:
+        payload = b64decode(text, None, True)  # noqa: FBT003 - positional is measurably faster here
+    except ValueError:
+        payload = b""
+    if len(payload) >= PAYLOAD_MINIMUM and is_canonical(text):
+        return payload
+    if text.startswith("row:"):
+        _refuse_version("v1 with a row", where)
+    raise EnvelopeFormatError(
+        f"{where}: the encrypted value is damaged: the part after its key id is truncated or not canonical base64;"
+        " restore it from a backup"
+    )
+
+
+def is_canonical(text: str) -> bool:
+    """Return whether valid base64 is the only spelling of its bytes: unused bits must be zero."""
+    if text[-1] != "=":
+        return True
+    if text[-2] == "=":
+        return text[-3] in _LAST_BEFORE_TWO
+    return text[-2] in _LAST_BEFORE_ONE

@@ -1,0 +1,77 @@
+"""The environment variables and files that hold keys. Errors name the variable and the problem, never the value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sealchemy.errors import KeyFormatError, MissingKeyError
+
+from .key_text import HOW_TO_MAKE_ONE
+from .keys import Key
+from .secret import SecretString, hide
+
+_FILE_SIZE_MAXIMUM = 65_536
+
+
+def read_keys(prefix: Any, environ: Mapping[str, str]) -> tuple[Key, list[Key]]:
+    """Return the primary key and the previous ones, from hidden values; see `KeyRing.from_env`."""
+    if not isinstance(prefix, str) or re.fullmatch(r"[A-Z][A-Z0-9_]{0,99}", prefix) is None:
+        raise KeyFormatError(
+            "the prefix is the start of the variable names, such as INTEGRATION_TOKEN_ENCRYPTION: A-Z, 0-9 and _"
+        )
+    source, text = _read_variable(environ, f"{prefix}_KEY")
+    previous_source, previous_text = _read_variable(environ, f"{prefix}_PREVIOUS_KEYS")
+    if not text:
+        also = f" ({previous_source} is set, but previous keys only decrypt)" if previous_text else ""
+        raise MissingKeyError(f"no encryption key: set {prefix}_KEY or {prefix}_KEY_FILE{also}; {HOW_TO_MAKE_ONE}")
+    primary = _parse(source, text)
+    entries = [hide(entry.strip()) for entry in re.split(r"[,\n]", previous_text)]
+    previous = [_parse(previous_source, entry) for entry in entries if entry]
+    _refuse_duplicates(source, primary, previous_source, previous)
+    return primary, previous
+
+
+def _read_variable(environ: Mapping[str, str], name: str) -> tuple[str, SecretString]:
+    """Return which variable is set, `name` or `<name>_FILE`, and its value or the content of its file.
+
+    The text is empty if neither is set; an empty variable counts as absent.
+    """
+    file_name = f"{name}_FILE"
+    value, path = SecretString(environ.get(name, "")), SecretString(environ.get(file_name, ""))
+    if value and path:
+        raise KeyFormatError(f"both {name} and {file_name} are set; keep one of them")
+    return (file_name, _read_file(file_name, path)) if path else (name, value)
+
+
+def _read_file(variable: str, path: SecretString) -> SecretString:
+    content, problem = SecretString(), None
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - a Path would stay in the frames of its errors
+            content = SecretString(file.read(_FILE_SIZE_MAXIMUM).decode("ascii"))
+    except UnicodeDecodeError:
+        problem = "it is not ASCII text"
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or "it is not a path"
+    if content.strip():
+        return SecretString(content.removesuffix("\n").removesuffix("\r"))
+    # The path is not shown: it may be the key itself, in the wrong variable.
+    error_type = KeyFormatError if problem == "it is not ASCII text" else MissingKeyError
+    raise error_type(f"{variable}: the file cannot be used: {problem or 'it is empty'}; {HOW_TO_MAKE_ONE}")
+
+
+def _parse(variable: str, text: SecretString) -> Key:
+    try:
+        return Key.parse(text)
+    except KeyFormatError as error:
+        problem = str(error)
+    raise KeyFormatError(f"{variable} is not a usable key: {problem}; {HOW_TO_MAKE_ONE}")
+
+
+def _refuse_duplicates(source: str, primary: Key, previous_source: str, previous: list[Key]) -> None:
+    ids = [key.id for key in previous]
+    if primary.id in ids:
+        raise KeyFormatError(f"{previous_source} repeats the key of {source} ({primary.id}); remove it there")
+    if len(set(ids)) != len(ids):
+        raise KeyFormatError(f"{previous_source} has a key twice (ids: {', '.join(ids)}); keep it once")

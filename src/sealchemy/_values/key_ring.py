@@ -1,0 +1,141 @@
+"""`KeyRing`: the keys of an application, and the functions that encrypt and decrypt with them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from sealchemy.errors import KeyFormatError, PlaintextTypeError, UnknownKeyError
+
+from . import envelope
+from .data_key import decryptor
+from .environment import read_keys
+from .keys import Key
+from .secret import SecretString, hide
+
+
+class KeyRing:
+    """The primary key, which encrypts, and the previous keys, which only decrypt.
+
+    Roles have names; order never matters. Each encrypted value names its key, so exactly one key is tried.
+    """
+
+    __module__ = "sealchemy"
+    __slots__ = ("_keys", "_primary")
+
+    def __init__(self, primary: Key, previous: Iterable[Key] = ()) -> None:
+        """Make a ring; raises `KeyFormatError` if two of its keys have one id."""
+        # Hidden unless they are keys: they may be the texts of keys.
+        primary, *previous = (key if isinstance(key, Key) else hide(key) for key in (primary, *previous))
+        if not all(isinstance(key, Key) for key in (primary, *previous)):
+            raise KeyFormatError("a KeyRing takes Key objects: make one with Key.parse(text), or use KeyRing.from_env")
+        self._primary = primary
+        self._keys = {key.id: key for key in (primary, *previous)}
+        if len(self._keys) != 1 + len(previous):
+            raise KeyFormatError(f"a key is in the ring twice (primary {primary.id}); remove it from the previous keys")
+
+    @classmethod
+    def from_env(cls, prefix: str, environ: Mapping[str, str] | None = None) -> KeyRing:
+        """Return the ring that the environment describes.
+
+        Reads `<prefix>_KEY`, or the file named by `<prefix>_KEY_FILE`, and likewise `<prefix>_PREVIOUS_KEYS` or
+        `<prefix>_PREVIOUS_KEYS_FILE`: further keys, separated by commas or newlines. An empty variable counts as
+        absent. There is no fallback to storing plaintext.
+
+        Args:
+            prefix: for example `INTEGRATION_TOKEN_ENCRYPTION`.
+            environ: another mapping in place of `os.environ`.
+
+        Raises:
+            MissingKeyError: no primary key.
+            KeyFormatError: a key that cannot be used; the message names the variable, never the value.
+        """
+        prefix = hide(prefix)
+        environ = {name: hide(value) for name, value in (os.environ if environ is None else environ).items()}
+        return cls(*read_keys(prefix, environ))
+
+    @property
+    def primary(self) -> Key:
+        """The key that encrypts."""
+        return self._primary
+
+    @property
+    def previous(self) -> tuple[Key, ...]:
+        """The keys that only decrypt."""
+        return tuple(key for key in self._keys.values() if key is not self._primary)
+
+    def encrypt(self, plaintext: str, context: str) -> str:
+        """Return a plaintext encrypted under the primary key.
+
+        Raises:
+            PlaintextTypeError: not a `str`, or one with a lone surrogate.
+            AlreadyEncryptedError: it starts with `sealchemy:`.
+            ColumnDefinitionError: `context` is malformed.
+        """
+        plaintext, context = hide(plaintext), hide(context)
+        encrypt = self.encryptor(context)
+        if plaintext is None:
+            raise PlaintextTypeError(f"{context}: takes str, not None; NULL needs no encryption")
+        return encrypt(plaintext)
+
+    def decrypt(self, stored: str, context: str) -> SecretString:
+        """Return the plaintext of an encrypted value.
+
+        Raises:
+            EnvelopeFormatError: it is not an encrypted value, or a damaged one.
+            UnsupportedVersionError: a later version wrote it.
+            UnknownKeyError: it names a key that is not in this ring.
+            DecryptionError: it does not authenticate: tampered with, other key bytes or another context.
+            ColumnDefinitionError: `context` is malformed.
+        """
+        stored, context = hide(stored), hide(context)
+        decrypt = self.decryptor(context)
+        if stored is None:
+            envelope.parse(stored, context)
+        return decrypt(stored)
+
+    def is_current(self, stored: str) -> bool:
+        """Return whether an encrypted value names the primary key; reads its header, authenticates nothing.
+
+        Raises:
+            EnvelopeFormatError, UnsupportedVersionError: as `decrypt` does, for the header.
+        """
+        stored = hide(stored)
+        return envelope.parse_key_id(stored) == self._primary.id
+
+    def encryptor(self, context: str) -> Callable[[str], str]:
+        """Return `encrypt` for one context, with the work that is the same for every value already done."""
+        context = hide(context)
+        return self._primary._data_key.encryptor(envelope.require_context(context))  # noqa: SLF001 - only for the ring
+
+    def decryptor(
+        self, context: str, on_plaintext: Callable[[SecretString], SecretString] | None = None
+    ) -> Callable[[str], SecretString]:
+        """Return `decrypt` for one context, with the work that is the same for every value already done.
+
+        Args:
+            context: the name that the values were encrypted for.
+            on_plaintext: called for text that does not start with `sealchemy:`; by default such text raises
+                `EnvelopeFormatError`.
+        """
+        context = hide(context)
+        context = envelope.require_context(context)
+        known = {envelope.header(key.id): key._data_key for key in self._keys.values()}  # noqa: SLF001 - only for the ring
+
+        def on_other(stored: Any) -> SecretString:
+            if on_plaintext is not None and isinstance(stored, str) and not stored.startswith(envelope.PREFIX):
+                return on_plaintext(stored)  # type: ignore[arg-type] # hidden
+            key_id = envelope.parse(stored, context).key_id
+            raise UnknownKeyError(
+                f"{context}: a value was encrypted with key {key_id}, which is not in the key ring"
+                f" ({', '.join(self._keys)}); add that key to the previous keys",
+                key_id=key_id,
+            )
+
+        return decryptor(known, context, on_other)
+
+    def __repr__(self) -> str:
+        """Return the ids, never a key."""
+        ids = list(getattr(self, "_keys", {})) or [None]
+        return f"KeyRing(primary={ids[0]!r}, previous={ids[1:]!r})"

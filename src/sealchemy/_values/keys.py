@@ -1,0 +1,81 @@
+"""`Key`: 256 random bytes with a name derived from them."""
+
+from __future__ import annotations
+
+import hmac
+import os
+from typing import NoReturn
+
+from sealchemy.errors import KeyFormatError
+
+from . import key_text, xaes
+from .data_key import DataKey
+from .secret import hide
+
+
+class Key:
+    """A 256-bit key; its id is 12 hex digits derived from it.
+
+    It is a class without `__dict__`, so that no serializer, copy or debugger display shows its bytes by chance.
+    """
+
+    __module__ = "sealchemy"
+    __slots__ = ("_data_key", "_secret")
+
+    def __init__(self, secret: bytes) -> None:
+        """Make a key of exactly 32 uniformly random bytes; raises `KeyFormatError` if they visibly are not."""
+        is_bytes = isinstance(secret, bytes)
+        problem = key_text.find_weakness(secret) if is_bytes else "Key() takes bytes; for text, see Key.parse"
+        if problem is not None:
+            secret = hide(secret)
+            raise KeyFormatError(problem)
+        self._secret = secret
+        key_id = xaes.derive(secret, b"sealchemy v1 key id", 6).hex()
+        self._data_key = DataKey(key_id, xaes.derive(secret, b"sealchemy v1 xaes-256-gcm", xaes.KEY_SIZE))
+
+    @classmethod
+    def generate(cls) -> Key:
+        """Return a new random key."""
+        return cls(os.urandom(xaes.KEY_SIZE))
+
+    @classmethod
+    def parse(cls, text: str) -> Key:
+        """Return the key in its text form.
+
+        Args:
+            text: `sealchemy-key-v1.` and the base64url of 32 bytes, as `reveal()` gives it; or the base64 of
+                32 bytes alone, in either alphabet, padded or not.
+
+        Raises:
+            KeyFormatError: anything else. The message says what is wrong and never shows the text.
+        """
+        text = hide(text)
+        problem = key_text.find_problem(text)
+        if problem is not None:
+            raise KeyFormatError(problem)
+        return cls(key_text.decode(text))
+
+    @property
+    def id(self) -> str:
+        """The 12 hex digits that every value encrypted with this key names."""
+        return self._data_key.id
+
+    def reveal(self) -> str:
+        """Return the key as text. Whoever has it can decrypt everything: give it to a secret store only."""
+        return key_text.encode(self._secret)
+
+    def __repr__(self) -> str:
+        """Return the id, never the key."""
+        return f"Key(id={self.id if hasattr(self, '_data_key') else None!r})"
+
+    def __eq__(self, other: object) -> bool:
+        """Compare in constant time."""
+        return isinstance(other, Key) and hmac.compare_digest(self._secret, other._secret)
+
+    def __hash__(self) -> int:
+        """Hash the id."""
+        return hash(self.id)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Refuse pickle, copy and deepcopy: each would leave the key in an unexpected place."""
+        raise TypeError("a Key cannot be copied or pickled; load it again with KeyRing.from_env or Key.parse")

@@ -1,0 +1,170 @@
+"""`alembic revision --autogenerate` and `alembic check` for encrypted columns.
+
+A column counts as encrypted if it has the CHECK of `require_encryption`: the database knows that even of an empty
+table. `plugin.py` registers the functions here; they run where `env.py` names the plugin.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from alembic.autogenerate.api import AutogenContext
+from alembic.operations.ops import AlterColumnOp, DropConstraintOp, MigrateOperation, ModifyTableOps, UpgradeOps
+from alembic.util import PriorityDispatchResult
+from sqlalchemy import Column, Table
+from sqlalchemy.types import LargeBinary, NullType, String
+
+from sealchemy._column.statements import encrypted_type
+from sealchemy._databases.access import database_of, is_supported
+from sealchemy._rewriting.constraint import ExistingConstraint, existing_constraints
+from sealchemy.errors import ColumnDefinitionError
+
+from .operations import (
+    AllowPlaintextOp,
+    ColumnsOp,
+    DecryptColumnsOp,
+    EncryptColumnsOp,
+    RequireEncryptionOp,
+    render_item,
+)
+
+PLAINTEXT = "# the values are taken for plaintext; if another library encrypted them, add legacy_reader="
+GUESSED = "# the database does not know the contexts: replace these by those of the models, or nothing decrypts"
+LIVE = "# with a live application: in a later revision, once every process is at rollout stage strict"
+
+
+def render_types(context: AutogenContext, _upgrade: UpgradeOps) -> PriorityDispatchResult:
+    """Render our types as SQLAlchemy's; the user's own `render_item` is asked first."""
+    users_own = context.opts.get("render_item")
+
+    def render(kind: str, item: Any, context: AutogenContext) -> Any:
+        rendered = users_own(kind, item, context) if users_own else False
+        return render_item(kind, item, context) if rendered is False else rendered
+
+    context.opts["render_item"] = render
+    return PriorityDispatchResult.CONTINUE
+
+
+def compare_table(
+    context: AutogenContext,
+    modify: ModifyTableOps,
+    schema: str | None,
+    name: str,
+    stored: Table | None,
+    declared: Table | None,
+) -> PriorityDispatchResult:
+    """Add the operations that make the database agree with the models; a dropped table needs none."""
+    if declared is not None and is_supported(context.dialect):
+        changes = _Changes(context, schema, name, stored, declared)
+        modify.ops[:] = [item for item in modify.ops if not changes.replaces(item)]
+        modify.ops.extend(changes.operations())
+    return PriorityDispatchResult.CONTINUE
+
+
+class _Changes:
+    """The operations that one table needs."""
+
+    def __init__(
+        self, context: AutogenContext, schema: str | None, name: str, stored: Table | None, declared: Table
+    ) -> None:
+        self.context, self.schema, self.name = context, schema, name
+        self.database = database_of(context.dialect)
+        self.stored = {} if stored is None else {item.name: item for item in stored.columns}
+        self.declared = {item.name: item for item in declared.columns}
+        self.has_key = bool(declared.primary_key.columns)
+        types = {key: encrypted_type(item.type) for key, item in self.declared.items() if self._is_wanted(item)}
+        self.contexts = {key: type_.context for key, type_ in types.items() if type_ is not None}
+        self.plain = types.keys() - self.contexts.keys()
+        self.constraints = self._existing_constraints()
+        marked = {key for key, found in self.constraints.items() if any(item.is_validated for item in found)}
+        self.unmarked = {key: value for key, value in self.contexts.items() if key not in marked}
+        self.superfluous = {key for key, found in self.constraints.items() if found} - self.contexts.keys()
+
+    def _is_wanted(self, item: Column[Any]) -> bool:
+        """Ask the user's filters, as Alembic does."""
+        stored = self.stored.get(item.name)
+        return self.context.run_object_filters(item, item.name, "column", False, stored)  # noqa: FBT003
+
+    def _existing_constraints(self) -> dict[str, list[ExistingConstraint]]:
+        names = [key for key, item in self.stored.items() if isinstance(item.type, String | NullType)]
+        if not names or self.context.connection is None:
+            return {}
+        return existing_constraints(self.context.connection, self.schema, self.name, names)
+
+    def replaces(self, item: MigrateOperation) -> bool:
+        """Return whether our operations take the place of Alembic's; `encrypt_columns` changes the width of text."""
+        if isinstance(item, DropConstraintOp):
+            return item.constraint_name in {
+                constraint.name for found in self.constraints.values() for constraint in found
+            }
+        if isinstance(item, AlterColumnOp) and encrypted_type(item.modify_type):
+            if item.column_name in self.unmarked or not self.database.can_alter_types:
+                item.modify_type = None
+            return not item.has_changes()
+        return False
+
+    def operations(self) -> Iterator[ColumnsOp]:
+        """Yield the operations to add."""
+        existing = {key: value for key, value in self.unmarked.items() if key in self.stored}
+        if self.unmarked:
+            self._refuse(existing)
+        if new := {key: value for key, value in self.unmarked.items() if key not in existing}:
+            require = RequireEncryptionOp(self.name, new, schema=self.schema)
+            require.info["sealchemy_comment"] = LIVE
+            yield require
+        if existing:
+            yield from self._pair(EncryptColumnsOp, RequireEncryptionOp, existing, PLAINTEXT, LIVE)
+        if dropped := self._guess_contexts(key for key in self.superfluous if self._is_dropped(key)):
+            yield AllowPlaintextOp(self.name, dropped, schema=self.schema)
+        if plain := self._guess_contexts(self.superfluous & self.plain):
+            yield from self._pair(DecryptColumnsOp, AllowPlaintextOp, plain, GUESSED, None)
+
+    def _refuse(self, existing: Mapping[str, str]) -> None:
+        """Raise an error that would otherwise end the revision halfway."""
+        problem = None
+        if not self.has_key:
+            problem = "it has no primary key, and without one a row cannot be named; add one first"
+        elif binary := [key for key in existing if isinstance(self.stored[key].type, LargeBinary)]:
+            problem = f"column {binary[0]} holds bytes; turn it into text first, as the guides for other libraries do"
+        if problem:
+            raise ColumnDefinitionError(f"table {self.name!r} cannot be encrypted: {problem}")
+
+    def _is_dropped(self, name: str) -> bool:
+        """Return whether Alembic drops the column; some databases refuse that while a CHECK names it."""
+        parents = {"table_name": self.name, "schema_name": self.schema}
+        return (
+            name not in self.declared
+            and self.context.run_name_filters(name, "column", parents)  # type: ignore[arg-type]
+            and self.context.run_object_filters(self.stored[name], name, "column", True, None)  # noqa: FBT003
+        )
+
+    def _guess_contexts(self, columns: Iterable[str]) -> dict[str, str]:
+        return {key: re.sub("[^A-Za-z0-9_.-]", "_", f"{self.name}.{key}")[:128] for key in sorted(columns)}
+
+    def _pair(
+        self, first: type[ColumnsOp], second: type[ColumnsOp], columns: dict[str, str], *comments: str | None
+    ) -> tuple[ColumnsOp, ColumnsOp]:
+        """Return two operations whose downgrade is in the same order: the one that may refuse comes first."""
+        pair = first(self.name, columns, schema=self.schema), second(self.name, columns, schema=self.schema)
+        pair[0].mirror, pair[1].mirror = pair[1].reverse(), pair[0].reverse()
+        for operation, comment in zip(pair, comments, strict=True):
+            operation.info["sealchemy_comment"] = comment
+        return pair
+
+
+def put_in_order(_context: AutogenContext, upgrade: UpgradeOps) -> PriorityDispatchResult:
+    """Move our operations out of the changes of a table, which may be rendered as a batch.
+
+    Decrypting comes before all of them and encrypting after all of them: the columns are widest in between.
+    """
+    ours: list[ColumnsOp] = []
+    for modify in [item for item in upgrade.ops if isinstance(item, ModifyTableOps)]:
+        ours += [item for item in modify.ops if isinstance(item, ColumnsOp)]
+        modify.ops[:] = [item for item in modify.ops if not isinstance(item, ColumnsOp)]
+    others = [item for item in upgrade.ops if not (isinstance(item, ModifyTableOps) and item.is_empty())]
+    first = [item for item in ours if isinstance(item, AllowPlaintextOp | DecryptColumnsOp)]
+    last = [item for item in ours if isinstance(item, EncryptColumnsOp | RequireEncryptionOp)]
+    upgrade.ops[:] = [*first, *others, *last]
+    return PriorityDispatchResult.CONTINUE

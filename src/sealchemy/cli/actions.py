@@ -1,0 +1,151 @@
+"""What the commands do."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import replace
+
+import typer
+from rich.console import Console
+from sqlalchemy import Engine
+
+from sealchemy._databases.table import TableColumns
+from sealchemy._rewriting.conversions import Conversion
+from sealchemy.errors import MissingKeyError, RewriteError, UnsupportedOperationError
+from sealchemy.rewrite import VERIFY, Options, Report, rewrite
+from sealchemy.scrub import describe_scrub, scrub
+from sealchemy.status import declared_status, find_problems
+
+from . import output
+from .project import Project
+
+_INTERRUPTED = 130  # 128 and the number of SIGINT
+
+
+def parse_options(
+    dry_run: bool, batch_size: int, pause: float, lock_timeout: float, max_rows: int | None, shard: str | None
+) -> Options:
+    """Return the options of `rewrite`."""
+    part = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", shard) if shard is not None else None
+    if shard is not None and part is None:
+        raise UnsupportedOperationError("--shard takes one of several shares, such as 2/8")
+    return Options(
+        dry_run=dry_run,
+        batch_size=batch_size,
+        pause=pause,
+        lock_timeout=lock_timeout,
+        max_rows=max_rows,
+        shard=(int(part[1]), int(part[2])) if part else None,
+    )
+
+
+def status(project: Project, *, as_json: bool, fail_if_plaintext: bool, fail_if_keys: list[str]) -> None:
+    """Count values by state, and exit with 1 if any are in a state that must not be."""
+    for key_id in fail_if_keys:
+        if not re.fullmatch("[0-9a-f]{12}", key_id):
+            raise UnsupportedOperationError("--fail-if-key takes a key id: 12 hex digits, as this command shows them")
+    try:
+        key_ring = project.key_ring()
+    except MissingKeyError:
+        key_ring = None  # counting needs none
+        print(f"no keys under {project.key_variable}, so the roles of keys are not known", file=sys.stderr)
+    found, known = declared_status(project.engine(), project.metadata()), output.roles(key_ring)
+    if as_json:
+        print(json.dumps(output.as_json(found, known), indent=2))
+    else:
+        Console().print(output.status_table(found, known))
+    wrong = [f"{item.table}.{item.column}: {item.plaintext} values are plaintext" for item in found if item.plaintext]
+    wrong = wrong if fail_if_plaintext else []
+    wrong += [
+        f"{item.table}.{item.column}: {item.keys[key_id]} values are under key {key_id}"
+        for key_id in fail_if_keys
+        for item in found
+        if item.keys[key_id]
+    ]
+    _exit_with(wrong)
+
+
+def check(project: Project) -> None:
+    """Exit with 1 if there are values that a process with these keys could not read."""
+    problems = find_problems(project.protected_engine(), project.metadata())
+    _exit_with([f"{type(problem).__name__}: {problem}" for problem in problems])
+    print("this process can read every value, by key and rollout stage; sealchemy verify decrypts them as well")
+
+
+def scrub_tables(project: Project, *, online: bool, ask: bool, lock_timeout: float) -> None:
+    """Scrub every table."""
+    Options(lock_timeout=lock_timeout)
+    engine, tables = project.engine(), project.tables()
+    for table in tables:
+        print(describe_scrub(engine, table.name, online=online))
+    if ask and not online and sys.stdin.isatty():
+        typer.confirm("Go on?", abort=True)
+    left: dict[str, None] = {}
+    for table in tables:
+        left |= dict.fromkeys(scrub(engine, table.name, schema=table.schema, online=online, lock_timeout=lock_timeout))
+        print(f"scrubbed {table.name}")
+    for sentence in left:
+        print(f"not reached: {sentence}")
+
+
+def rewrite_tables(project: Project, conversion: Conversion, options: Options) -> None:
+    """Rewrite every table, continuing with the next one if some rows cannot be done."""
+    engine = project.protected_engine()
+    console, failed = Console(stderr=True), False
+    for table in project.tables():
+        try:
+            report = _rewrite_table(console, engine, conversion, options, table)
+        except RewriteError as error:
+            _print_failures(error)
+            if error.report is None or error.report.stopped == "interrupt":
+                raise SystemExit(_INTERRUPTED) from None
+            report, failed = error.report, True
+        else:
+            _print_report(conversion, options, report)
+        if report.stopped == "max_rows" or report.rewritten == options.max_rows:
+            break
+        if options.max_rows is not None:
+            options = replace(options, max_rows=options.max_rows - report.rewritten)
+    if failed:
+        raise SystemExit(1)
+
+
+def _rewrite_table(
+    console: Console, engine: Engine, conversion: Conversion, options: Options, table: TableColumns
+) -> Report:
+    with output.progress(console) as progress:
+        return rewrite(
+            conversion, engine, table.name, table.columns, schema=table.schema, options=options, progress=progress
+        )
+
+
+def _print_failures(error: RewriteError) -> None:
+    print(f"sealchemy: {error}", file=sys.stderr)
+    for failure in error.report.failures if error.report else ():
+        print(f"{error.report.table} {failure}")
+    if error.report and error.report.failed > len(error.report.failures):
+        print(f"and {error.report.failed - len(error.report.failures)} more")
+    for sentence in error.report.left_behind if error.report else ():
+        print(f"{error.report.table}: {sentence}")
+
+
+def _print_report(conversion: Conversion, options: Options, report: Report) -> None:
+    if conversion is VERIFY:
+        print(f"verify {report.table}: every value authenticates")
+    elif options.dry_run:
+        print(f"{conversion.name} {report.table}: {report.pending} rows would be rewritten; nothing was changed")
+    else:
+        print(f"{conversion.name} {report.table}: {report.rewritten} rows")
+    if report.stopped == "max_rows":
+        print("stopped at --max-rows; run it again to continue")
+    for sentence in report.left_behind:
+        print(f"{report.table}: {sentence}")
+
+
+def _exit_with(wrong: list[str]) -> None:
+    for line in wrong:
+        print(f"sealchemy: {line}", file=sys.stderr)
+    if wrong:
+        raise SystemExit(1)

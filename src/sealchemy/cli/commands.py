@@ -1,0 +1,215 @@
+"""The commands and their options; `actions.py` does the work.
+
+The imports are inside the commands, so that `--help` and `generate-key` do not wait for SQLAlchemy.
+"""
+
+import os
+from typing import Annotated
+
+import typer
+
+from .options import (
+    MODELS,
+    PREFIX,
+    BatchSize,
+    DryRun,
+    LockTimeout,
+    MaxRows,
+    Models,
+    Pause,
+    Prefix,
+    Shard,
+    Url,
+    Verbose,
+)
+
+app = typer.Typer(
+    name="sealchemy",
+    help="Encrypted columns for SQLAlchemy: keys, and the values in the database.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"sealchemy {version('sealchemy')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Keep each command a subcommand, however many there are."""
+
+
+@app.command("generate-key")
+def generate_key(
+    env: Annotated[bool, typer.Option("--env", help="Add it to .env in this folder instead of printing it.")] = False,
+) -> None:
+    """Print a new random key."""
+    if env:
+        from .env_file import add_new_key
+
+        print(add_new_key())
+    else:
+        from sealchemy._values import key_text
+
+        print(key_text.encode(os.urandom(key_text.KEY_SIZE)))
+
+
+@app.command()
+def demo(
+    url: Annotated[
+        str | None,
+        typer.Option(help="A PostgreSQL database instead of a SQLite file, postgresql+psycopg://user@host/name."),
+    ] = None,
+) -> None:
+    """Take a table of plaintext tokens to an encrypted one, and show every step."""
+    from rich.console import Console
+
+    from sealchemy.integrations.demo import run
+
+    run(Console(), url)
+
+
+@app.command()
+def status(
+    models: Models = MODELS,
+    url: Url = None,
+    prefix: Prefix = PREFIX,
+    verbose: Verbose = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    fail_if_plaintext: Annotated[
+        bool, typer.Option("--fail-if-plaintext", help="Exit with 1 while a value is plaintext.")
+    ] = False,
+    fail_if_key: Annotated[
+        list[str] | None, typer.Option(help="Exit with 1 while a value is under the key of this id.")
+    ] = None,
+) -> None:
+    """Count values by state: NULL, plaintext, under each key, unknown. Needs no key, and decrypts nothing."""
+    from . import actions
+    from .project import Project
+
+    project = Project(models, url, prefix, verbose)
+    actions.status(project, as_json=as_json, fail_if_plaintext=fail_if_plaintext, fail_if_keys=fail_if_key or [])
+
+
+@app.command()
+def verify(models: Models = MODELS, url: Url = None, prefix: Prefix = PREFIX, verbose: Verbose = 0) -> None:
+    """Authenticate every value, and list failures by primary key. Plaintext is a failure."""
+    from sealchemy.rewrite import VERIFY, Options
+
+    from . import actions
+    from .project import Project
+
+    actions.rewrite_tables(Project(models, url, prefix, verbose), VERIFY, Options())
+
+
+@app.command()
+def check(models: Models = MODELS, url: Url = None, prefix: Prefix = PREFIX, verbose: Verbose = 0) -> None:
+    """Tell whether a process with these keys and this rollout stage can read every value."""
+    from . import actions
+    from .project import Project
+
+    actions.check(Project(models, url, prefix, verbose))
+
+
+@app.command()
+def encrypt(
+    models: Models = MODELS,
+    url: Url = None,
+    prefix: Prefix = PREFIX,
+    verbose: Verbose = 0,
+    dry_run: DryRun = False,
+    batch_size: BatchSize = 1000,
+    pause: Pause = 0,
+    lock_timeout: LockTimeout = 5,
+    max_rows: MaxRows = None,
+    shard: Shard = None,
+) -> None:
+    """Encrypt plaintext values, in place."""
+    from sealchemy.rewrite import ENCRYPT
+
+    from . import actions
+    from .project import Project
+
+    options = actions.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
+    actions.rewrite_tables(Project(models, url, prefix, verbose), ENCRYPT, options)
+
+
+@app.command()
+def rekey(
+    models: Models = MODELS,
+    url: Url = None,
+    prefix: Prefix = PREFIX,
+    verbose: Verbose = 0,
+    dry_run: DryRun = False,
+    batch_size: BatchSize = 1000,
+    pause: Pause = 0,
+    lock_timeout: LockTimeout = 5,
+    max_rows: MaxRows = None,
+    shard: Shard = None,
+) -> None:
+    """Encrypt the values under previous keys with the primary key, in place."""
+    from sealchemy.rewrite import REKEY
+
+    from . import actions
+    from .project import Project
+
+    options = actions.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
+    actions.rewrite_tables(Project(models, url, prefix, verbose), REKEY, options)
+
+
+@app.command()
+def decrypt(
+    models: Models = MODELS,
+    url: Url = None,
+    prefix: Prefix = PREFIX,
+    verbose: Verbose = 0,
+    dry_run: DryRun = False,
+    batch_size: BatchSize = 1000,
+    pause: Pause = 0,
+    lock_timeout: LockTimeout = 5,
+    max_rows: MaxRows = None,
+    shard: Shard = None,
+    allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help="Confirm that you mean it.")] = False,
+) -> None:
+    """Write the plaintext back, in place."""
+    from sealchemy.errors import UnsupportedOperationError
+    from sealchemy.rewrite import DECRYPT
+
+    from . import actions
+    from .project import Project
+
+    if not allow_plaintext:
+        raise UnsupportedOperationError(
+            "decrypt writes plaintext into the database, its logs and its backups. If that is what you want:"
+            " sealchemy decrypt --allow-plaintext"
+        )
+    options = actions.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
+    actions.rewrite_tables(Project(models, url, prefix, verbose), DECRYPT, options)
+
+
+@app.command()
+def scrub(
+    models: Models = MODELS,
+    url: Url = None,
+    prefix: Prefix = PREFIX,
+    verbose: Verbose = 0,
+    online: Annotated[
+        bool, typer.Option("--online", help="PostgreSQL: lock no one out, and leave old values in the file.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    lock_timeout: LockTimeout = 5,
+) -> None:
+    """Remove old plaintext from the database's files."""
+    from . import actions
+    from .project import Project
+
+    actions.scrub_tables(Project(models, url, prefix, verbose), online=online, ask=not yes, lock_timeout=lock_timeout)

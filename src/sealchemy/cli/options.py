@@ -1,0 +1,22 @@
+"""The options that several commands share. Nothing here imports more than typer."""
+
+from typing import Annotated
+
+import typer
+
+MODELS = "sealchemy.integrations.models:Base"
+PREFIX = "INTEGRATION_TOKEN_ENCRYPTION"
+
+Models = Annotated[str, typer.Option(help="The declarative base or MetaData of your models, as package.module:Base.")]
+Url = Annotated[str | None, typer.Option(help="The database; by default DATABASE_URL.")]
+Prefix = Annotated[str, typer.Option(help="The start of the names of the key variables.")]
+Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log more; twice for most.")]
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Read and count; change nothing.")]
+BatchSize = Annotated[int, typer.Option(help="Rows in a transaction.")]
+Pause = Annotated[float, typer.Option(help="Seconds to rest between two batches.")]
+LockTimeout = Annotated[float, typer.Option(help="Seconds to wait for locks that other sessions hold.")]
+MaxRows = Annotated[int | None, typer.Option(help="Stop after this many rows.")]
+Shard = Annotated[
+    str | None, typer.Option(help="Do one share, such as 2/8, while other runs do the rest; on PostgreSQL.")
+]

@@ -1,0 +1,109 @@
+"""How the command line shows errors, tables, and the progress of a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from sealchemy import KeyRing, SealchemyError
+from sealchemy._column import redact_errors
+from sealchemy.rewrite import Progress as RowsDone
+from sealchemy.status import ColumnStatus
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class _Rate(TextColumn):
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: Task) -> str:  # type: ignore[override]
+        return f"{task.speed or 0:,.0f} rows/s"
+
+
+def describe(error: Exception) -> str | None:
+    """Return the line for an error that the user can fix; None for any other."""
+    if isinstance(error, DBAPIError):
+        return redact_errors.describe(error)
+    return str(error) if isinstance(error, SealchemyError | SQLAlchemyError | ModuleNotFoundError) else None
+
+
+def roles(key_ring: KeyRing | None) -> dict[str, str]:
+    """Return the role of each key of a ring, by key id."""
+    if key_ring is None:
+        return {}
+    return {key_ring.primary.id: "primary"} | {key.id: "previous" for key in key_ring.previous}
+
+
+def as_json(found: list[ColumnStatus], known: dict[str, str]) -> list[dict[str, object]]:
+    """Return the status of columns for JSON."""
+    return [
+        {
+            "table": item.table,
+            "column": item.column,
+            "context": item.context,
+            "null": item.null,
+            "plaintext": item.plaintext,
+            "keys": [
+                {"id": key_id, "role": known.get(key_id, "unknown"), "values": count}
+                for key_id, count in sorted(item.keys.items())
+            ],
+            "unknown": item.unknown,
+        }
+        for item in found
+    ]
+
+
+def status_table(found: list[ColumnStatus], known: dict[str, str]) -> Table:
+    """Return the status of columns as a table, a line for each state."""
+    table = Table("column", "state", "values")
+    for item in found:
+        keys = [(f"key {key_id} ({known.get(key_id, 'unknown')})", item.keys[key_id]) for key_id in sorted(item.keys)]
+        states = [("null", item.null), ("plaintext", item.plaintext), *keys, ("damaged or unknown", item.unknown)]
+        for index, (state, count) in enumerate(states):
+            table.add_row(f"{item.table}.{item.column}" if not index else "", state, f"{count:,}")
+        table.add_section()
+    return table
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Callable[[RowsDone], None]]:
+    """Show progress: a bar with rate and time left on a terminal, plain lines elsewhere."""
+    if not console.is_terminal:
+        yield _lines(console)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        tasks = {}
+
+        def show(rows: RowsDone) -> None:
+            name = f"{rows.step} {rows.table}"
+            if name not in tasks:
+                tasks[name] = bar.add_task(name)
+            bar.update(tasks[name], completed=rows.done, total=max(rows.done, rows.total))
+
+        yield show
+
+
+def _lines(console: Console) -> Callable[[RowsDone], None]:
+    last, start, step = 0.0, 0.0, ""
+
+    def show(rows: RowsDone) -> None:
+        nonlocal last, start, step
+        now = time.monotonic()
+        if rows.step != step:
+            last, start, step = now, now, rows.step
+        elif now - last >= _SECONDS_BETWEEN_LINES:
+            rate = rows.done / (now - start)
+            left = max(rows.total - rows.done, 0) / rate if rate else 0
+            numbers = f"{rows.done:,} of {rows.total:,} rows, {rate:,.0f} rows/s, {left:,.0f} s left"
+            console.print(f"{rows.step} {rows.table}: {numbers}", highlight=False, soft_wrap=True)
+            last = now
+
+    return show

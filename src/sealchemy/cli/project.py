@@ -1,0 +1,88 @@
+"""`Project`: which tables, in which database, with which keys."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dotenv import dotenv_values
+from sqlalchemy import Engine, MetaData, create_engine, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import NullPool
+
+from sealchemy import KeyRing, Rollout, RolloutError, attach_key_ring
+from sealchemy._column.redact_errors import redact_errors
+from sealchemy._databases.access import database_of
+from sealchemy._databases.table import TableColumns
+from sealchemy._rewriting.declared import declared_tables
+from sealchemy.errors import ColumnDefinitionError, UnsupportedOperationError
+
+
+class Project:
+    """The models, the database and the keys that a command works with."""
+
+    def __init__(self, models: str, url: str | None, prefix: str, verbose: int) -> None:
+        self._models, self._url, self._prefix = models, url, prefix
+        logging.basicConfig(level=[logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)])
+
+    @property
+    def key_variable(self) -> str:
+        """The name of the variable of the primary key."""
+        return f"{self._prefix}_KEY"
+
+    def key_ring(self) -> KeyRing:
+        """Return the keys of the environment."""
+        return KeyRing.from_env(self._prefix, self._environment())
+
+    def engine(self) -> Engine:
+        """Return an engine without keys."""
+        try:
+            url = make_url(self._url or self._environment().get("DATABASE_URL", "sqlite:///integrations.db"))
+        except (ValueError, ArgumentError):
+            raise UnsupportedOperationError(
+                "the database's URL cannot be parsed; it is dialect+driver://user:password@host:port/database"
+            ) from None
+        engine = create_engine(url, poolclass=NullPool, hide_parameters=True)
+        database_of(engine.dialect).refuse_missing(url)
+        redact_errors(engine)
+        return engine
+
+    def protected_engine(self) -> Engine:
+        """Return an engine with the keys and the rollout stage of the environment."""
+        key_ring = self.key_ring()
+        stage: Any = self._environment().get(f"{self._prefix}_ROLLOUT", Rollout.STRICT)
+        if stage not in list(Rollout):
+            raise RolloutError(f"{self._prefix}_ROLLOUT must be one of {', '.join(Rollout)}")
+        return attach_key_ring(self.engine(), key_ring, rollout=stage)
+
+    def metadata(self) -> MetaData:
+        """Import the models, and return their MetaData."""
+        module, _, name = self._models.partition(":")
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+        try:
+            base = getattr(import_module(module), name)
+            metadata = base if isinstance(base, MetaData) else base.metadata
+        except Exception as error:  # noqa: BLE001 - it is the user's code that runs here
+            self._refuse_models(f"{type(error).__name__}: {error}")
+        if not isinstance(metadata, MetaData):
+            self._refuse_models("it has no MetaData")
+        return metadata
+
+    def tables(self) -> list[TableColumns]:
+        """Return the tables that have encrypted columns."""
+        return declared_tables(self.metadata())
+
+    def _environment(self) -> dict[str, str]:
+        """Return the variables of `.env` and of the process, which take precedence; an empty one is absent."""
+        both = (dotenv_values(".env"), os.environ)
+        return {name: value for variables in both for name, value in variables.items() if value}
+
+    def _refuse_models(self, problem: str) -> NoReturn:
+        raise ColumnDefinitionError(
+            f"--models {self._models}: {problem}; it is package.module:Base, where Base is a declarative base or a"
+            " MetaData, and the module imports every model"
+        )

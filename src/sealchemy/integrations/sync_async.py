@@ -1,0 +1,165 @@
+"""Run the same steps in threads and in event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Session
+
+from sealchemy import IntegrationError, RefreshFailedError
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession  # needs greenlet, which not every application has
+
+logger = logging.getLogger("sealchemy")
+
+STORE_SECONDS = 60.0
+"""How long storing a response is retried while the database is unavailable."""
+
+_PAUSE = 0.25  # short: when the database is back, other callers want the lease
+_Result = TypeVar("_Result")
+
+
+class Runner(Protocol):
+    """How a caller waits: the same steps serve threads and event loops."""
+
+    async def transaction(self, step: Callable[[Session], _Result]) -> _Result:
+        """Run a step in a transaction of its own, on a connection that is returned to the pool."""
+        raise NotImplementedError
+
+    async def request(self, call: Callable[[], _Result]) -> _Result:
+        """Run a call that waits for the network."""
+        raise NotImplementedError
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+    async def persistently(self, step: Callable[[Session], _Result]) -> _Result:
+        """Run a step as `transaction` does, and retry while the database is unavailable."""
+        raise NotImplementedError
+
+
+class _Persistence:
+    async def persistently(self: Runner, step: Callable[[Session], _Result]) -> _Result:
+        """Run a step that must not be given up easily."""
+        deadline, failure = time.monotonic() + STORE_SECONDS, None
+        while True:
+            try:
+                if failure is not None:
+                    logger.warning("storing a response of a provider is retried (%s)", failure)
+                    await self.sleep(_PAUSE)
+                return await self.transaction(step)
+            except asyncio.CancelledError:  # once, when the event loop ends
+                failure = "cancelled"
+            except (DBAPIError, PoolTimeoutError, OSError) as error:
+                failure = type(error).__name__
+                if isinstance(error, DataError | IntegrityError | ProgrammingError):
+                    logger.error("a response of a provider cannot be stored (%s)", failure)  # noqa: TRY400
+                    raise
+            if time.monotonic() > deadline:
+                message = (
+                    f"the provider responded, but the database did not store the tokens within {STORE_SECONDS:g} s"
+                    f" ({failure}); if the provider rotates refresh tokens, the user must connect again"
+                )
+                logger.error(message)
+                raise RefreshFailedError(message)
+
+
+class BlockingRunner(_Persistence):
+    """For threads: nothing here ever suspends."""
+
+    def __init__(self, session_factory: Callable[[], Session]) -> None:
+        self._factory = _own_sessions(session_factory)
+
+    async def transaction(self, step: Callable[[Session], _Result]) -> _Result:
+        """Run a step in a transaction of its own."""
+        with self._factory() as session, session.begin():
+            return step(session)
+
+    async def request(self, call: Callable[[], _Result]) -> _Result:
+        """Run a call to the provider."""
+        return call()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep."""
+        time.sleep(seconds)  # noqa: ASYNC251 - there is no event loop
+
+
+class AsyncRunner(_Persistence):
+    """For an event loop."""
+
+    def __init__(self, session_factory: Callable[[], AsyncSession]) -> None:
+        self._factory = _own_sessions(session_factory)
+
+    async def transaction(self, step: Callable[[Session], _Result]) -> _Result:
+        """Run a step in a transaction of its own."""
+        async with self._factory() as session, session.begin():
+            return await session.run_sync(step)  # type: ignore[no-any-return] # the factory is of any kind
+
+    async def request(self, call: Callable[[], _Result]) -> _Result:
+        """Run a call to the provider; once it has begun, wait for it even when the event loop ends."""
+        begun = threading.Lock()
+
+        def begin() -> Any:
+            if not begun.acquire(blocking=False):
+                return None  # no caller waits for it any more
+            return call()
+
+        future = asyncio.get_running_loop().run_in_executor(None, begin)
+        while True:
+            try:
+                result: _Result = await asyncio.shield(future)
+            except asyncio.CancelledError:
+                if future.cancelled() or begun.acquire(blocking=False):
+                    raise
+            else:
+                return result
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep."""
+        await asyncio.sleep(seconds)
+
+
+def _own_sessions(factory: Any) -> Any:
+    """Return the factory of new sessions, or refuse one that would return the caller's own."""
+    if hasattr(factory, "session_factory"):  # a scoped_session or async_scoped_session
+        return factory.session_factory
+    if isinstance(factory, Session) or hasattr(factory, "sync_session") or not callable(factory):
+        raise IntegrationError(
+            f"session_factory is a {type(factory).__name__}; pass a factory, such as sessionmaker(engine) or"
+            " async_sessionmaker(engine), since a refresh must be committed even if the caller's transaction is not"
+        )
+    return factory
+
+
+def run(steps: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run steps that never suspend."""
+    try:
+        steps.send(None)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    raise AssertionError
+
+
+_under_way: set[asyncio.Task[Any]] = set()
+
+
+async def run_to_its_end(steps: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run steps in a task that continues when the caller is cancelled."""
+    task = asyncio.create_task(steps)
+    _under_way.add(task)  # a loop keeps weak references only
+    task.add_done_callback(_ended)
+    return await asyncio.shield(task)
+
+
+def _ended(task: asyncio.Task[Any]) -> None:
+    _under_way.discard(task)
+    if not task.cancelled():
+        task.exception()  # marks it as retrieved: the caller may have been cancelled

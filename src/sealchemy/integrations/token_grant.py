@@ -1,0 +1,123 @@
+"""`TokenGrant`: the tokens that a provider granted."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sealchemy import IntegrationError, PlaintextTypeError
+from sealchemy._values.secret import hide, type_name
+
+_LONGEST_LIFE = 10 * 365 * 24 * 3600.0
+_SCOPE = re.compile(r"[\x20-\x7e]{1,4096}")  # RFC 6749 3.3, and the width of the column
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_TOKEN_TYPE = re.compile(r"[\x21-\x7e]{1,32}")
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class TokenGrant:
+    """The tokens that a provider granted: the response of a token endpoint (RFC 6749, section 5.1).
+
+    Attributes:
+        access_token: the token for calls to the provider.
+        refresh_token: the token for new access tokens; None if the response had none.
+        token_type: usually `Bearer`.
+        scope: the granted scopes, separated by spaces; None if they are the requested ones.
+        expires_at: when the access token expires; None if that is not known.
+        expires_in: the same in seconds from now, as providers send it. It takes precedence over `expires_at`, and is
+            counted by the clock of the database, so that no clock of an application matters.
+
+    Raises:
+        PlaintextTypeError: a token is not text, is empty, or has no UTF-8 form.
+        IntegrationError: `expires_at` has no time zone.
+    """
+
+    access_token: str
+    refresh_token: str | None
+    token_type: str
+    scope: str | None
+    expires_at: datetime | None
+    expires_in: float | None
+
+    def __init__(
+        self,
+        *,
+        access_token: str,
+        refresh_token: str | None = None,
+        token_type: str = "Bearer",  # noqa: S107 - a type, not a token
+        scope: str | None = None,
+        expires_at: datetime | None = None,
+        expires_in: float | None = None,
+    ) -> None:
+        """Keep the tokens as `SecretString`s; written out, because a generated one would keep them as they are."""
+        access_token, refresh_token = hide(access_token), hide(refresh_token)
+        object.__setattr__(self, "access_token", access_token)
+        object.__setattr__(self, "refresh_token", refresh_token)
+        object.__setattr__(self, "token_type", token_type)
+        object.__setattr__(self, "scope", scope)
+        object.__setattr__(self, "expires_at", expires_at)
+        object.__setattr__(self, "expires_in", expires_in)
+        _check("access_token", self.access_token)
+        if self.refresh_token is not None:
+            _check("refresh_token", self.refresh_token)
+        if expires_at is not None and expires_at.tzinfo is None:
+            raise IntegrationError("expires_at of a grant has no time zone; use datetime.now(UTC) + ...")
+
+    @classmethod
+    def from_response(cls, token: Mapping[str, Any]) -> TokenGrant:
+        """Return the grant in the response of a token endpoint, such as the dictionary that Authlib returns.
+
+        Optional fields that do not follow RFC 6749 are ignored rather than refused: a refresh token in the same
+        response exists nowhere else.
+
+        Raises:
+            PlaintextTypeError: there is no access token, or a token that cannot be stored.
+        """
+        given: dict[str, Any] = {
+            "access_token": hide(token.get("access_token")),
+            "refresh_token": hide(token.get("refresh_token") or None),
+            "token_type": _match(_TOKEN_TYPE, token.get("token_type")) or "Bearer",
+            "scope": _match(_SCOPE, _joined(token.get("scope"))),
+            "expires_in": _lifetime(token.get("expires_in")),
+        }
+        token = hide(token)
+        return cls(**given)
+
+
+def require_text(name: str, hidden: Any) -> None:
+    """Raise `PlaintextTypeError` unless a hidden value is text."""
+    if not isinstance(hidden, str):
+        raise PlaintextTypeError(f"{name} is {'missing' if hidden is None else f'{type_name(hidden)}, not str'}")
+
+
+def _check(name: str, hidden: Any) -> None:
+    require_text(f"the {name} of a grant", hidden)
+    if not hidden:
+        raise PlaintextTypeError(f"the {name} of a grant is empty")
+    if _LONE_SURROGATE.search(hidden):
+        raise PlaintextTypeError(f"the {name} of a grant has a lone surrogate and no UTF-8 form")
+    if hidden.startswith("sealchemy:"):
+        raise PlaintextTypeError(f"the {name} of a grant is an encrypted value, not a token")
+
+
+def _match(pattern: re.Pattern[str], value: object) -> str | None:
+    return value if isinstance(value, str) and pattern.fullmatch(value) else None
+
+
+def _joined(scope: object) -> object:
+    return " ".join(map(str, scope)) if isinstance(scope, list | tuple) else scope
+
+
+def _lifetime(value: object) -> float | None:
+    """Return the seconds, which some providers send as text, or as something else entirely."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), _LONGEST_LIFE)

@@ -1,0 +1,142 @@
+"""The `sealchemy` command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sealchemy import Key, KeyRing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+VARIABLE = "INTEGRATION_TOKEN_ENCRYPTION_KEY"
+EXAMPLE = (Path(__file__).parents[2] / ".env.example").read_text()
+
+
+@pytest.fixture
+def sealchemy(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command in an empty folder."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from sealchemy.cli import main; main()", *arguments]
+        variables = {**os.environ, "COLUMNS": "100", **environment}
+        return subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_version(sealchemy: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    assert sealchemy("--version").stdout == f"sealchemy {version('sealchemy')}\n"
+
+
+def test_generate_key_prints_one_key(sealchemy: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    one, two = (sealchemy("generate-key").stdout for _ in range(2))
+    assert Key.parse(one.removesuffix("\n")) != Key.parse(two.removesuffix("\n"))
+
+
+def test_generate_key_makes_env(sealchemy: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    done = sealchemy("generate-key", "--env")
+    assert done.returncode == 0
+    path = tmp_path / ".env"
+    name, _, value = path.read_text().strip().partition("=")
+    assert name == VARIABLE
+    assert Key.parse(value).id in done.stdout
+    assert value[20:] not in done.stdout + done.stderr
+    assert path.stat().st_mode & 0o777 == 0o600
+    before = path.read_bytes()
+    again = sealchemy("generate-key", "--env")
+    assert again.returncode == 1
+    assert "has a key already" in again.stderr
+    assert "Traceback" not in again.stderr
+    assert path.read_bytes() == before
+
+
+def test_generate_key_fills_in_the_example(
+    sealchemy: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    path = tmp_path / ".env"
+    path.write_text(EXAMPLE)
+    path.chmod(0o644)
+    assert sealchemy("generate-key", "--env").returncode == 0
+    lines = [line.split("=", 1) for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    assert KeyRing.from_env("INTEGRATION_TOKEN_ENCRYPTION", dict(lines)).previous == ()
+    assert path.read_text().startswith(EXAMPLE.split("INTEGRATION", maxsplit=1)[0])
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"{VARIABLE}=x",
+        f"export {VARIABLE}='x'",
+        f"{VARIABLE}_FILE=/run/secrets/key",
+        f"{VARIABLE}=x\n{VARIABLE}=",
+        f'{VARIABLE}="x',
+        f"{VARIABLE}=\udcff",
+    ],
+)
+def test_generate_key_never_writes_over_a_key(
+    sealchemy: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, line: str
+) -> None:
+    content = f"A=1\n{line}\n".encode("utf-8", "surrogateescape")
+    (tmp_path / ".env").write_bytes(content)
+    refused = sealchemy("generate-key", "--env")
+    assert refused.returncode == 1
+    assert "has a key already" in refused.stderr
+    assert (tmp_path / ".env").read_bytes() == content
+
+
+def check_demo(output: str) -> None:
+    for text in (
+        "710 of 710 plaintext tokens found",
+        "400 of 400 rows have the same two tokens",
+        "DecryptionError: integrations.access_token",
+        "ck_integrations_access_token_encrypted",
+        "0 of 710 plaintext tokens found",
+    ):
+        assert text in output, output
+
+
+def test_demo_on_sqlite(sealchemy: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    done = sealchemy("demo")
+    assert done.returncode == 0, done.stderr
+    check_demo(done.stdout)
+    assert not list(tmp_path.iterdir())
+
+
+def test_demo_on_postgresql(
+    sealchemy: Callable[..., subprocess.CompletedProcess[str]], postgresql_database: str
+) -> None:
+    done = sealchemy("demo", "--url", postgresql_database)
+    assert done.returncode == 0, done.stderr
+    check_demo(done.stdout)
+
+
+@pytest.mark.parametrize("url", ["mysql+pymysql://localhost/x", "sqlite:///x.db"])
+def test_demo_refuses_other_databases(sealchemy: Callable[..., subprocess.CompletedProcess[str]], url: str) -> None:
+    done = sealchemy("demo", "--url", url)
+    assert done.returncode == 1
+    assert "postgresql+psycopg://" in done.stderr
+
+
+@pytest.mark.parametrize("url", ["garbage", "postgresql+psycopg://user:hunter2@127.0.0.1:1/x"])
+def test_a_database_that_is_not_there_is_one_message(
+    sealchemy: Callable[..., subprocess.CompletedProcess[str]], url: str
+) -> None:
+    done = sealchemy("demo", "--url", url)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "hunter2" not in done.stderr + done.stdout
+
+
+def test_help_without_arguments(sealchemy: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    done = sealchemy()
+    assert "generate-key" in done.stdout + done.stderr
+    assert "demo" in done.stdout + done.stderr

@@ -1,0 +1,385 @@
+"""The commands that work on tables: what they print, how they exit, and that no value is ever shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import create_engine, make_url, text
+
+from sealchemy import Key, KeyRing, attach_key_ring
+from sealchemy.rewrite import VERIFY, rewrite
+from tests.support import postgresql
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+OLD, NEW = Key.generate(), Key.generate()
+RING = KeyRing(primary=NEW, previous=[OLD])
+CONTEXTS = {"accessToken": "i.access", "refresh": "i.refresh"}
+MODELS = """
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sealchemy import EncryptedString
+
+class Base(DeclarativeBase):
+    pass
+
+class Integration(Base):
+    __tablename__ = "Integration"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    access: Mapped[str] = mapped_column("accessToken", EncryptedString("i.access"))
+    refresh: Mapped[str | None] = mapped_column(EncryptedString("i.refresh"))
+
+class Empty:
+    pass
+"""
+Command = "Callable[..., subprocess.CompletedProcess[str]]"
+
+
+class Project:
+    """A folder with models, a database and keys, in which commands are run."""
+
+    def __init__(self, folder: Path, url: str, engine: Engine) -> None:
+        self.folder, self.url, self.engine = folder, url, engine
+        (folder / "shop").mkdir()
+        (folder / "shop/models.py").write_text(MODELS)
+        with engine.begin() as connection:
+            connection.execute(
+                text('CREATE TABLE "Integration" (id INTEGER PRIMARY KEY, "accessToken" TEXT NOT NULL, refresh TEXT)')
+            )
+
+    def fill(self, rows: int) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(
+                text('INSERT INTO "Integration" VALUES (:id, :access, :refresh)'),
+                [
+                    {"id": number, "access": f"SENTINEL-a-{number}", "refresh": None if number % 2 else "SENTINEL-r"}
+                    for number in range(1, rows + 1)
+                ],
+            )
+
+    def execute(self, sql: str, **values: Any) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(text(sql), values)
+
+    def raw(self) -> list[tuple[Any, ...]]:
+        with self.engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(text('SELECT * FROM "Integration" ORDER BY id'))]
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        return {
+            **os.environ,
+            "COLUMNS": "200",
+            "DATABASE_URL": self.url,
+            "SHOP_KEY": NEW.reveal(),
+            "SHOP_PREVIOUS_KEYS": OLD.reveal(),
+            "SHOP_ROLLOUT": "migrate",
+            **variables,
+        }
+
+    def command(self, name: str, *arguments: str) -> list[str]:
+        program = [sys.executable, "-c", "from sealchemy.cli import main; main()"]
+        return [*program, name, "--models", "shop.models:Base", "--prefix", "SHOP", *arguments]
+
+    def run(self, name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            self.command(name, *arguments),
+            cwd=self.folder,
+            env=self.environment(**variables),
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        assert "SENTINEL" not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    def ok(self, name: str, *arguments: str, **variables: str) -> str:
+        done = self.run(name, *arguments, **variables)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def refused(self, name: str, *arguments: str, status: int = 1, **variables: str) -> str:
+        done = self.run(name, *arguments, **variables)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+
+@pytest.fixture
+def project(tmp_path: Path, database_url: str, make_engine: Callable[..., Engine]) -> Project:
+    return Project(tmp_path, database_url, make_engine(database_url, RING))
+
+
+def test_from_plaintext_to_the_new_key_and_back(project: Project) -> None:
+    project.fill(30)
+    before = project.raw()
+    assert "45 values" not in project.ok("status")
+    assert "Integration.accessToken: 30 values are plaintext" in project.refused("status", "--fail-if-plaintext")
+    assert "PlaintextFoundError" in project.refused("check", SHOP_ROLLOUT="strict")
+    assert "30 rows would be rewritten" in project.ok("encrypt", "--dry-run")
+    assert project.raw() == before
+    first = {"SHOP_KEY": OLD.reveal(), "SHOP_PREVIOUS_KEYS": ""}
+    out = project.ok("encrypt", "--batch-size", "7", "--pause", "0.01", "--lock-timeout", "3", **first)
+    assert "encrypt Integration: 30 rows" in out
+    project.ok("verify", **first)
+    project.ok("check", SHOP_ROLLOUT="strict")
+    project.ok("status", "--fail-if-plaintext")
+    assert f"30 values are under key {OLD.id}" in project.refused("status", "--fail-if-key", OLD.id)
+    assert "rekey Integration: 10 rows" in project.ok("rekey", "--max-rows", "10", "--batch-size", "4")
+    assert "rekey Integration: 20 rows" in project.ok("rekey")
+    project.ok("status", "--fail-if-key", OLD.id, SHOP_PREVIOUS_KEYS="")
+    assert "--allow-plaintext" in project.refused("decrypt")
+    assert "decrypt Integration: 30 rows" in project.ok("decrypt", "--allow-plaintext")
+    assert project.raw() == before
+
+
+def test_status_as_json(project: Project) -> None:
+    project.fill(4)
+    project.execute(
+        """UPDATE "Integration" SET "accessToken" = :value WHERE id = 1""",
+        value=KeyRing(primary=OLD).encrypt("x", "i.access"),
+    )
+    project.execute("""UPDATE "Integration" SET "accessToken" = 'sealchemy:v9:SENTINEL' WHERE id = 2""")
+    access, refresh = json.loads(project.ok("status", "--json"))
+    keys = [{"id": OLD.id, "role": "previous", "values": 1}]
+    expected = {"null": 0, "plaintext": 2, "keys": keys, "unknown": 1}
+    assert access == {"table": "Integration", "column": "accessToken", "context": "i.access", **expected}
+    assert (refresh["null"], refresh["plaintext"]) == (2, 2)
+    without = json.loads(project.ok("status", "--json", SHOP_KEY="", SHOP_PREVIOUS_KEYS=""))
+    assert without[0]["keys"][0]["role"] == "unknown"
+
+
+def test_what_cannot_be_read_is_listed_and_left(project: Project) -> None:
+    project.fill(30)
+    for row in range(1, 13):
+        project.execute("""UPDATE "Integration" SET "accessToken" = :v WHERE id = :id""", v="sealchemy:me", id=row)
+    out = project.refused("encrypt")
+    assert "12 values cannot be read and were left as they were" in out
+    assert "; and 2 more" in out
+    assert "\nIntegration (12,) accessToken: EnvelopeFormatError" in out
+    assert [row[1] for row in project.raw()[:12]] == ["sealchemy:me"] * 12
+    assert all(row[1].startswith("sealchemy:v1:") for row in project.raw()[12:])
+    assert "Integration (12,) accessToken: EnvelopeFormatError" in project.refused("verify")
+    assert "EnvelopeFormatError" in project.refused("check")
+
+
+def test_interrupted_between_batches(project: Project) -> None:
+    project.fill(400)
+    process = subprocess.Popen(
+        project.command("encrypt", "--batch-size", "10", "--pause", "0.2"),
+        cwd=project.folder,
+        env=project.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(200):
+        if any(row[1].startswith("sealchemy:") for row in project.raw()):
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "interrupted after" in err
+    assert "run it again to continue" in err
+    done = sum(row[1].startswith("sealchemy:") for row in project.raw())
+    assert 0 < done < 400
+    assert done % 10 == 0
+    assert f"encrypt Integration: {400 - done} rows" in project.ok("encrypt")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["encrypt", "--shard", "2-8"], "--shard takes one of several shares"),
+        (["encrypt", "--shard", "9/8"], "a shard is one of several"),
+        (["encrypt", "--batch-size", "0"], "batch_size must be from 1 to 100000"),
+        (["encrypt", "--pause", "-1"], "pause must be from 0 to 86400"),
+        (["encrypt", "--max-rows", "0"], "max_rows must be 1 or more"),
+        (["encrypt", "--lock-timeout", "0"], "lock_timeout must be more than 0"),
+        (["encrypt", "--lock-timeout", "inf"], "lock_timeout must be more than 0 and at most"),
+        (["scrub", "--lock-timeout", "nan"], "lock_timeout must be more than 0 and at most"),
+        (["status", "--url", "postgresql+psycopg://u:SENTINEL@h:54x/d"], "the database's URL cannot be parsed"),
+        (["status", "--models", ".x:Base"], "--models .x:Base: TypeError"),
+        (["status", "--fail-if-key", "xyz"], "--fail-if-key takes a key id"),
+        (["status", "--models", "shop.models:Nothing"], "--models shop.models:Nothing: AttributeError"),
+        (["status", "--models", "shop.models:Empty"], "--models shop.models:Empty: AttributeError"),
+        (["status", "--models", "nowhere:Base"], "--models nowhere:Base: ModuleNotFoundError"),
+        (["status", "--models", "shop.models"], "package.module:Base"),
+        (["status", "--url", "sqlite:///elsewhere.db"], "there is no database 'elsewhere.db' here"),
+        (["status", "--models", "sealchemy.integrations.models:Base"], "there is no such table in the database"),
+        (["verify", "--prefix", "NOBODY"], "no encryption key: set NOBODY_KEY"),
+        (["verify", "--url", "postgresql+psycopg://u:SENTINEL@127.0.0.1:1/x"], "OperationalError"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(project: Project, arguments: list[str], message: str) -> None:
+    assert message in project.refused(*arguments)
+
+
+def test_the_rollout_stage_comes_from_the_environment(project: Project) -> None:
+    project.fill(3)
+    assert "stage is prepare" in project.refused("encrypt", SHOP_ROLLOUT="prepare")
+    assert "SHOP_ROLLOUT must be one of prepare, migrate, strict" in project.refused(
+        "encrypt", SHOP_ROLLOUT="sometimes"
+    )
+    project.ok("encrypt", SHOP_ROLLOUT="migrate")
+
+
+def test_shards_are_refused_where_they_make_no_sense(project: Project) -> None:
+    project.fill(3)
+    if project.engine.dialect.name == "sqlite":
+        assert "only PostgreSQL supports shards" in project.refused("encrypt", "--shard", "1/2")
+    else:
+        project.ok("encrypt", "--shard", "1/2")
+        project.ok("encrypt", "--shard", "2/2")
+        project.ok("status", "--fail-if-plaintext")
+
+
+def files_of(engine: Engine, path: str) -> bytes:
+    """Return everything that the database keeps of the table on disk."""
+    if engine.dialect.name == "sqlite":
+        from pathlib import Path
+
+        return b"".join(item.read_bytes() for item in Path(path).parent.glob("test.db*"))
+    query = text(
+        "SELECT pg_read_binary_file(pg_relation_filepath(c.oid)) FROM pg_class c WHERE relkind IN ('r', 't', 'i')"
+        " AND (oid = CAST('\"Integration\"' AS regclass)"
+        " OR oid = (SELECT reltoastrelid FROM pg_class WHERE oid = CAST('\"Integration\"' AS regclass))"
+        " OR oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = CAST('\"Integration\"' AS regclass)"
+        " OR indrelid = (SELECT reltoastrelid FROM pg_class WHERE oid = CAST('\"Integration\"' AS regclass))))"
+    )
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("CHECKPOINT"))
+        statistics = connection.scalar(
+            text("SELECT string_agg(s::text, '') FROM pg_stats s WHERE tablename = 'Integration'")
+        )
+        return b"".join(bytes(item) for item in connection.scalars(query)) + str(statistics).encode()
+
+
+@pytest.mark.parametrize(
+    ("database_url", "mode"),
+    [("sqlite", "delete"), ("sqlite", "persist"), ("sqlite", "wal"), ("postgresql", None)],
+    indirect=["database_url"],
+)
+def test_nothing_is_left_on_the_disk(project: Project, mode: str | None) -> None:
+    if mode:
+        with project.engine.connect() as connection:
+            connection.exec_driver_sql(f"PRAGMA journal_mode = {mode}")
+            connection.exec_driver_sql("PRAGMA secure_delete = OFF")
+    project.fill(500)
+    noise = "".join(chr(33 + (number * 7919) % 90) for number in range(30_000))  # too long for its page
+    project.execute("""UPDATE "Integration" SET refresh = :v WHERE id = 1""", v="SENTINEL" + noise)
+    path = make_url(project.url).database or ""
+    if project.engine.dialect.name == "postgresql":
+        project.execute('ANALYZE "Integration"')
+    assert b"SENTINEL" in files_of(project.engine, path)
+    project.ok("encrypt")
+    if project.engine.dialect.name == "postgresql":
+        assert "reads and writes go on" in project.ok("scrub", "--online")
+        assert b"SENTINEL" in files_of(project.engine, path)  # as it says
+    project.engine.dispose()
+    out = project.ok("scrub")
+    assert "lock" in out
+    assert "re-issued" in out
+    assert b"SENTINEL" not in files_of(project.engine, path)
+    rewrite(VERIFY, project.engine, "Integration", CONTEXTS)
+
+
+def test_scrub_says_so_if_it_may_not(tmp_path: Path, postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+    project = Project(tmp_path, postgresql_url, make_engine(postgresql_url, RING))
+    project.fill(500)
+    user = f"app_{tmp_path.parent.name.replace('-', '_')}_{os.getpid()}"
+    schema = str(make_url(postgresql_url).query["options"]).removeprefix("-csearch_path=")
+    project.execute('ANALYZE "Integration"')
+    project.execute(f"CREATE ROLE {user} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {user}")
+    project.execute(f'GRANT SELECT, UPDATE ON "Integration" TO {user}')
+    try:
+        url = make_url(postgresql_url).set(username=user).render_as_string(hide_password=False)
+        assert "ANALYZE it as the owner" in project.ok("encrypt", "--url", url)
+        for arguments in ([], ["--online"]):
+            assert "this user may not VACUUM it" in project.refused("scrub", "--url", url, *arguments)
+        project.ok("encrypt")
+        project.ok("scrub")
+        assert b"SENTINEL" not in files_of(project.engine, "")
+    finally:
+        project.execute(f"DROP OWNED BY {user}; DROP ROLE {user}")
+
+
+def test_max_rows_counts_the_rows_of_tables_with_unreadable_ones(project: Project) -> None:
+    (project.folder / "shop/two.py").write_text(
+        MODELS.replace("Integration", "aa").replace("class Empty:\n    pass", "")
+        + MODELS[MODELS.index("class Integration") : MODELS.index("class Empty")].replace("Integration", "bb")
+    )
+    for table in ("aa", "bb"):
+        project.execute(f'CREATE TABLE {table} (id INTEGER PRIMARY KEY, "accessToken" TEXT, refresh TEXT)')
+        rows = ", ".join(f"({number}, 'SENTINEL', NULL)" for number in range(9))
+        project.execute(f"INSERT INTO {table} VALUES {rows}")
+    project.execute("""UPDATE aa SET "accessToken" = 'sealchemy:x' WHERE id = 3""")
+    project.refused("encrypt", "--models", "shop.two:Base", "--max-rows", "10", "--prefix", "SHOP")
+    with project.engine.connect() as connection:
+        query = """SELECT count(*) FROM bb WHERE "accessToken" = 'SENTINEL'"""
+        assert connection.scalar(text(query)) == 7
+
+
+def test_scrub_says_so_if_an_old_transaction_keeps_old_rows(
+    tmp_path: Path, postgresql_url: str, make_engine: Callable[..., Engine]
+) -> None:
+    project = Project(tmp_path, postgresql_url, make_engine(postgresql_url, RING))
+    project.fill(10)
+    with make_engine(postgresql_url, RING, isolation_level="REPEATABLE READ").connect() as old:
+        old.execute(text("SELECT 1 FROM pg_class LIMIT 1"))
+        project.ok("encrypt")
+        assert "plaintext may remain" in project.refused("scrub", "--lock-timeout", "0.2")
+        assert b"SENTINEL" in files_of(project.engine, "")
+    project.ok("scrub")
+    assert b"SENTINEL" not in files_of(project.engine, "")
+
+
+def test_scrub_sees_transactions_that_only_wrote(
+    tmp_path: Path, postgresql_url: str, make_engine: Callable[..., Engine]
+) -> None:
+    project = Project(tmp_path, postgresql_url, make_engine(postgresql_url, RING))
+    project.fill(10)
+    project.execute("CREATE TABLE other (x INTEGER)")
+    with project.engine.connect() as old:
+        old.execute(text("INSERT INTO other VALUES (1)"))
+        project.ok("encrypt")
+        assert "plaintext may remain" in project.refused("scrub", "--lock-timeout", "0.2")
+
+
+@pytest.fixture(scope="module")
+def talkative_server() -> Iterator[postgresql.Server]:
+    server = postgresql.start_any(log_statement="all", log_min_duration_statement="0", log_parameter_max_length="-1")
+    if server is None:
+        pytest.fail(postgresql.WHAT_TO_INSTALL)
+    yield server
+    server.stop()
+
+
+def test_nothing_is_shown_at_any_verbosity(tmp_path: Path, talkative_server: postgresql.Server) -> None:
+    engine = attach_key_ring(create_engine(talkative_server.url), RING)
+    project = Project(tmp_path, talkative_server.url, engine)
+    with engine.begin() as connection:
+        rows = "SELECT i, 'SENT' || 'INEL-' || i, 'SENT' || 'INEL-r' FROM generate_series(1, 50) AS i"
+        connection.execute(text(f'INSERT INTO "Integration" {rows}'))
+        connection.execute(text("""UPDATE "Integration" SET refresh = 'sealchemy:SENT' || 'INEL' WHERE id = 1"""))
+    for verbosity in ("-v", "-vv"):
+        for command in ("status", "check", "verify", "encrypt", "rekey", "scrub"):
+            project.run(command, verbosity)
+        project.execute("""UPDATE "Integration" SET refresh = NULL WHERE id = 1""")
+    assert "UPDATE" in talkative_server.log()
+    assert "SENTINEL" not in talkative_server.log()
+    for verbosity in ("-v", "-vv"):
+        project.ok("decrypt", verbosity, "--allow-plaintext")  # the log may show what this writes; nothing else may
+        project.ok("encrypt", verbosity)
+    engine.dispose()

@@ -1,0 +1,109 @@
+"""The documentation is run, and names what there is."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+import sealchemy
+from sealchemy import errors, integrations
+from sealchemy.cli import app
+from sealchemy.integrations.settings import IntegrationSettings
+from tests import evidence
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EVERYTHING = "\n".join(page.read_text() for page in PAGES)
+
+
+# By test_tutorial.py, test_example_applications.py and below.
+RUN_BY_THEMSELVES = {"tutorial.md", "store-oauth-tokens.md", "migrate-from-pgcrypto.md"}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page.name not in RUN_BY_THEMSELVES],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_code_runs(page: Path) -> None:
+    run(page)
+
+
+def test_code_for_postgresql_runs(postgresql_url: str) -> None:
+    run(ROOT / "docs/how-to/migrate-from-pgcrypto.md", url=postgresql_url)
+
+
+def run(page: Path, **namespace: object) -> None:
+    parser = PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS)
+    document = Sybil(parsers=[parser]).parse(page)
+    document.namespace.update(namespace, __name__="example")
+    for example in document.examples():
+        example.evaluate()
+    for session in [item for item in document.namespace.values() if isinstance(item, Session)]:
+        session.close()
+    for engine in [item for item in document.namespace.values() if isinstance(item, Engine)]:
+        engine.dispose()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_tables_of_evidence_are_what_the_tests_say() -> None:
+    assert evidence.written() == evidence.PAGE.read_text(), "run `python -m tests.evidence`"
+
+
+def test_every_test_that_is_named_exists() -> None:
+    for name in set(re.findall(r"tests/\w+/\w+\.py(?:::\w+)*", EVERYTHING)):
+        path, *names = name.split("::")
+        source = (ROOT / path).read_text()
+        assert all(re.search(rf"^\s*(?:async )?(?:def|class) {item}\b", source, re.MULTILINE) for item in names), name
+
+
+def test_every_command_is_documented() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert [name for name in commands if f"sealchemy {name}" not in EVERYTHING] == []
+
+
+def test_every_variable_is_documented_and_in_the_example() -> None:
+    names = {name.upper() for name in IntegrationSettings.model_fields}
+    example = (ROOT / ".env.example").read_text()
+    assert {name for name in names if f"{name}=" not in example} == set()
+    reference = (ROOT / "docs/reference/environment.md").read_text()
+    assert {name for name in names if f"`{name}`" not in reference} == set()
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = (ROOT / "docs/reference/api.md").read_text() + (ROOT / "docs/reference/errors.md").read_text()
+    assert {name for name in (*sealchemy.__all__, *integrations.__all__) if name not in reference} == set()
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    listed = re.findall(r"- ([\w/.-]+\.md)$", (ROOT / "docs/site/mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(str(page.relative_to(ROOT / "docs")) for page in PAGES[1:])
+
+
+def test_every_error_is_documented() -> None:
+    reference = (ROOT / "docs/reference/errors.md").read_text()
+    leaves = [name for name, item in vars(errors).items() if isinstance(item, type) and not item.__subclasses__()]
+    leaves = [name for name in leaves if name.endswith("Error")]
+    assert {name for name in leaves if f"[`{name}`](errors/{name}.md)" not in reference} == set()
+    pages = [(ROOT / f"docs/reference/errors/{name}.md").read_text() for name in leaves]
+    assert all("## How it comes about" in page and "## What to do" in page for page in pages)
+
+
+def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
+    page = (ROOT / "docs/reference/errors.md").read_text()
+    drawn = set(re.findall(r"[├└│─ ]+(\w+Error)", errors.__doc__ or ""))
+    assert all(line in page for line in (errors.__doc__ or "").splitlines() if re.search(r"[├└].*Error", line))
+    assert drawn == {name for name in vars(errors) if name.endswith("Error") and name != "SealchemyError"}

@@ -1,0 +1,73 @@
+"""What is published: the package and nothing else, which pulls in what it needs and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import entry_points, requires
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (built,) = folder.glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        yield archive
+
+
+def test_the_wheel_contains_exactly_the_package(wheel: zipfile.ZipFile) -> None:
+    source = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
+    revisions = {
+        f"sealchemy/integrations/{path.relative_to(ROOT).as_posix()}"
+        for path in (ROOT / "migrations").rglob("*")
+        if path.suffix in {".py", ".mako"}
+    }
+    found = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert found == source | revisions | {"sealchemy/py.typed"}
+    about = {name.split("/", 1)[1] for name in wheel.namelist() if ".dist-info/" in name}
+    assert about == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
+
+
+def test_installing_pulls_three_packages(wheel: zipfile.ZipFile) -> None:
+    (name,) = (name for name in wheel.namelist() if name.endswith("METADATA"))
+    wanted = [line for line in wheel.read(name).decode().splitlines() if line.startswith("Requires-Dist: ")]
+    core = {line.removeprefix("Requires-Dist: ").split(">=")[0] for line in wanted if "extra ==" not in line}
+    assert core == {"sqlalchemy", "cryptography", "pybase64"}
+
+
+def test_every_requirement_has_a_lowest_version() -> None:
+    extras = PROJECT["optional-dependencies"]
+    wanted = [*PROJECT["dependencies"], *(item for name in extras for item in extras[name])]
+    assert [item for item in wanted if ">=" not in item and not item.startswith(("sealchemy[", "sqlalchemy["))] == []
+    assert requires("sealchemy")
+
+
+def test_the_core_is_imported_without_the_rest() -> None:
+    script = (
+        "import sys, sealchemy; "
+        "print([name for name in ('alembic', 'typer', 'rich', 'pydantic', 'authlib', 'requests', 'psycopg')"
+        " if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_release_of_alembic_breaks_on_the_entry_point() -> None:
+    (entry_point,) = entry_points(group="alembic.plugins", name="sealchemy")
+    loaded = entry_point.load()
+    assert list(loaded) == [loaded]  # 1.18 to 1.20.0 iterate over it, while `import alembic` runs
+    assert callable(loaded.setup)

@@ -1,0 +1,98 @@
+"""Counting by state, and the check at the start of an application."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import MetaData, text
+
+from sealchemy import (
+    ColumnDefinitionError,
+    EnvelopeFormatError,
+    Key,
+    KeyRing,
+    PlaintextFoundError,
+    Rollout,
+    UnknownKeyError,
+    attach_key_ring,
+)
+from sealchemy.status import check_encryption, column_status
+from tests.support.leaks import SENTINEL, assert_silent
+from tests.support.models import Base, create
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Engine
+
+OLD, NEW, LOST = Key.generate(), Key.generate(), Key.generate()
+RING = KeyRing(primary=NEW, previous=[OLD])
+COLUMNS = {"token": "accounts.token", "refresh": "accounts.refresh"}
+
+
+@pytest.fixture
+def engine(database_url: str, make_engine: Callable[..., Engine]) -> Engine:
+    return create(make_engine(database_url, RING))
+
+
+def store(engine: Engine, *tokens: str | None) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO accounts (token, refresh) VALUES ('x', :refresh)"), [{"refresh": item} for item in tokens]
+        )
+
+
+def value(key: Key) -> str:
+    return KeyRing(primary=key).encrypt(SENTINEL, "accounts.refresh")
+
+
+def test_values_are_counted_by_state(engine: Engine) -> None:
+    plaintext = ["", SENTINEL, "SEALCHEMY:v1:000000000000:x", "sealchemy"]
+    unknown = ["sealchemy:v2:000000000000:x", "sealchemy:", "sealchemy:v1:00000000000g:x", "sealchemy:v1:000000000000:"]
+    store(engine, None, None, None, *plaintext, value(NEW), value(OLD), value(OLD), *unknown)
+    token, refresh = column_status(engine, "accounts", COLUMNS)
+    assert (token.plaintext, token.null, token.keys, token.unknown) == (14, 0, {}, 0)
+    assert (refresh.null, refresh.plaintext, refresh.unknown) == (3, 4, 4)
+    assert refresh.keys == {NEW.id: 1, OLD.id: 2}
+
+
+def test_counting_needs_no_key(database_url: str, make_engine: Callable[..., Engine]) -> None:
+    from sqlalchemy import create_engine
+
+    store(create(make_engine(database_url, RING)), value(OLD))
+    bare = create_engine(database_url)
+    assert column_status(bare, "accounts", COLUMNS)[1].keys == {OLD.id: 1}
+    bare.dispose()
+
+
+@pytest.mark.parametrize(
+    ("stored", "error", "shown"),
+    [
+        (value(LOST), UnknownKeyError, LOST.id),
+        ("sealchemy:v2:000000000000:x", EnvelopeFormatError, "accounts.refresh: 1 values"),
+        (SENTINEL, PlaintextFoundError, "accounts.refresh: 1 values are plaintext"),
+    ],
+    ids=["unknown key", "later version", "plaintext"],
+)
+def test_check_finds_what_could_not_be_read(engine: Engine, stored: str, error: type[Exception], shown: str) -> None:
+    rollout = {"accounts.token": Rollout.MIGRATE}
+    attach_key_ring(engine, RING, rollout=rollout)
+    store(engine, value(OLD), None)
+    check_encryption(engine, Base.metadata)
+    store(engine, stored)
+    with pytest.raises(error, match=shown) as caught:
+        check_encryption(engine, Base.metadata)
+    assert_silent(caught.value)
+
+
+@pytest.mark.parametrize("stage", [Rollout.PREPARE, Rollout.MIGRATE])
+def test_plaintext_may_be_there_before_stage_strict(engine: Engine, stage: Rollout) -> None:
+    attach_key_ring(engine, RING, rollout=stage)
+    store(engine, SENTINEL)
+    check_encryption(engine, Base.metadata)
+
+
+def test_models_without_encrypted_columns_are_refused(engine: Engine) -> None:
+    with pytest.raises(ColumnDefinitionError, match="no table here has an EncryptedString"):
+        check_encryption(engine, MetaData())

@@ -1,0 +1,209 @@
+"""What each rollout stage does with each kind of stored value: on read, on write, in verify and in rewriting.
+
+The table in the docs is made from here by `python -m tests.evidence`, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import create_engine, insert, text
+
+from sealchemy import EncryptedString, Key, KeyRing, RewriteError, Rollout, SealchemyError, attach_key_ring
+from sealchemy._values import envelope
+from sealchemy.integrations.models import Base, Integration
+from sealchemy.rewrite import DECRYPT, ENCRYPT, REKEY, VERIFY, rewrite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Engine
+
+CONTEXT = "integrations.access_token"
+COLUMNS = {"access_token": CONTEXT}
+KEY, PREVIOUS, UNKNOWN = Key.generate(), Key.generate(), Key.generate()
+RING = KeyRing(primary=KEY, previous=[PREVIOUS])
+CURRENT = RING.encrypt("token", CONTEXT)
+UNKNOWN_VALUE = KeyRing(primary=UNKNOWN).encrypt("token", CONTEXT)
+
+KINDS: dict[str, str] = {
+    "plaintext": "ya29.token",
+    "empty text": "",
+    "another prefix": "vault:v1:abc",
+    "our value": CURRENT,
+    "our value, previous key": KeyRing(primary=PREVIOUS).encrypt("token", CONTEXT),
+    "another version": "sealchemy:v2:" + CURRENT[13:],
+    "bound to a row (reserved)": envelope.header(KEY.id) + "row:" + CURRENT[26:],
+    "truncated": CURRENT[:-4],
+    "wrong context": RING.encrypt("token", "integrations.refresh_token"),
+    "wrong key bytes": envelope.header(KEY.id) + UNKNOWN_VALUE[26:],
+    "unknown key": UNKNOWN_VALUE,
+    "another row's value": RING.encrypt("token of another row", CONTEXT),
+    "`sealchemy:` and no more": "sealchemy:",
+    "upper case": CURRENT.upper(),
+}
+
+
+def database(stored: str, stage: Rollout) -> Engine:
+    engine = attach_key_ring(create_engine("sqlite://"), RING, rollout=stage)
+    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        statement = text("INSERT INTO integrations (user_id, provider, access_token) VALUES ('u', 'p', :stored)")
+        connection.execute(statement, {"stored": stored})
+    return engine
+
+
+def outcome(action: Callable[[], object]) -> str:
+    """Return what an action says, or the error that it ends in."""
+    try:
+        return str(action())
+    except SealchemyError as error:
+        failures = getattr(getattr(error, "report", None), "failures", None)
+        if failures:
+            return "reported, left as it is"
+        return f"`{type(error).__name__}`"
+
+
+def reading(stored: str, stage: Rollout) -> str:
+    """Return what reading gives."""
+    engine = database(stored, stage)
+
+    def read() -> str:
+        with engine.connect() as connection:
+            value = connection.scalar(Integration.__table__.select().with_only_columns(Integration.access_token))
+        return "returned as it is" if value == stored else "decrypted"
+
+    try:
+        return outcome(read)
+    finally:
+        engine.dispose()
+
+
+def writing(given: str, stage: Rollout) -> str:
+    """Return what becomes of a text that is given to the column as a plaintext."""
+    engine = database("x", stage)
+
+    def write() -> str:
+        with engine.begin() as connection:
+            connection.execute(insert(Integration), {"user_id": "w", "provider": "p", "access_token": given})
+            stored = connection.scalar(text("SELECT access_token FROM integrations WHERE user_id = 'w'"))
+        return "stored as it is" if stored == given else "encrypted"
+
+    try:
+        return outcome(write)
+    finally:
+        engine.dispose()
+
+
+def rewriting(stored: str, operation: Any, stage: Rollout) -> str:
+    """Return what a rewriting does with the value."""
+    engine = database(stored, stage)
+
+    def work() -> str:
+        rewrite(operation, engine, "integrations", COLUMNS)
+        with engine.connect() as connection:
+            now = connection.scalar(text("SELECT access_token FROM integrations"))
+        if now == stored:
+            return "left as it is"
+        return "encrypted anew" if now.startswith(envelope.header(KEY.id)) else "decrypted"
+
+    try:
+        result = outcome(work)
+        if result != "left as it is" and "new" not in result and result != "decrypted":
+            with engine.connect() as connection:
+                assert connection.scalar(text("SELECT access_token FROM integrations")) == stored
+        return result
+    finally:
+        engine.dispose()
+
+
+COLUMNS_OF_TABLE: dict[str, Callable[[str], str]] = {
+    "read: prepare": lambda value: reading(value, Rollout.PREPARE),
+    "read: migrate": lambda value: reading(value, Rollout.MIGRATE),
+    "read: strict": lambda value: reading(value, Rollout.STRICT),
+    "written as a plaintext: prepare": lambda value: writing(value, Rollout.PREPARE),
+    "written as a plaintext: migrate, strict": lambda value: _same(
+        writing(value, Rollout.MIGRATE), writing(value, Rollout.STRICT)
+    ),
+    **{
+        f"`{operation.name}`": lambda value, operation=operation: _same(
+            rewriting(value, operation, Rollout.MIGRATE), rewriting(value, operation, Rollout.STRICT)
+        )
+        for operation in (VERIFY, ENCRYPT, REKEY, DECRYPT)
+    },
+}
+
+
+def _same(first: str, second: str) -> str:
+    assert first == second
+    return first
+
+
+def rows() -> list[list[str]]:
+    """Return the table, as it is."""
+    head = ["stored or given", *COLUMNS_OF_TABLE]
+    return [head, *([kind, *(make(value) for make in COLUMNS_OF_TABLE.values())] for kind, value in KINDS.items())]
+
+
+PLAIN = {"plaintext", "empty text", "another prefix", "upper case"}
+READABLE = {"our value", "our value, previous key", "another row's value"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_row(kind: str) -> None:
+    """The rules that the table follows."""
+    cells = {name: make(KINDS[kind]) for name, make in COLUMNS_OF_TABLE.items()}
+    reads = [cells[f"read: {stage}"] for stage in ("prepare", "migrate", "strict")]
+    writes = [cell for name, cell in cells.items() if name.startswith("written")]
+    if kind in PLAIN:
+        assert reads == ["returned as it is", "returned as it is", "`PlaintextFoundError`"]
+        assert writes == ["stored as it is", "encrypted"]
+        assert [cells[f"`{name}`"] for name in ("verify", "encrypt", "rekey", "decrypt")] == [
+            "reported, left as it is",
+            "encrypted anew",
+            "reported, left as it is",
+            "left as it is",
+        ]
+        return
+    assert writes == ["`AlreadyEncryptedError`"] * 2
+    assert len(set(reads)) == 1  # a value of ours is the same in every stage
+    if kind in READABLE:
+        assert reads[0] == "decrypted"
+        assert cells["`verify`"] == cells["`encrypt`"] == "left as it is"
+        assert cells["`rekey`"] == ("encrypted anew" if "previous" in kind else "left as it is")
+        assert cells["`decrypt`"] == "decrypted"
+        return
+    assert reads[0].startswith("`")
+    assert reads[0].endswith("Error`")
+    assert {cells[f"`{name}`"] for name in ("verify", "encrypt", "rekey", "decrypt")} == {"reported, left as it is"}
+
+
+@pytest.mark.parametrize("stage", list(Rollout))
+def test_truncated_at_every_length(stage: Rollout) -> None:
+    engine = attach_key_ring(create_engine("sqlite://"), RING, rollout=stage)
+    read = EncryptedString(CONTEXT).result_processor(engine.dialect, None)
+    write = EncryptedString(CONTEXT).bind_processor(engine.dialect)
+    for length in range(len(envelope.PREFIX), len(CURRENT)):
+        with pytest.raises(SealchemyError):
+            read(CURRENT[:length])
+        with pytest.raises(SealchemyError):
+            write(CURRENT[:length])
+    engine.dispose()
+
+
+@pytest.mark.parametrize("stage", [Rollout.MIGRATE, Rollout.STRICT])
+@pytest.mark.parametrize("operation", [VERIFY, ENCRYPT, REKEY, DECRYPT], ids=lambda item: item.name)
+def test_truncated_at_every_length_and_rewritten(operation: Any, stage: Rollout) -> None:
+    engine = database("", stage)
+    cut = [CURRENT[:length] for length in range(len(envelope.PREFIX), len(CURRENT))]
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM integrations"))
+        statement = text("INSERT INTO integrations (user_id, provider, access_token) VALUES (:n, 'p', :stored)")
+        connection.execute(statement, [{"n": str(number), "stored": stored} for number, stored in enumerate(cut)])
+    with pytest.raises(RewriteError) as caught:
+        rewrite(operation, engine, "integrations", COLUMNS)
+    assert len(caught.value.report.failures) == len(cut)
+    with engine.connect() as connection:
+        assert connection.scalars(text("SELECT access_token FROM integrations ORDER BY id")).all() == cut
+    engine.dispose()

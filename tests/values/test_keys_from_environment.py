@@ -1,0 +1,120 @@
+"""`KeyRing.from_env`: every mistake stops the process, with the variable's name and without its value."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from sealchemy import Key, KeyFormatError, KeyRing, KeyRingError, MissingKeyError
+from tests.support.leaks import assert_silent
+
+PREFIX = "INTEGRATION_TOKEN_ENCRYPTION"
+KEY, PREVIOUS = f"{PREFIX}_KEY", f"{PREFIX}_PREVIOUS_KEYS"
+ONE, TWO, THREE = (Key.generate() for _ in range(3))
+BASE64 = base64.b64encode(bytes(range(1, 33))).decode()
+EXAMPLE = Path(__file__).parents[2] / ".env.example"
+
+
+def from_env(**variables: str) -> KeyRing:
+    return KeyRing.from_env(PREFIX, variables)
+
+
+def test_reads_the_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY, ONE.reveal())
+    assert KeyRing.from_env(PREFIX).primary == ONE
+
+
+def test_previous_keys_are_separated_by_commas_or_newlines() -> None:
+    for text in (
+        f"{TWO.reveal()},{THREE.reveal()}",
+        f"{TWO.reveal()}\n{THREE.reveal()}\n",
+        f" {TWO.reveal()} , {THREE.reveal()}",
+    ):
+        ring = from_env(**{KEY: ONE.reveal(), PREVIOUS: text})
+        assert ring.previous == (TWO, THREE)
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
+def test_reads_files(tmp_path: Path, ending: str) -> None:
+    (tmp_path / "key").write_bytes((ONE.reveal() + ending).encode())
+    (tmp_path / "previous").write_bytes(f"{TWO.reveal()}\r\n{THREE.reveal()}{ending}".encode())
+    ring = from_env(**{f"{KEY}_FILE": str(tmp_path / "key"), f"{PREVIOUS}_FILE": str(tmp_path / "previous")})
+    assert (ring.primary, ring.previous) == (ONE, (TWO, THREE))
+
+
+def test_empty_variables_count_as_absent() -> None:
+    ring = from_env(**{KEY: ONE.reveal(), f"{KEY}_FILE": "", PREVIOUS: "", f"{PREVIOUS}_FILE": ""})
+    assert (ring.primary, ring.previous) == (ONE, ())
+
+
+WRONG = {
+    "absent": ({}, MissingKeyError, KEY),
+    "empty": ({KEY: ""}, MissingKeyError, KEY),
+    "previous without primary": ({PREVIOUS: BASE64}, MissingKeyError, KEY),
+    "placeholder": ({KEY: "replace-me-with-the-output-of-sealchemy-generate-key"}, KeyFormatError, KEY),
+    "31 bytes": ({KEY: base64.b64encode(bytes(range(31))).decode()}, KeyFormatError, KEY),
+    "hex": ({KEY: bytes(range(32)).hex()}, KeyFormatError, KEY),
+    "stray characters": ({KEY: BASE64[:20] + " " + BASE64[20:]}, KeyFormatError, KEY),
+    "trailing newline": ({KEY: BASE64 + "\n"}, KeyFormatError, KEY),
+    "passphrase": ({KEY: base64.b64encode(b"my very secret pass phrase, yes!").decode()}, KeyFormatError, KEY),
+    "too short": ({KEY: "c2hvcnQ="}, KeyFormatError, KEY),
+    "value and file": ({KEY: BASE64, f"{KEY}_FILE": "/nowhere/key"}, KeyFormatError, f"{KEY}_FILE"),
+    "previous value and file": (
+        {KEY: ONE.reveal(), PREVIOUS: BASE64, f"{PREVIOUS}_FILE": "/x"},
+        KeyFormatError,
+        PREVIOUS,
+    ),
+    "no such file": ({f"{KEY}_FILE": "/nowhere/at/all/key-file"}, MissingKeyError, f"{KEY}_FILE"),
+    "a folder": ({f"{KEY}_FILE": "/"}, MissingKeyError, f"{KEY}_FILE"),
+    "the key in place of a path": ({f"{KEY}_FILE": BASE64}, MissingKeyError, f"{KEY}_FILE"),
+    "primary among previous": ({KEY: BASE64, PREVIOUS: BASE64}, KeyFormatError, PREVIOUS),
+    "previous twice": ({KEY: ONE.reveal(), PREVIOUS: f"{BASE64},{BASE64}"}, KeyFormatError, PREVIOUS),
+    "malformed previous": ({KEY: ONE.reveal(), PREVIOUS: f"{BASE64},nonsense-{BASE64}"}, KeyFormatError, PREVIOUS),
+}
+
+
+@pytest.mark.parametrize(("variables", "error", "named"), WRONG.values(), ids=WRONG.keys())
+def test_mistake_stops_the_process(variables: dict[str, str], error: type[KeyRingError], named: str) -> None:
+    with pytest.raises(error, match=named) as caught:
+        from_env(**variables)
+    assert_silent(caught.value, *[value for value in variables.values() if len(value) > 12])
+
+
+@pytest.mark.parametrize("case", ["absent", "placeholder", "31 bytes", "hex", "no such file"])
+def test_error_shows_the_command_that_makes_a_key(case: str) -> None:
+    with pytest.raises(KeyRingError, match="sealchemy generate-key"):
+        from_env(**WRONG[case][0])
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"", MissingKeyError),
+        (b"\n", MissingKeyError),
+        (bytes(range(128, 160)), KeyFormatError),
+        (b"nonsense", KeyFormatError),
+        (BASE64.encode() + b"\n\n", KeyFormatError),
+    ],
+    ids=["empty", "newline", "raw bytes", "nonsense", "two newlines"],
+)
+def test_unusable_file(tmp_path: Path, content: bytes, error: type[KeyRingError]) -> None:
+    (tmp_path / "key").write_bytes(content)
+    with pytest.raises(error, match=f"{KEY}_FILE"):
+        from_env(**{f"{KEY}_FILE": str(tmp_path / "key")})
+
+
+def test_the_example_is_refused_as_it_stands() -> None:
+    lines = [line.split("=", 1) for line in EXAMPLE.read_text().splitlines() if line and not line.startswith("#")]
+    with pytest.raises(KeyFormatError, match=r"placeholder of \.env\.example"):
+        from_env(**dict(lines))
+
+
+@pytest.mark.parametrize(
+    "prefix", [ONE.reveal(), "", "lower", "A B", None], ids=["key", "empty", "lower", "space", "None"]
+)
+def test_the_prefix_is_the_start_of_a_name(prefix: str) -> None:
+    with pytest.raises(KeyFormatError, match="prefix") as caught:
+        KeyRing.from_env(prefix, {})
+    assert_silent(caught.value, ONE.reveal())
