@@ -1,6 +1,6 @@
-"""The versions that are supported: `nox` runs the tests with each that this machine has, `nox -l` lists them.
+"""Test the supported versions: `nox` runs the tests with each one that this machine has, `nox -l` lists them.
 
-Arguments behind `--` are those of pytest: `nox -s "tests-3.13(sqlalchemy='2.1')" -- tests/alembic/test_operations.py`.
+Arguments after `--` go to pytest: `nox -s "tests-3.13(sqlalchemy='2.1')" -- tests/alembic/test_operations.py`.
 """
 
 from __future__ import annotations
@@ -32,5 +32,5 @@ def lowest(session: nox.Session) -> None:
     wanted = [*project["dependencies"], *(item for name in names for item in extras[name])]
     found = [re.fullmatch(r"([A-Za-z0-9_-]+)(?:\[\w+\])?>=([0-9.]+)", item) for item in wanted]
     session.install("-e", ".[dev]", *(f"{item[1]}=={item[2]}" for item in found if item))
-    # Old releases warn of what newer ones of others deprecate.
+    # Old releases call functions that newer releases of other packages deprecate.
     session.run("pytest", "-W", "default::DeprecationWarning", *session.posargs)

@@ -1,1 +1,1 @@
-"""How fast it is, against the limit and against what one would pick instead: `python -m benchmarks`."""
+"""Measure the speed of sealchemy, against its lower limit and against other libraries: `python -m benchmarks`."""

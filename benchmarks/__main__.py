@@ -1,4 +1,4 @@
-"""Run the benchmarks, print tables, and write them where they are asked for."""
+"""Run the benchmarks and print the results, or write them to a file or to the documentation."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def server() -> Iterator[str]:
 
 
 def check() -> Iterator[Section]:
-    """Measure in under a minute, to see whether something has become much slower."""
+    """Run for under a minute, to detect large slowdowns."""
     yield values.closures(rounds=7, count=2000)
     yield values.imports(rounds=5)
     with server() as url, tempfile.TemporaryDirectory() as folder:
@@ -63,7 +63,7 @@ def check() -> Iterator[Section]:
 
 
 def everything(added: dict[str, dict[str, dict[str, float]]], only: str) -> Iterator[Section]:
-    """Measure all whose name contains `only`, with the numbers of rows that the targets name."""
+    """Run every step whose name contains `only`, with the row counts that the targets are stated for."""
     with server() as url, tempfile.TemporaryDirectory() as folder:
         file = f"sqlite:///{folder}/bench.db"
 
@@ -90,15 +90,17 @@ def everything(added: dict[str, dict[str, dict[str, float]]], only: str) -> Iter
 
 
 def main() -> None:
-    """Read the options, and measure."""
+    """Parse the options and run the benchmarks."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="ratios only, in under a minute")
+    parser.add_argument("--check", action="store_true", help="a short run of the ratios, in under a minute")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--only", default="", help="what has this in its name; the rest is taken from that file")
-    parser.add_argument("--write", action="store_true", help="write tables and charts into the docs")
+    parser.add_argument(
+        "--only", default="", help="run the steps whose name contains this; keep the other results of the --json file"
+    )
+    parser.add_argument("--write", action="store_true", help="write the tables and the chart to the documentation")
     options = parser.parse_args()
     if options.only and not (options.json and options.json.exists()):
-        parser.error("--only needs --json, with the file of an earlier run")
+        parser.error("--only needs --json with the file of an earlier run")
     logging.disable(logging.WARNING)
     console, added = Console(), {}
     before = json.loads(options.json.read_text()) if options.only else {"sections": [], "added": {}}
@@ -123,7 +125,7 @@ def main() -> None:
 
 
 def write(told: dict[str, Any], sections: list[Section]) -> None:
-    """Put the tables into the page about performance, and draw the charts beside it."""
+    """Write the tables into the performance page, and draw its chart."""
     from .charts import draw  # noqa: PLC0415 - matplotlib is slow to import
 
     page = DOCS / "performance.md"

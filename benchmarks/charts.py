@@ -1,4 +1,4 @@
-"""The chart of the page about performance."""
+"""The chart on the performance page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def draw(added: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
-    """Draw what one value adds to a Core SELECT on SQLite, by its size, for ours and the others."""
+    """Draw the time that one value adds to a Core SELECT on SQLite, by its size, for each library."""
     mpl.rcParams["svg.hashsalt"] = "sealchemy"
     figure, axes = plt.subplots(figsize=(8, 4.5))
     by_size = added["sqlite"]

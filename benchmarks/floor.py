@@ -1,4 +1,4 @@
-"""The inline floor: the steps that no encrypted column can leave out, with nothing around them."""
+"""The inline floor: only the steps that no encrypted column can leave out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def floor() -> tuple[Callable[[str], str], Callable[[str], SecretString]]:
-    """Return what encrypts and what decrypts, of the form that we store, with one key and one context."""
+    """Return an encrypting and a decrypting function for the stored format, with one key and one context."""
     cipher = AESGCM(os.urandom(32))
     encrypt, decrypt, urandom = cipher.encrypt, cipher.decrypt, os.urandom
     header, associated_data, prefix = "sealchemy:v1:000000000000:", b"sealchemy:v1:000000000000:bench.a", urandom(12)
@@ -41,11 +41,11 @@ class FloorType(TypeDecorator[str]):
     encrypt, decrypt = floor()
 
     def bind_processor(self, dialect: Any) -> Any:
-        """Return what encrypts a parameter."""
+        """Return the function that encrypts a parameter."""
         del dialect
         return type(self).__dict__["encrypt"]
 
     def result_processor(self, dialect: Any, coltype: Any) -> Any:
-        """Return what decrypts a value."""
+        """Return the function that decrypts a value."""
         del dialect, coltype
         return type(self).__dict__["decrypt"]

@@ -1,4 +1,4 @@
-"""Measuring side by side: what is compared runs in turns, and only ratios of medians are reported first."""
+"""Measure calls side by side: they take turns, and the ratios of their medians are compared with targets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """Return how long a call takes, without the garbage of others."""
+    """Return how long a call takes, after collecting the garbage of earlier calls."""
     gc.collect()
     start = time.perf_counter()
     call()
@@ -20,7 +20,7 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def side_by_side(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Run each call in each round, in turns, after one round that does not count; return medians in seconds."""
+    """Run all calls in turn in each round, after one warm-up round, and return their medians in seconds."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
         for name, call in calls.items():

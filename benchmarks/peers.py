@@ -1,4 +1,4 @@
-"""What one would pick instead, used as its documentation says."""
+"""The alternatives, each used as its documentation says."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OURS, PLAIN, FLOOR = "sealchemy", "sqlalchemy.Text", "inline floor"
 
 
 class BareFernet(TypeDecorator[str]):
-    """What many write themselves."""
+    """The Fernet type that many applications write themselves."""
 
     impl = Text
     cache_ok = True
@@ -58,7 +58,7 @@ class PgCrypto(TypeDecorator[str]):
 
 
 def types(*, postgresql: bool) -> dict[str, Callable[[str], Any]]:
-    """Return what makes the type of a column, by the name of what it is from."""
+    """Return factories of column types, by the name of the library or engine."""
     sqlalchemy_encrypted_field.configure(base64.b64encode(os.urandom(32)).decode())
     found: dict[str, Callable[[str], Any]] = {
         PLAIN: lambda _name: Text(),
@@ -85,7 +85,7 @@ TARGETS = {
     "sqlalchemy-encrypted-field": 4.0,
     "pgcrypto, pgp_sym_encrypt": 50.0,
 }
-"""How many times the time that a value adds in a Core SELECT must be that of ours, at 200 characters."""
+"""Lower bound for the time that a 200-character value adds to a Core SELECT, as a multiple of sealchemy's."""
 
 AT_2500 = 5.0
-"""The same at 2 500 characters, for each of them in Python."""
+"""The same at 2 500 characters, for each one that encrypts in Python."""

@@ -1,4 +1,4 @@
-"""Statements: what a value adds to a SELECT, ours and the others', and whole entities through the ORM."""
+"""Measure statements: the time that a value adds to a SELECT in each library, and whole entities in the ORM."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MICROSECONDS = 1e6
 
 
 def engine_for(url: str) -> Engine:
-    """Return an engine with a key ring."""
+    """Return an engine that has a key ring."""
     return attach_key_ring(create_engine(url), KeyRing(primary=Key.generate()))
 
 
 def tables(engine: Engine, size: int, rows: int, names: list[str] | None = None) -> dict[str, Table]:
-    """Create and fill a table with two columns of each kind."""
+    """Create and fill one table for each library, with two columns of its type."""
     metadata, made = MetaData(), {}
     for number, (name, make) in enumerate(types(postgresql=engine.dialect.name == "postgresql").items()):
         if names is None or name in names:
@@ -45,7 +45,7 @@ def values(size: int, rows: int) -> list[dict[str, str]]:
 
 
 def core_select(url: str, size: int, rows: int, rounds: int) -> tuple[Section, dict[str, float]]:
-    """Measure what one value adds to a Core SELECT beyond plain Text; return that in microseconds as well."""
+    """Measure the time that one value adds to a Core SELECT of plain Text; also return it in microseconds."""
     engine = engine_for(url)
     made = tables(engine, size, rows)
     with engine.connect() as connection:
@@ -53,7 +53,7 @@ def core_select(url: str, size: int, rows: int, rounds: int) -> tuple[Section, d
         def read(name: str) -> None:
             table = made[name]
             found = connection.execute(select(table.c.a, table.c.b)).all()
-            if name == "sqlalchemy-encrypted-field":  # which decrypts when it is asked to
+            if name == "sqlalchemy-encrypted-field":  # decrypts only on request
                 [(a.decrypt(), b.decrypt()) for a, b in found]
             else:
                 [(a, b) for a, b in found]
@@ -61,7 +61,9 @@ def core_select(url: str, size: int, rows: int, rounds: int) -> tuple[Section, d
         taken = side_by_side({name: lambda name=name: read(name) for name in made}, rounds)
     drop(engine, made)
     added = {name: (taken[name] - taken[PLAIN]) / (2 * rows) * MICROSECONDS for name in made if name != PLAIN}
-    section = Section(f"Added by one value of {size} characters to a Core SELECT on {engine.dialect.name}, over ours")
+    section = Section(
+        f"Time that one {size}-character value adds to a Core SELECT on {engine.dialect.name}, relative to sealchemy"
+    )
     for name, each in added.items():
         if name in {OURS, FLOOR}:
             continue
@@ -94,7 +96,7 @@ def orm(url: str, size: int, rows: int, rounds: int) -> Section:
             session.execute(insert(models[name]), new)
             session.commit()
 
-    section = Section(f"Through the ORM on {engine.dialect.name}, {size} characters, against plain Text")
+    section = Section(f"ORM on {engine.dialect.name}, values of {size} characters, against plain Text")
     for what, call, target in (("SELECT of entities", entities, 1.30), ("bulk INSERT", bulk, 1.20)):
         taken = side_by_side({name: lambda name=name, call=call: call(name) for name in made}, rounds)
         detail = (
@@ -107,7 +109,7 @@ def orm(url: str, size: int, rows: int, rounds: int) -> Section:
 
 
 def drop(engine: Engine, made: dict[str, Table]) -> None:
-    """Remove the tables."""
+    """Drop the tables and dispose of the engine."""
     with engine.begin() as connection:
         for table in made.values():
             connection.execute(text(f"DROP TABLE {table.name}"))

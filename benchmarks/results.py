@@ -1,4 +1,4 @@
-"""What was measured, against its target."""
+"""Measured ratios and their targets, as rows and tables."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Result:
     """One figure.
 
     Attributes:
-        what: was measured.
-        ratio: of two medians, which is what counts.
-        target: what the ratio must be at least or at most.
+        what: name of the measurement.
+        ratio: the quotient of two medians.
+        target: the bound that the ratio must meet.
         at_most: whether the target is an upper bound.
-        detail: absolute figures, which belong to the machine.
+        detail: absolute figures, which depend on the machine.
     """
 
     what: str
@@ -29,13 +29,13 @@ class Result:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the target is reached; None if there is none."""
+        """Whether the ratio meets the target; None without a target."""
         if self.target is None:
             return None
         return self.ratio <= self.target if self.at_most else self.ratio >= self.target
 
     def row(self) -> list[str]:
-        """Return the cells of a table."""
+        """Return the cells of a table row."""
         bound = "" if self.target is None else f"{'≤' if self.at_most else '≥'} {self.target:g}"
         mark = {None: "", True: "reached", False: "**missed**"}[self.reached]
         if self.target is not None and abs(self.ratio / self.target - 1) < NOISE:
@@ -44,14 +44,14 @@ class Result:
 
 
 NOISE = 0.05
-"""How far from its target a ratio must be for a verdict that another run would repeat."""
+"""Relative distance from its target within which another run may give a ratio the opposite verdict."""
 
 HEAD = ["what", "measured", "target", "", "on this machine"]
 
 
 @dataclass
 class Section:
-    """Figures that belong together."""
+    """A titled group of results."""
 
     title: str
     results: list[Result] = field(default_factory=list)
@@ -66,17 +66,17 @@ class Section:
         return table
 
     def markdown(self) -> str:
-        """Return a table for the docs."""
+        """Return a table for the documentation."""
         rows = [HEAD, *(result.row() for result in self.results)]
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
         return "\n".join([f"### {self.title}", "", lines[0], "|---" * len(HEAD) + "|", *lines[1:]])
 
     @classmethod
     def from_json(cls, told: dict[str, Any]) -> Section:
-        """Return what `json` gave."""
+        """Return the section that `json` described."""
         results = [{key: value for key, value in item.items() if key != "reached"} for item in told["results"]]
         return cls(told["title"], [Result(**item) for item in results])
 
     def json(self) -> dict[str, Any]:
-        """Return what is written to a file."""
+        """Return the data to write to a file."""
         return {"title": self.title, "results": [{**asdict(item), "reached": item.reached} for item in self.results]}

@@ -1,4 +1,4 @@
-"""Rewriting rows in place, against the UPDATE that any such rewriting is at least."""
+"""Measure in-place rewrites, against a plain UPDATE, the least that any rewrite does."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 CONTEXTS = {"access": "bench.access", "refresh": "bench.refresh"}
 SIZE = 200
 TOUCH = "UPDATE bench SET access = access || '', refresh = refresh || ''"
-LONGER = "x" * 146  # what encrypting adds to 200 characters
+LONGER = "x" * 146  # as many characters as encryption adds to 200
 PAD = f"UPDATE bench SET access = access || '{LONGER}', refresh = refresh || '{LONGER}'"
 ANALYZE = "ANALYZE bench"
 
 
 def fill(engine: Engine, rows: int) -> None:
-    """Make the table anew, with two columns of 200 characters."""
+    """Create the table again, with two columns of 200-character values."""
     with engine.begin() as connection:
         connection.execute(text("DROP TABLE IF EXISTS bench"))
         connection.execute(text("CREATE TABLE bench (id INTEGER PRIMARY KEY, access TEXT, refresh TEXT)"))
@@ -51,7 +51,7 @@ def fill(engine: Engine, rows: int) -> None:
 
 
 def vacuum(connection: Connection) -> None:
-    """Leave nothing of what came before to be done while something is measured."""
+    """Finish pending work of the database, so that it does not run during the next measurement."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("VACUUM ANALYZE bench"))
         connection.execute(text("CHECKPOINT"))
@@ -69,11 +69,11 @@ def in_place(url: str, rows: int, rounds: int) -> Section:
     engine = create_engine(url)
     floors: dict[str, Callable[[Engine], None]] = {
         "`UPDATE … SET c = c || ''` of all rows": partial(update, statement=TOUCH),
-        "an UPDATE that makes all values as long": partial(update, statement=PAD),
+        "an UPDATE that makes every value as long as its ciphertext": partial(update, statement=PAD),
     }
     targets = [0.30, None] if engine.dialect.name == "postgresql" else [None, 0.25]
     if engine.dialect.name == "postgresql":
-        floors["the same batches by psycopg, without encryption"] = batches
+        floors["the same batches in psycopg, without encryption"] = batches
         targets.append(None)
     taken: dict[str, list[float]] = {name: [] for name in (*floors, "encrypt", "rekey")}
     for number in range(rounds):
@@ -89,12 +89,12 @@ def in_place(url: str, rows: int, rounds: int) -> Section:
         attach_key_ring(engine, KeyRing(primary=second, previous=[first]))
         taken["rekey"].append(seconds(lambda: rewrite(REKEY, engine, "bench", CONTEXTS)))
     rate = {name: rows / statistics.median(values) for name, values in taken.items()}
-    section = Section(f"In place on {engine.dialect.name}, {rows} rows, two columns of {SIZE} characters")
+    section = Section(f"In-place rewrite on {engine.dialect.name}, {rows} rows, two columns of {SIZE} characters")
     for name, target in zip(floors, targets, strict=True):
-        detail = f"{rate['encrypt']:.0f} rows a second against {rate[name]:.0f}"
+        detail = f"{rate['encrypt']:.0f} rows per second against {rate[name]:.0f}"
         ratio = rate["encrypt"] / rate[name]
         section.results.append(Result(f"encrypt, against {name}", ratio, target, at_most=False, detail=detail))
-    detail = f"{rate['rekey']:.0f} rows a second"
+    detail = f"{rate['rekey']:.0f} rows per second"
     section.results.append(
         Result("rekey, against encrypt", rate["rekey"] / rate["encrypt"], 0.8, at_most=False, detail=detail)
     )
@@ -103,14 +103,14 @@ def in_place(url: str, rows: int, rounds: int) -> Section:
 
 
 def update(engine: Engine, statement: str) -> None:
-    """Run an UPDATE of all rows, in one transaction, and the ANALYZE that a rewriting ends with."""
+    """Update all rows in one transaction, and run ANALYZE as a rewrite does at its end."""
     with engine.begin() as connection:
         connection.execute(text(statement))
         connection.execute(text(ANALYZE))
 
 
 def batches(engine: Engine, size: int = 1000) -> None:
-    """Lock, read, write and read back all rows in batches, as a rewriting does, with nothing around it."""
+    """Lock, read, write and read back all rows in batches as a rewrite does, without its other work."""
     read = "SELECT id, access, refresh FROM bench WHERE id > %s ORDER BY id LIMIT %s FOR NO KEY UPDATE SKIP LOCKED"
     write = (
         "UPDATE bench SET access = n.a, refresh = n.r FROM unnest(%b::integer[], %b::text[], %b::text[]) AS n(k, a, r)"
@@ -133,7 +133,7 @@ def batches(engine: Engine, size: int = 1000) -> None:
 
 
 def shards(url: str, rows: int, rounds: int, processes: int = 4) -> Section:
-    """Measure encrypting in several processes at once, against one."""
+    """Measure encrypting in several parallel processes, against one process."""
     engine, key = create_engine(url), Key.generate().reveal()
     taken: dict[int, list[float]] = {1: [], processes: []}
     for _ in range(rounds):
@@ -141,7 +141,7 @@ def shards(url: str, rows: int, rounds: int, processes: int = 4) -> Section:
             fill(engine, rows)
             times.append(run_shards(url, key, count))
     one, many = (statistics.median(values) for values in taken.values())
-    detail = f"{rows / many:.0f} rows a second against {rows / one:.0f}"
+    detail = f"{rows / many:.0f} rows per second against {rows / one:.0f}"
     section = Section(f"{processes} shards in {processes} processes on {engine.dialect.name}, {rows} rows")
     section.results.append(Result("rate, against one process", one / many, 1.4, at_most=False, detail=detail))
     engine.dispose()
@@ -149,7 +149,7 @@ def shards(url: str, rows: int, rounds: int, processes: int = 4) -> Section:
 
 
 def run_shards(url: str, key: str, count: int) -> float:
-    """Return the seconds from when all processes are ready to when all have ended."""
+    """Return the seconds that all processes take together, counted from when the last of them is ready."""
     running = [
         subprocess.Popen(
             [sys.executable, "-m", "benchmarks.rewriting"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -173,7 +173,7 @@ def run_shards(url: str, key: str, count: int) -> float:
 
 
 def one_shard() -> None:
-    """Wait for the start, and encrypt one shard."""
+    """Wait for the start signal and encrypt one shard."""
     given = json.loads(sys.stdin.readline())
     engine = attach_key_ring(create_engine(given["url"]), KeyRing(primary=Key.parse(given["key"])))
     with engine.connect() as connection:
@@ -184,7 +184,7 @@ def one_shard() -> None:
 
 
 def large(url: str, small: int, rows: int) -> Section:
-    """Measure whether the rate stays where it is in a large table: small ones before and after, one large one."""
+    """Compare the rate of one large table with that of small tables before and after it."""
     engine = attach_key_ring(create_engine(url), KeyRing(primary=Key.generate()))
     rates: dict[int, list[float]] = {small: [], rows: []}
     for size in (small, small, small, rows, small, small, small):
@@ -193,37 +193,37 @@ def large(url: str, small: int, rows: int) -> Section:
     before, after = (statistics.median(values) for values in rates.values())
     section = Section(f"{rows} rows on {engine.dialect.name}")
     spread = f"{min(rates[small]):.0f} to {max(rates[small]):.0f}"
-    detail = f"{after:.0f} rows a second, once, against {before:.0f}, the median of six ({spread})"
+    detail = f"{after:.0f} rows per second in one run, against {before:.0f}, the median of six runs ({spread})"
     section.results.append(
-        Result(f"rate, against that at {small} rows", after / before, 0.85, at_most=False, detail=detail)
+        Result(f"rate, against the rate at {small} rows", after / before, 0.85, at_most=False, detail=detail)
     )
     engine.dispose()
     return section
 
 
 PHASES = {
-    "waiting for the server and reading what it sends": ("connection.py", "wait"),
-    "the statements that write, with that waiting": ("postgresql.py", "write"),
-    "what each value becomes, with its cryptography": ("rewrite.py", "_changes"),
-    "encrypting": ("ciphers.py", "encrypt"),
-    "decrypting": ("ciphers.py", "decrypt"),
-    "comparing what was read back, with its decryption": ("rewrite.py", "_compare"),
-    "the last pass, with all of these": ("rewrite.py", "_classify_everything"),
+    "waiting for the server and reading its responses": ("psycopg/connection.py", "wait"),
+    "the statements that write, including that wait": ("_databases/postgresql.py", "write"),
+    "converting each value, including its cryptography": ("_rewriting/run.py", "_changes"),
+    "encrypting": ("_values/data_key.py", "encrypt"),
+    "decrypting": ("_values/data_key.py", "decrypt"),
+    "comparing the values read back, including their decryption": ("_rewriting/run.py", "_compare"),
+    "the last pass, including its share of the above": ("_rewriting/run.py", "_classify_everything"),
 }
 
 
 def profile(url: str, rows: int) -> Section:
-    """Show where the time of encrypting in place goes, by cProfile, which itself makes Python look slower."""
+    """Profile an in-place encryption with cProfile, whose overhead makes Python look slower."""
     engine = attach_key_ring(create_engine(url), KeyRing(primary=Key.generate()))
     fill(engine, rows)
     profiler = cProfile.Profile()
     profiler.runcall(rewrite, ENCRYPT, engine, "bench", CONTEXTS)
     stats: Any = pstats.Stats(profiler)
-    section = Section(f"Profile of encrypting {rows} rows in place on {engine.dialect.name}: parts overlap")
+    section = Section(f"Profile of encrypting {rows} rows in place on {engine.dialect.name} (parts overlap)")
     for name, (file, function) in PHASES.items():
         found = [value for key, value in stats.stats.items() if key[0].endswith(f"/{file}") and key[2] == function]
         spent = sum(value[3] for value in found)
-        detail = f"{spent / rows * 1e6:.1f} µs a row"
+        detail = f"{spent / rows * 1e6:.1f} µs per row"
         section.results.append(Result(name, spent / stats.total_tt * 100, unit="% of the time", detail=detail))
     engine.dispose()
     return section

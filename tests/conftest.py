@@ -1,4 +1,4 @@
-"""Servers and factories for the whole suite. No test shares a table, a key or an engine with another."""
+"""Servers and factories for the whole suite. Tests do not share tables, keys or engines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell that runs this in the background has SIGINT ignored, and so would have what the tests start.
+    # A background shell ignores SIGINT, and the processes that the tests start would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput") or config.option.no_postgres or config.option.collectonly:
         return
@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    return max(3, os.cpu_count() or 1)  # many tests wait: for leases, for processes, for providers
+    return max(3, os.cpu_count() or 1)  # many tests wait for leases, processes or providers
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -66,16 +66,16 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 @pytest.fixture(scope="session")
 def postgresql_server(request: pytest.FixtureRequest) -> str:
-    """The URL of the server, of a database that may be connected to."""
+    """The URL of a database on the server that accepts connections."""
     config = request.config
     if config.option.no_postgres:
-        pytest.skip("--no-postgres")  # chosen on the command line; without it a missing server is an error
+        pytest.skip("--no-postgres")  # explicitly requested; without the option, a missing server is an error
     return config.workerinput["postgresql"] if hasattr(config, "workerinput") else config.stash[SERVER].url
 
 
 @pytest.fixture(scope="session")
 def postgresql_database(postgresql_server: str) -> Iterator[str]:
-    """The URL of a database of this worker."""
+    """The URL of a database for this worker only."""
     url = make_url(postgresql_server).set(drivername="postgresql+psycopg")
     name = f"sealchemy_{secrets.token_hex(6)}"
     dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
@@ -108,7 +108,7 @@ def mariadb_url(request: pytest.FixtureRequest) -> Iterator[str]:
     else:
         server = config.stash[MARIADB].url if MARIADB in config.stash else None
     if server is None:
-        pytest.skip(mariadb.WHAT_TO_INSTALL)  # the header of the run says so as well
+        pytest.skip(mariadb.WHAT_TO_INSTALL)  # the report header says so too
     name = f"t_{secrets.token_hex(6)}"
     engine = create_engine(server)
     with engine.begin() as connection:
@@ -121,7 +121,7 @@ def mariadb_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database, of each kind in turn."""
+    """The URL of an empty database, once per database kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'test.db'}"
     return request.getfixturevalue("postgresql_url")
@@ -129,7 +129,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def make_engine() -> Iterator[Callable[..., Engine]]:
-    """Make engines with a key ring, and dispose of them afterwards."""
+    """Create engines with a key ring, and dispose of them afterwards."""
     engines: list[Engine] = []
 
     def make(
@@ -146,20 +146,20 @@ def make_engine() -> Iterator[Callable[..., Engine]]:
 
 @pytest.fixture
 def engine(database_url: str, make_engine: Callable[..., Engine]) -> Engine:
-    """An engine with a key ring, on each kind of database in turn."""
+    """An engine with a key ring, once per database kind."""
     return make_engine(database_url)
 
 
 @pytest.fixture
 def oauth_provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[provider.Provider]:
     """A running OAuth provider."""
-    monkeypatch.setenv("AUTHLIB_INSECURE_TRANSPORT", "1")  # the server's: it is on loopback, without TLS
+    monkeypatch.setenv("AUTHLIB_INSECURE_TRANSPORT", "1")  # for the server, which runs on loopback without TLS
     with provider.running() as running:
         yield running
 
 
 @pytest.fixture(autouse=True)
 def _no_keys_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the developer's own environment out of the tests."""
+    """Keep the developer's environment out of the tests."""
     for name in [name for name in os.environ if name.startswith("INTEGRATION_TOKEN_") or name == "DATABASE_URL"]:
         monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""Writes the tables of `docs/explanation/evidence.md` that come from the tests: `python -m tests.evidence`."""
+"""Write the generated tables of `docs/explanation/evidence.md`: `python -m tests.evidence`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ PAGE = Path(__file__).parents[1] / "docs/explanation/evidence.md"
 
 
 def markdown(rows: list[list[str]]) -> str:
-    """Return a table; the first row is its head."""
+    """Return a Markdown table; the first row is its header."""
     head, *body = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([head, "|---" * len(rows[0]) + "|", *body])
 
 
 def leaks() -> str:
-    """Return the matrix of channels and ways; an open cell has the number of its reason."""
-    from .test_leak_matrix import CHANNELS, OPEN, WAYS
+    """Return the matrix of channels and ways; an open cell shows the number of its reason."""
+    from .security.test_leak_matrix import CHANNELS, OPEN, WAYS
 
     reasons = list(dict.fromkeys(OPEN.values()))
     body = [
@@ -37,8 +37,8 @@ def leaks() -> str:
 
 
 def strictness() -> str:
-    """Return what is done with each kind of value."""
-    from .test_strictness import rows
+    """Return the table of how each kind of value is handled."""
+    from .security.test_strictness import rows
 
     return markdown(rows())
 
@@ -47,7 +47,7 @@ TABLES = {"leaks": leaks, "strictness": strictness}
 
 
 def written() -> str:
-    """Return the page with its tables as they are now."""
+    """Return the page with current tables."""
     page = PAGE.read_text()
     for name, make in TABLES.items():
         start, end = f"<!-- {name}: python -m tests.evidence -->\n", "\n<!-- end -->"

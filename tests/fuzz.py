@@ -1,6 +1,6 @@
-"""A coverage-guided fuzzer over what reads stored values and keys.
+"""A coverage-guided fuzzer for the functions that read encrypted values and keys.
 
-Run as `python -m tests.fuzz -runs=1000000`, or with any other option of libFuzzer, such as `-max_total_time=60`.
+Run it with `python -m tests.fuzz -runs=1000000`, or with any other libFuzzer option, such as `-max_total_time=60`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ with atheris.instrument_imports(include=["sealchemy"]):
 
 
 def one_input(data: bytes) -> None:
-    """Have a reader read what the fuzzer came up with, alone or with pieces of valid values."""
+    """Pass the fuzzer's input to a reader, alone or combined with pieces of valid values."""
     provider = atheris.FuzzedDataProvider(data)
     reader = READERS[provider.ConsumeIntInRange(0, len(READERS) - 1)]
     piece = PIECES[provider.ConsumeIntInRange(0, len(PIECES) - 1)]

@@ -27,8 +27,6 @@ Messages name the column or variable, the key id, and what to do. No message, at
 carries a plaintext, an encrypted value or a key.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from sqlalchemy.exc import DontWrapMixin

@@ -1,4 +1,4 @@
-"""The import path of `render_item` for `env.py`."""
+"""The import path of `render_item` in `env.py` files of version 0.1."""
 
 from .alembic.operations import render_item
 

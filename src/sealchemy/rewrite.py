@@ -1,7 +1,5 @@
 """Rewrite the values of a table in place, in batches: encrypt, rekey, decrypt or verify them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 from sqlalchemy import Connection, Engine

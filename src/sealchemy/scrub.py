@@ -1,7 +1,5 @@
 """Remove the old versions of rows, which an UPDATE leaves behind, from the files of the database."""
 
-from __future__ import annotations
-
 from sqlalchemy import Engine, inspect
 
 from sealchemy._databases.access import database_of

@@ -1,7 +1,5 @@
 """How many values of a column are plaintext, how many are under which key, and whether this process can read them."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping

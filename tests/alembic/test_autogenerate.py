@@ -1,4 +1,4 @@
-"""`alembic revision --autogenerate` and `alembic check`, in an application's own project."""
+"""`alembic revision --autogenerate` and `alembic check` in the project of an application."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def create(engine: Engine, metadata: MetaData, rows: list[dict[str, Any]]) -> No
 
 
 def body(revision: str, function: str) -> list[str]:
-    """Return the lines of a function of a revision, without Alembic's comments."""
+    """Return the lines of one function of a revision, without Alembic's comments."""
     found = re.search(rf"def {function}\(\) -> None:\n(.*?)(?=\n\ndef |\Z)", revision, re.DOTALL)
     assert found is not None
     lines = [line.strip() for line in found[1].splitlines()]
@@ -97,7 +97,9 @@ DECRYPT = "op.decrypt_columns('grants', {'access': 'g.access', 'refresh': 'g.ref
 
 
 @pytest.mark.parametrize("rows", [ROWS, []], ids=["rows", "empty"])
-def test_a_column_that_became_encrypted(engine: Engine, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+def test_newly_encrypted_column_is_migrated_and_can_be_downgraded(
+    engine: Engine, tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
     create(engine, models(String(500)), rows)
     application = Application(tmp_path, engine, encrypted())
     assert not application.is_clean()
@@ -124,7 +126,7 @@ def test_a_column_that_became_encrypted(engine: Engine, tmp_path: Path, rows: li
     assert application.is_clean()
 
 
-def test_the_revision_outlives_the_models(engine: Engine, tmp_path: Path) -> None:
+def test_revision_does_not_need_the_models(engine: Engine, tmp_path: Path) -> None:
     create(engine, models(String(500)), ROWS)
     application = Application(tmp_path, engine, encrypted())
     application.autogenerate()
@@ -134,7 +136,7 @@ def test_the_revision_outlives_the_models(engine: Engine, tmp_path: Path) -> Non
         assert connection.scalar(text("SELECT count(*) FROM grants WHERE access LIKE 'sealchemy:v1:%'")) == len(ROWS)
 
 
-def test_a_new_table(engine: Engine, tmp_path: Path) -> None:
+def test_new_table_requires_encryption(engine: Engine, tmp_path: Path) -> None:
     application = Application(tmp_path, engine, encrypted())
     revision = application.autogenerate()
     type_ = "mysql.MEDIUMTEXT()" if engine.dialect.name in {"mysql", "mariadb"} else "sa.Text()"
@@ -148,7 +150,7 @@ def test_a_new_table(engine: Engine, tmp_path: Path) -> None:
     assert not inspect(engine).has_table("grants")
 
 
-def test_a_new_column(engine: Engine, tmp_path: Path) -> None:
+def test_new_column_requires_encryption(engine: Engine, tmp_path: Path) -> None:
     create(engine, models(None), [])
     application = Application(tmp_path, engine, models(EncryptedString("g.access")))
     revision = application.autogenerate()
@@ -160,7 +162,7 @@ def test_a_new_column(engine: Engine, tmp_path: Path) -> None:
     assert "access" not in {item["name"] for item in inspect(engine).get_columns("grants")}
 
 
-def test_a_column_that_became_plain_again(engine: Engine, tmp_path: Path) -> None:
+def test_column_that_is_no_longer_encrypted_is_decrypted(engine: Engine, tmp_path: Path) -> None:
     create(engine, models(Text()), ROWS)
     application = Application(tmp_path, engine, models(EncryptedString("grants.access")))
     application.autogenerate()
@@ -177,7 +179,7 @@ def test_a_column_that_became_plain_again(engine: Engine, tmp_path: Path) -> Non
         assert sorted(connection.scalars(text("SELECT access FROM grants"))) == [row["access"] for row in ROWS]
 
 
-def test_a_context_that_was_guessed_wrongly_loses_nothing(engine: Engine, tmp_path: Path) -> None:
+def test_wrongly_guessed_context_loses_no_data(engine: Engine, tmp_path: Path) -> None:
     create(engine, models(Text()), ROWS)
     application = Application(tmp_path, engine, models(EncryptedString("another.context")))
     application.autogenerate()
@@ -194,7 +196,7 @@ def test_a_context_that_was_guessed_wrongly_loses_nothing(engine: Engine, tmp_pa
     assert constraint.is_required(engine, "grants", ["access"])
 
 
-def test_a_column_that_is_dropped(engine: Engine, tmp_path: Path) -> None:
+def test_dropping_a_column_removes_its_check_first(engine: Engine, tmp_path: Path) -> None:
     create(engine, models(Text()), ROWS)
     application = Application(tmp_path, engine, models(EncryptedString("grants.access")))
     application.autogenerate()
@@ -206,7 +208,7 @@ def test_a_column_that_is_dropped(engine: Engine, tmp_path: Path) -> None:
     assert application.is_clean()
 
 
-def test_what_the_user_leaves_out_is_left_out(engine: Engine, tmp_path: Path) -> None:
+def test_excluded_columns_are_ignored(engine: Engine, tmp_path: Path) -> None:
     create(engine, models(Text()), ROWS)
 
     def include(_object: object, name: str | None, kind: str, *_: object) -> bool:
@@ -223,9 +225,7 @@ def test_what_the_user_leaves_out_is_left_out(engine: Engine, tmp_path: Path) ->
     assert application.is_clean()
 
 
-def test_a_column_that_the_user_leaves_out_and_the_models_do_not_have_is_left_alone(
-    engine: Engine, tmp_path: Path
-) -> None:
+def test_excluded_column_missing_from_the_models_is_ignored(engine: Engine, tmp_path: Path) -> None:
     create(engine, models(Text()), ROWS)
     application = Application(tmp_path, engine, models(EncryptedString("grants.access")))
     application.autogenerate()
@@ -235,7 +235,7 @@ def test_a_column_that_the_user_leaves_out_and_the_models_do_not_have_is_left_al
     assert application.is_clean()
 
 
-def test_a_check_of_that_name_with_another_condition_does_not_count(engine: Engine, tmp_path: Path) -> None:
+def test_check_with_another_condition_does_not_count(engine: Engine, tmp_path: Path) -> None:
     metadata = models(Text())
     metadata.tables["grants"].append_constraint(CheckConstraint("access <> ''", "ck_grants_access_encrypted"))
     create(engine, metadata, ROWS)
@@ -243,7 +243,7 @@ def test_a_check_of_that_name_with_another_condition_does_not_count(engine: Engi
     assert not application.is_clean()
 
 
-def test_a_key_in_python_that_is_not_the_name_in_the_database(engine: Engine, tmp_path: Path) -> None:
+def test_column_whose_python_key_differs_from_its_name_is_encrypted(engine: Engine, tmp_path: Path) -> None:
     create(engine, models(Text()), ROWS)
     metadata = MetaData()
     columns = Column("id", Integer, primary_key=True), Column("access", EncryptedString("g.access"), key="other")
@@ -255,7 +255,9 @@ def test_a_key_in_python_that_is_not_the_name_in_the_database(engine: Engine, tm
 
 
 @pytest.mark.parametrize("plugins", [None, ["alembic.autogenerate.*"]])
-def test_without_the_plugin_nothing_is_different(engine: Engine, tmp_path: Path, plugins: list[str] | None) -> None:
+def test_no_difference_is_reported_without_the_plugin(
+    engine: Engine, tmp_path: Path, plugins: list[str] | None
+) -> None:
     create(engine, models(Text()), ROWS)
     configure = {"compare_type": False, "autogenerate_plugins": plugins or ["alembic.autogenerate.*"]}
     application = Application(tmp_path, engine, encrypted(), **configure)
@@ -264,8 +266,8 @@ def test_without_the_plugin_nothing_is_different(engine: Engine, tmp_path: Path,
     assert application.is_clean()
 
 
-def test_alembic_s_own_comparison_of_checks_leaves_ours(engine: Engine, tmp_path: Path) -> None:
-    pytest.importorskip("alembic.ext.checkconstraint_byname", reason="Alembic before 1.19.2 has none to list")
+def test_alembics_own_check_comparison_ignores_the_encryption_check(engine: Engine, tmp_path: Path) -> None:
+    pytest.importorskip("alembic.ext.checkconstraint_byname", reason="Alembic before 1.19.2 has no such plugin")
     create(engine, models(Text()), ROWS)
     application = Application(tmp_path, engine, encrypted())
     application.autogenerate()
@@ -277,7 +279,7 @@ def test_alembic_s_own_comparison_of_checks_leaves_ours(engine: Engine, tmp_path
     assert "drop_constraint" not in application.autogenerate()
 
 
-def test_in_batch_mode_the_operations_stand_outside_the_batch(engine: Engine, tmp_path: Path) -> None:
+def test_operations_are_rendered_outside_batch_blocks(engine: Engine, tmp_path: Path) -> None:
     create(engine, models(Text()), ROWS)
     metadata = encrypted()
     metadata.tables["grants"].append_column(Column("note", Text()))
@@ -290,7 +292,7 @@ def test_in_batch_mode_the_operations_stand_outside_the_batch(engine: Engine, tm
     assert application.is_clean()
 
 
-def test_the_user_s_own_rendering_comes_first(engine: Engine, tmp_path: Path) -> None:
+def test_render_item_of_the_user_takes_precedence(engine: Engine, tmp_path: Path) -> None:
     def render(kind: str, item: object, _context: object) -> str | bool:
         return "sa.String(4000)" if kind == "type" and isinstance(item, EncryptedString) else False
 
@@ -299,7 +301,9 @@ def test_the_user_s_own_rendering_comes_first(engine: Engine, tmp_path: Path) ->
     assert "sa.Column('access', sa.String(4000)" in revision
 
 
-def test_a_table_in_a_schema(postgresql_url: str, make_engine: Callable[..., Engine], tmp_path: Path) -> None:
+def test_table_in_another_schema_is_encrypted(
+    postgresql_url: str, make_engine: Callable[..., Engine], tmp_path: Path
+) -> None:
     engine = make_engine(postgresql_url, RING)
     with engine.begin() as connection:
         here = connection.scalar(text("SELECT current_schema()"))
@@ -321,8 +325,10 @@ def test_a_table_in_a_schema(postgresql_url: str, make_engine: Callable[..., Eng
         connection.execute(text(f"DROP SCHEMA {here}_other CASCADE"))
 
 
-@pytest.mark.filterwarnings("ignore:Can.t validate argument:sqlalchemy.exc.SAWarning")  # how it is reflected
-def test_a_check_that_is_not_validated_does_not_count(
+@pytest.mark.filterwarnings(
+    "ignore:Can.t validate argument:sqlalchemy.exc.SAWarning"
+)  # SQLAlchemy warns when it reflects the CHECK
+def test_unvalidated_check_does_not_count(
     postgresql_url: str, make_engine: Callable[..., Engine], tmp_path: Path
 ) -> None:
     engine = make_engine(postgresql_url, RING)
@@ -338,7 +344,7 @@ def test_a_check_that_is_not_validated_does_not_count(
     assert application.is_clean()
 
 
-def test_a_renamed_column_takes_its_check_with_it(engine: Engine, tmp_path: Path) -> None:
+def test_renamed_column_keeps_its_check(engine: Engine, tmp_path: Path) -> None:
     create(engine, models(Text()), ROWS)
     application = Application(tmp_path, engine, models(EncryptedString("g.access")))
     application.autogenerate()
@@ -355,7 +361,9 @@ def test_a_renamed_column_takes_its_check_with_it(engine: Engine, tmp_path: Path
 
 
 @pytest.mark.parametrize("other", ["text", "C", "like", "binary", "glob", "check", "ck_grants_access_encrypted"])
-def test_a_column_named_like_a_word_of_the_condition_is_not_done(engine: Engine, tmp_path: Path, other: str) -> None:
+def test_column_named_like_a_word_of_the_condition_is_not_taken_for_encrypted(
+    engine: Engine, tmp_path: Path, other: str
+) -> None:
     def declare(second: TypeEngine[Any]) -> MetaData:
         columns = Column("access", EncryptedString("g.access")), Column(other, second)
         return Table("grants", MetaData(), Column("id", Integer, primary_key=True), *columns).metadata
@@ -371,7 +379,7 @@ def test_a_column_named_like_a_word_of_the_condition_is_not_done(engine: Engine,
     assert application.is_clean()
 
 
-def test_what_is_refused_leaves_the_revision_to_be_run_again(
+def test_refused_revision_can_be_run_again(
     postgresql_url: str, make_engine: Callable[..., Engine], tmp_path: Path
 ) -> None:
     engine = make_engine(postgresql_url, RING, rollout=Rollout.MIGRATE)
@@ -385,7 +393,7 @@ def test_what_is_refused_leaves_the_revision_to_be_run_again(
     assert application.is_clean()
 
 
-def test_plain_models_and_a_check_that_is_not_validated(
+def test_unvalidated_check_on_a_plain_column_is_a_difference(
     postgresql_url: str, make_engine: Callable[..., Engine], tmp_path: Path
 ) -> None:
     engine = make_engine(postgresql_url, RING)
@@ -394,11 +402,11 @@ def test_plain_models_and_a_check_that_is_not_validated(
         check = "CHECK (access LIKE 'sealchemy:v1:%') NOT VALID"
         connection.execute(text(f"ALTER TABLE grants ADD CONSTRAINT ck_grants_access_encrypted {check}"))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of how SQLAlchemy reflects it
+        warnings.simplefilter("ignore")  # SQLAlchemy warns when it reflects the CHECK
         assert not Application(tmp_path, engine, models(Text())).is_clean()
 
 
-def test_a_renamed_table_and_column_stay_encrypted(engine: Engine, tmp_path: Path) -> None:
+def test_renamed_table_and_column_stay_encrypted(engine: Engine, tmp_path: Path) -> None:
     create(engine, models(Text()), ROWS)
     application = Application(tmp_path, engine, models(EncryptedString("g.access")))
     application.autogenerate()
@@ -420,25 +428,25 @@ def test_a_renamed_table_and_column_stay_encrypted(engine: Engine, tmp_path: Pat
         connection.execute(text("UPDATE renamed SET token = 'plain' WHERE id = 1"))
 
 
-def test_bytes_are_not_taken_for_text(engine: Engine, tmp_path: Path) -> None:
+def test_binary_column_is_refused(engine: Engine, tmp_path: Path) -> None:
     create(engine, models(LargeBinary()), [])
     application = Application(tmp_path, engine, models(EncryptedString("g.access")))
     with pytest.raises(ColumnDefinitionError, match="column access holds bytes"):
         application.autogenerate()
 
 
-def test_a_table_without_a_primary_key_is_refused_before_it_is_created(engine: Engine, tmp_path: Path) -> None:
+def test_table_without_a_primary_key_is_refused_before_it_is_created(engine: Engine, tmp_path: Path) -> None:
     metadata = MetaData()
     Table("links", metadata, Column("token", EncryptedString("links.token")))
     with pytest.raises(ColumnDefinitionError, match="no primary key"):
         Application(tmp_path, engine, metadata).autogenerate()
 
 
-def test_a_column_that_is_too_narrow_is_not_done(engine: Engine, tmp_path: Path) -> None:
+def test_column_that_is_too_narrow_is_widened(engine: Engine, tmp_path: Path) -> None:
     create(engine, models(String(64)), [])
     constraint.require_encryption(engine, "grants", {"access": "g.access"})
     application = Application(tmp_path, engine, models(EncryptedString("g.access")))
-    if engine.dialect.name == "sqlite":  # which enforces no width
+    if engine.dialect.name == "sqlite":  # does not enforce a width
         assert application.is_clean()
     else:
         assert "alter_column" in application.autogenerate()
@@ -447,20 +455,20 @@ def test_a_column_that_is_too_narrow_is_not_done(engine: Engine, tmp_path: Path)
 
 
 class Wrapped(TypeDecorator[str]):
-    """A type of the user's over ours."""
+    """A user-defined type that wraps `EncryptedString`."""
 
     impl = EncryptedString("g.access")
     cache_ok = True
 
 
 class Derived(EncryptedString):
-    """A type of the user's that is ours."""
+    """A user-defined subclass of `EncryptedString`."""
 
     cache_ok = True
 
 
 @pytest.mark.parametrize("type_", [Wrapped(), Derived("g.access")], ids=["wrapped", "derived"])
-def test_a_type_of_the_user_s_that_encrypts(engine: Engine, tmp_path: Path, type_: TypeEngine[Any]) -> None:
+def test_user_defined_encrypted_type_is_supported(engine: Engine, tmp_path: Path, type_: TypeEngine[Any]) -> None:
     create(engine, models(Text()), ROWS)
     application = Application(tmp_path, engine, models(type_))
     assert body(application.autogenerate(), "upgrade")[1] == "op.encrypt_columns('grants', {'access': 'g.access'})"
@@ -470,7 +478,7 @@ def test_a_type_of_the_user_s_that_encrypts(engine: Engine, tmp_path: Path, type
         connection.execute(insert(models(type_).tables["grants"]).values(access=func.lower("ya29")))
 
 
-def test_a_derived_type_in_a_new_table(engine: Engine, tmp_path: Path) -> None:
+def test_derived_type_works_in_a_new_table(engine: Engine, tmp_path: Path) -> None:
     application = Application(tmp_path, engine, models(Derived("g.access")))
     application.autogenerate()
     application.upgrade()
@@ -495,7 +503,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("table", "column"), NAMES)
-def test_any_names(
+def test_any_table_and_column_name_works(
     database_url: str, make_engine: Callable[..., Engine], tmp_path: Path, table: str, column: str
 ) -> None:
     engine = make_engine(database_url, RING)
@@ -524,7 +532,7 @@ def test_any_names(
     scrub(engine, table)
 
 
-def test_a_context_is_guessed_that_can_be_one(engine: Engine, tmp_path: Path) -> None:
+def test_guessed_context_is_valid(engine: Engine, tmp_path: Path) -> None:
     metadata = MetaData()
     Table("a b", metadata, Column("id", Integer, primary_key=True), Column("ü", EncryptedString("g.access")))
     application = Application(tmp_path, engine, metadata)
@@ -549,12 +557,12 @@ def test_a_context_is_guessed_that_can_be_one(engine: Engine, tmp_path: Path) ->
         "from alembic import context, op; import sealchemy.types",
     ],
 )
-def test_whatever_is_imported_first(imports: str) -> None:
+def test_plugin_is_registered_in_any_import_order(imports: str) -> None:
     code = f"{imports}\nfrom alembic.runtime.plugins import _all_plugins\nassert 'sealchemy' in _all_plugins"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True)
 
 
-def test_who_does_not_use_alembic_does_not_import_it() -> None:
+def test_alembic_is_not_imported_unless_used() -> None:
     code = (
         "import sys, sealchemy, sealchemy.rewrite, sealchemy._rewriting.constraint\nassert 'alembic' not in sys.modules"
     )

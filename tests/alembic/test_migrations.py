@@ -1,4 +1,4 @@
-"""The ready-made table, through `alembic` as a user runs it."""
+"""The migrations of the ready-made table, run through the `alembic` command."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROWS = {1: (SENTINEL, f"1//{SENTINEL}"), 2: ("", None), 3: (None, "ключ 🔑
 
 @pytest.fixture
 def plaintext(database_url: str) -> Engine:
-    """The table as the application had it, with rows."""
+    """The plaintext table of an existing application, with rows."""
     assert cli("upgrade", "0001", url=database_url, key=KEY).returncode == 0
     engine = create_engine(database_url)
     with engine.begin() as connection:
@@ -50,7 +50,7 @@ def tokens(engine: Engine) -> dict[int, tuple[str | None, str | None]]:
         return {row[0]: (row[1], row[2]) for row in rows}
 
 
-def test_up_down_and_up_again(database_url: str, plaintext: Engine) -> None:
+def test_upgrade_downgrade_and_upgrade_again(database_url: str, plaintext: Engine) -> None:
     for _ in range(2):
         done = cli("upgrade", "head", url=database_url, key=KEY)
         assert done.returncode == 0, done.stderr
@@ -90,7 +90,7 @@ def test_up_down_and_up_again(database_url: str, plaintext: Engine) -> None:
         ),
     ],
 )
-def test_upgrade_stops_before_a_row_is_touched(
+def test_upgrade_without_a_valid_key_changes_no_row(
     database_url: str, plaintext: Engine, environment: dict[str, str], message: str
 ) -> None:
     stopped = cli("upgrade", "head", url=database_url, key=None, **environment)
@@ -102,7 +102,7 @@ def test_upgrade_stops_before_a_row_is_touched(
     plaintext.dispose()
 
 
-def test_a_token_that_only_looks_encrypted_is_reported(database_url: str, plaintext: Engine) -> None:
+def test_token_that_only_looks_encrypted_is_reported(database_url: str, plaintext: Engine) -> None:
     with plaintext.begin() as connection:
         connection.execute(text("UPDATE integrations SET access_token = 'sealchemy:mine' WHERE id = 4"))
     stopped = cli("upgrade", "head", url=database_url, key=KEY)
@@ -140,5 +140,5 @@ def test_autogenerate_writes_sa_text_and_no_import_of_this_package(tmp_path: Pat
     assert set(re.findall(r"^(?:import|from) (\w+)", content, re.MULTILINE)) == {"alembic", "sqlalchemy"}
 
 
-def test_metadata_is_what_alembic_compares() -> None:
+def test_metadata_contains_only_the_integrations_table() -> None:
     assert set(Base.metadata.tables) == {"integrations"}

@@ -1,4 +1,4 @@
-"""The Alembic operations, in an application's own project."""
+"""The Alembic operations in the project of an application."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def insert_plaintext(engine: Engine) -> None:
         connection.execute(text("INSERT INTO grants (id, access) VALUES (1000, 'plain')"))
 
 
-def test_there_and_back_and_there_again(engine: Engine, project: Project) -> None:
+def test_upgrade_downgrade_and_upgrade_again(engine: Engine, project: Project) -> None:
     before = grants(engine, 25)
     project.upgrade()
     assert is_encrypted(engine)
@@ -78,7 +78,7 @@ def test_there_and_back_and_there_again(engine: Engine, project: Project) -> Non
     assert is_encrypted(engine)
 
 
-def test_decrypting_must_be_asked_for(engine: Engine, project: Project) -> None:
+def test_downgrade_requires_allow_plaintext(engine: Engine, project: Project) -> None:
     grants(engine, 3)
     project.upgrade()
     for x in ((), ("allow-plaintext=no",), ("allow-plaintext",)):
@@ -87,7 +87,7 @@ def test_decrypting_must_be_asked_for(engine: Engine, project: Project) -> None:
     assert is_encrypted(engine)
 
 
-def test_a_token_that_only_looks_encrypted_is_reported(engine: Engine, project: Project) -> None:
+def test_token_that_only_looks_encrypted_is_reported(engine: Engine, project: Project) -> None:
     grants(engine, 3)
     with engine.begin() as connection:
         connection.execute(text("UPDATE grants SET access = 'sealchemy:mine' WHERE id = 2"))
@@ -98,7 +98,7 @@ def test_a_token_that_only_looks_encrypted_is_reported(engine: Engine, project: 
         project.upgrade()
 
 
-def test_requiring_encryption_says_how_much_plaintext_there_is(tmp_path: Path, engine: Engine) -> None:
+def test_require_encryption_reports_the_number_of_plaintext_values(tmp_path: Path, engine: Engine) -> None:
     grants(engine, 7)
     project = Project(tmp_path, engine)
     project.revision(REQUIRE)
@@ -135,7 +135,7 @@ def test_encrypting_in_stage_migrate_works(engine: Engine, project: Project) -> 
     assert is_encrypted(engine)
 
 
-def test_without_a_ring_nothing_is_touched(tmp_path: Path, database_url: str) -> None:
+def test_nothing_changes_without_a_ring(tmp_path: Path, database_url: str) -> None:
     engine = create_engine(database_url)
     before = grants(engine, 3)
     project = Project(tmp_path, engine)
@@ -146,7 +146,7 @@ def test_without_a_ring_nothing_is_touched(tmp_path: Path, database_url: str) ->
     engine.dispose()
 
 
-def test_what_an_earlier_revision_of_the_run_did_is_seen(tmp_path: Path, engine: Engine) -> None:
+def test_changes_of_an_earlier_revision_in_the_same_run_are_seen(tmp_path: Path, engine: Engine) -> None:
     project = Project(tmp_path, engine)
     create = (
         "op.create_table('grants', sa.Column('id', sa.Integer, primary_key=True),"
@@ -160,7 +160,9 @@ def test_what_an_earlier_revision_of_the_run_did_is_seen(tmp_path: Path, engine:
 
 
 @pytest.mark.parametrize("pool", [None, NullPool, StaticPool])
-def test_in_memory_sqlite_and_other_pools(tmp_path: Path, make_engine: Callable[..., Engine], pool: Any) -> None:
+def test_operations_work_with_in_memory_sqlite_and_other_pools(
+    tmp_path: Path, make_engine: Callable[..., Engine], pool: Any
+) -> None:
     url = f"sqlite:///{tmp_path / 'x.db'}" if pool is NullPool else "sqlite://"
     engine = make_engine(url, RING, poolclass=pool)
     before = grants(engine, 25)
@@ -175,7 +177,7 @@ def test_in_memory_sqlite_and_other_pools(tmp_path: Path, make_engine: Callable[
     assert raw(engine) == before
 
 
-def test_a_connection_that_is_in_a_transaction_is_refused_with_the_reason(engine: Engine, project: Project) -> None:
+def test_connection_in_a_transaction_is_refused_with_the_reason(engine: Engine, project: Project) -> None:
     before = grants(engine, 3)
     project.attributes["begin"] = True
     with pytest.raises(UnsupportedOperationError, match=r"already in one.*own_transaction=False"):
@@ -198,7 +200,7 @@ def test_own_transaction_false_works_in_the_callers_transaction(engine: Engine) 
 
 
 @pytest.mark.parametrize("how", ["search_path", "schema_translate_map"])
-def test_the_table_is_the_one_that_the_migrations_connection_finds(
+def test_table_is_looked_up_on_the_migration_connection(
     postgresql_url: str, tmp_path: Path, make_engine: Callable[..., Engine], how: str
 ) -> None:
     engine = make_engine(postgresql_url, RING)
@@ -243,7 +245,7 @@ def test_varchar_is_widened(postgresql_url: str, tmp_path: Path, make_engine: Ca
     }
 
 
-def test_a_run_that_finds_the_check_unvalidated_only_validates(
+def test_existing_unvalidated_check_is_only_validated(
     postgresql_url: str, tmp_path: Path, make_engine: Callable[..., Engine]
 ) -> None:
     engine = make_engine(postgresql_url, RING)
@@ -268,7 +270,7 @@ def test_a_run_that_finds_the_check_unvalidated_only_validates(
         )
 
 
-def test_plaintext_that_slips_in_while_the_check_is_added(
+def test_plaintext_written_while_the_check_is_added_is_reported(
     postgresql_url: str, tmp_path: Path, make_engine: Callable[..., Engine]
 ) -> None:
     engine = make_engine(postgresql_url, RING)
@@ -293,7 +295,7 @@ def test_plaintext_that_slips_in_while_the_check_is_added(
     other.dispose()
 
 
-def test_sqlite_check_leaves_everything_else_as_it_was(tmp_path: Path, make_engine: Callable[..., Engine]) -> None:
+def test_sqlite_check_changes_nothing_else(tmp_path: Path, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(f"sqlite:///{tmp_path / 'x.db'}", RING)
     event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys = ON"))
     schema = """
@@ -358,7 +360,7 @@ def test_sqlite_check_is_rolled_back_if_a_row_violates_it(tmp_path: Path, make_e
     insert_plaintext(engine)
 
 
-def test_long_names_fit() -> None:
+def test_long_constraint_names_fit_and_stay_unique() -> None:
     name = constraint_name("a" * 60, "b" * 60)
     assert len(name) <= 63
     assert name != constraint_name("a" * 60, "c" * 60)
@@ -373,7 +375,7 @@ def test_long_names_fit() -> None:
         (operations.AllowPlaintextOp("t", ["access"]), operations.RequireEncryptionOp),
     ],
 )
-def test_every_operation_knows_its_reverse_and_renders(operation: Any, reverse: type) -> None:
+def test_every_operation_has_a_reverse_and_renders(operation: Any, reverse: type) -> None:
     assert isinstance(operation.reverse(), reverse)
     assert (operation.reverse().columns, operation.reverse().schema) == (operation.columns, operation.schema)
     code = render_python_code(ops.UpgradeOps([operation]))
@@ -391,5 +393,5 @@ def test_every_operation_knows_its_reverse_and_renders(operation: Any, reverse: 
         "import alembic.autogenerate; import sealchemy.operations",
     ],
 )
-def test_any_order_of_imports(program: str) -> None:
+def test_imports_work_in_any_order(program: str) -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)

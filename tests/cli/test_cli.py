@@ -22,7 +22,7 @@ EXAMPLE = (Path(__file__).parents[2] / ".env.example").read_text()
 
 @pytest.fixture
 def sealchemy(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command in an empty folder."""
+    """Run `sealchemy` in an empty folder."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", "from sealchemy.cli import main; main()", *arguments]
@@ -41,7 +41,9 @@ def test_generate_key_prints_one_key(sealchemy: Callable[..., subprocess.Complet
     assert Key.parse(one.removesuffix("\n")) != Key.parse(two.removesuffix("\n"))
 
 
-def test_generate_key_makes_env(sealchemy: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+def test_generate_key_creates_a_private_env_file(
+    sealchemy: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
     done = sealchemy("generate-key", "--env")
     assert done.returncode == 0
     path = tmp_path / ".env"
@@ -82,7 +84,7 @@ def test_generate_key_fills_in_the_example(
         f"{VARIABLE}=\udcff",
     ],
 )
-def test_generate_key_never_writes_over_a_key(
+def test_generate_key_never_overwrites_a_key(
     sealchemy: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, line: str
 ) -> None:
     content = f"A=1\n{line}\n".encode("utf-8", "surrogateescape")
@@ -127,7 +129,7 @@ def test_demo_refuses_other_databases(sealchemy: Callable[..., subprocess.Comple
 
 
 @pytest.mark.parametrize("url", ["garbage", "postgresql+psycopg://user:hunter2@127.0.0.1:1/x"])
-def test_a_database_that_is_not_there_is_one_message(
+def test_unreachable_database_is_reported_without_traceback_or_password(
     sealchemy: Callable[..., subprocess.CompletedProcess[str]], url: str
 ) -> None:
     done = sealchemy("demo", "--url", url)
@@ -136,7 +138,7 @@ def test_a_database_that_is_not_there_is_one_message(
     assert "hunter2" not in done.stderr + done.stdout
 
 
-def test_help_without_arguments(sealchemy: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_help_is_shown_without_arguments(sealchemy: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     done = sealchemy()
     assert "generate-key" in done.stdout + done.stderr
     assert "demo" in done.stdout + done.stderr

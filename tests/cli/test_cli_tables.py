@@ -1,4 +1,4 @@
-"""The commands that work on tables: what they print, how they exit, and that no value is ever shown."""
+"""The commands for tables: their output and exit codes. They never show a value."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Command = "Callable[..., subprocess.CompletedProcess[str]]"
 
 
 class Project:
-    """A folder with models, a database and keys, in which commands are run."""
+    """A folder with models, a database and keys, where commands run."""
 
     def __init__(self, folder: Path, url: str, engine: Engine) -> None:
         self.folder, self.url, self.engine = folder, url, engine
@@ -120,7 +120,7 @@ def project(tmp_path: Path, database_url: str, make_engine: Callable[..., Engine
     return Project(tmp_path, database_url, make_engine(database_url, RING))
 
 
-def test_from_plaintext_to_the_new_key_and_back(project: Project) -> None:
+def test_full_cycle_from_plaintext_to_a_new_key_and_back(project: Project) -> None:
     project.fill(30)
     before = project.raw()
     assert "45 values" not in project.ok("status")
@@ -143,7 +143,7 @@ def test_from_plaintext_to_the_new_key_and_back(project: Project) -> None:
     assert project.raw() == before
 
 
-def test_status_as_json(project: Project) -> None:
+def test_status_prints_json(project: Project) -> None:
     project.fill(4)
     project.execute(
         """UPDATE "Integration" SET "accessToken" = :value WHERE id = 1""",
@@ -159,7 +159,7 @@ def test_status_as_json(project: Project) -> None:
     assert without[0]["keys"][0]["role"] == "unknown"
 
 
-def test_what_cannot_be_read_is_listed_and_left(project: Project) -> None:
+def test_unreadable_values_are_listed_and_left(project: Project) -> None:
     project.fill(30)
     for row in range(1, 13):
         project.execute("""UPDATE "Integration" SET "accessToken" = :v WHERE id = :id""", v="sealchemy:me", id=row)
@@ -173,7 +173,7 @@ def test_what_cannot_be_read_is_listed_and_left(project: Project) -> None:
     assert "EnvelopeFormatError" in project.refused("check")
 
 
-def test_interrupted_between_batches(project: Project) -> None:
+def test_interrupted_run_stops_between_batches_and_can_be_continued(project: Project) -> None:
     project.fill(400)
     process = subprocess.Popen(
         project.command("encrypt", "--batch-size", "10", "--pause", "0.2"),
@@ -222,7 +222,7 @@ def test_interrupted_between_batches(project: Project) -> None:
         (["verify", "--url", "postgresql+psycopg://u:SENTINEL@127.0.0.1:1/x"], "OperationalError"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(project: Project, arguments: list[str], message: str) -> None:
+def test_mistakes_are_reported_without_a_traceback(project: Project, arguments: list[str], message: str) -> None:
     assert message in project.refused(*arguments)
 
 
@@ -235,7 +235,7 @@ def test_the_rollout_stage_comes_from_the_environment(project: Project) -> None:
     project.ok("encrypt", SHOP_ROLLOUT="migrate")
 
 
-def test_shards_are_refused_where_they_make_no_sense(project: Project) -> None:
+def test_shards_work_on_postgresql_and_are_refused_on_sqlite(project: Project) -> None:
     project.fill(3)
     if project.engine.dialect.name == "sqlite":
         assert "only PostgreSQL supports shards" in project.refused("encrypt", "--shard", "1/2")
@@ -246,7 +246,7 @@ def test_shards_are_refused_where_they_make_no_sense(project: Project) -> None:
 
 
 def files_of(engine: Engine, path: str) -> bytes:
-    """Return everything that the database keeps of the table on disk."""
+    """Return the bytes that the database stores on disk for the table."""
     if engine.dialect.name == "sqlite":
         from pathlib import Path
 
@@ -271,13 +271,13 @@ def files_of(engine: Engine, path: str) -> bytes:
     [("sqlite", "delete"), ("sqlite", "persist"), ("sqlite", "wal"), ("postgresql", None)],
     indirect=["database_url"],
 )
-def test_nothing_is_left_on_the_disk(project: Project, mode: str | None) -> None:
+def test_no_plaintext_is_left_on_disk_after_scrub(project: Project, mode: str | None) -> None:
     if mode:
         with project.engine.connect() as connection:
             connection.exec_driver_sql(f"PRAGMA journal_mode = {mode}")
             connection.exec_driver_sql("PRAGMA secure_delete = OFF")
     project.fill(500)
-    noise = "".join(chr(33 + (number * 7919) % 90) for number in range(30_000))  # too long for its page
+    noise = "".join(chr(33 + (number * 7919) % 90) for number in range(30_000))  # too long for one page
     project.execute("""UPDATE "Integration" SET refresh = :v WHERE id = 1""", v="SENTINEL" + noise)
     path = make_url(project.url).database or ""
     if project.engine.dialect.name == "postgresql":
@@ -286,7 +286,7 @@ def test_nothing_is_left_on_the_disk(project: Project, mode: str | None) -> None
     project.ok("encrypt")
     if project.engine.dialect.name == "postgresql":
         assert "reads and writes go on" in project.ok("scrub", "--online")
-        assert b"SENTINEL" in files_of(project.engine, path)  # as it says
+        assert b"SENTINEL" in files_of(project.engine, path)  # as its output says
     project.engine.dispose()
     out = project.ok("scrub")
     assert "lock" in out
@@ -295,7 +295,9 @@ def test_nothing_is_left_on_the_disk(project: Project, mode: str | None) -> None
     rewrite(VERIFY, project.engine, "Integration", CONTEXTS)
 
 
-def test_scrub_says_so_if_it_may_not(tmp_path: Path, postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+def test_scrub_reports_missing_privileges(
+    tmp_path: Path, postgresql_url: str, make_engine: Callable[..., Engine]
+) -> None:
     project = Project(tmp_path, postgresql_url, make_engine(postgresql_url, RING))
     project.fill(500)
     user = f"app_{tmp_path.parent.name.replace('-', '_')}_{os.getpid()}"
@@ -315,7 +317,7 @@ def test_scrub_says_so_if_it_may_not(tmp_path: Path, postgresql_url: str, make_e
         project.execute(f"DROP OWNED BY {user}; DROP ROLE {user}")
 
 
-def test_max_rows_counts_the_rows_of_tables_with_unreadable_ones(project: Project) -> None:
+def test_max_rows_counts_rows_of_tables_with_unreadable_values(project: Project) -> None:
     (project.folder / "shop/two.py").write_text(
         MODELS.replace("Integration", "aa").replace("class Empty:\n    pass", "")
         + MODELS[MODELS.index("class Integration") : MODELS.index("class Empty")].replace("Integration", "bb")
@@ -331,7 +333,7 @@ def test_max_rows_counts_the_rows_of_tables_with_unreadable_ones(project: Projec
         assert connection.scalar(text(query)) == 7
 
 
-def test_scrub_says_so_if_an_old_transaction_keeps_old_rows(
+def test_scrub_reports_an_old_transaction_that_keeps_plaintext(
     tmp_path: Path, postgresql_url: str, make_engine: Callable[..., Engine]
 ) -> None:
     project = Project(tmp_path, postgresql_url, make_engine(postgresql_url, RING))
@@ -345,7 +347,7 @@ def test_scrub_says_so_if_an_old_transaction_keeps_old_rows(
     assert b"SENTINEL" not in files_of(project.engine, "")
 
 
-def test_scrub_sees_transactions_that_only_wrote(
+def test_scrub_reports_an_open_transaction_that_only_wrote(
     tmp_path: Path, postgresql_url: str, make_engine: Callable[..., Engine]
 ) -> None:
     project = Project(tmp_path, postgresql_url, make_engine(postgresql_url, RING))
@@ -358,7 +360,7 @@ def test_scrub_sees_transactions_that_only_wrote(
 
 
 @pytest.fixture(scope="module")
-def talkative_server() -> Iterator[postgresql.Server]:
+def verbose_server() -> Iterator[postgresql.Server]:
     server = postgresql.start_any(log_statement="all", log_min_duration_statement="0", log_parameter_max_length="-1")
     if server is None:
         pytest.fail(postgresql.WHAT_TO_INSTALL)
@@ -366,9 +368,9 @@ def talkative_server() -> Iterator[postgresql.Server]:
     server.stop()
 
 
-def test_nothing_is_shown_at_any_verbosity(tmp_path: Path, talkative_server: postgresql.Server) -> None:
-    engine = attach_key_ring(create_engine(talkative_server.url), RING)
-    project = Project(tmp_path, talkative_server.url, engine)
+def test_no_value_is_shown_at_any_verbosity(tmp_path: Path, verbose_server: postgresql.Server) -> None:
+    engine = attach_key_ring(create_engine(verbose_server.url), RING)
+    project = Project(tmp_path, verbose_server.url, engine)
     with engine.begin() as connection:
         rows = "SELECT i, 'SENT' || 'INEL-' || i, 'SENT' || 'INEL-r' FROM generate_series(1, 50) AS i"
         connection.execute(text(f'INSERT INTO "Integration" {rows}'))
@@ -377,9 +379,11 @@ def test_nothing_is_shown_at_any_verbosity(tmp_path: Path, talkative_server: pos
         for command in ("status", "check", "verify", "encrypt", "rekey", "scrub"):
             project.run(command, verbosity)
         project.execute("""UPDATE "Integration" SET refresh = NULL WHERE id = 1""")
-    assert "UPDATE" in talkative_server.log()
-    assert "SENTINEL" not in talkative_server.log()
+    assert "UPDATE" in verbose_server.log()
+    assert "SENTINEL" not in verbose_server.log()
     for verbosity in ("-v", "-vv"):
-        project.ok("decrypt", verbosity, "--allow-plaintext")  # the log may show what this writes; nothing else may
+        project.ok(
+            "decrypt", verbosity, "--allow-plaintext"
+        )  # the log may show the plaintext that this writes, but nothing else
         project.ok("encrypt", verbosity)
     engine.dispose()

@@ -1,4 +1,4 @@
-"""Async engines: the type, and the operations from an async `env.py`."""
+"""Async engines: the column type, and the operations in an async `env.py`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def from_plaintext_to_ciphertext(engine: AsyncEngine) -> None:
     await engine.dispose()
 
 
-def test_from_plaintext_to_ciphertext(make_async_engine: Any) -> None:
+def test_plaintext_table_is_encrypted_through_an_async_engine(make_async_engine: Any) -> None:
     async def run() -> None:
         await from_plaintext_to_ciphertext(make_async_engine())
 
@@ -91,7 +91,7 @@ asyncio.run(main())
 """
 
 
-def test_an_async_env_py(make_async_engine: Any, tmp_path: Path) -> None:
+def test_async_env_py_runs_the_operations(make_async_engine: Any, tmp_path: Path) -> None:
     key = Key.generate()
 
     def make() -> AsyncEngine:

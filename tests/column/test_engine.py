@@ -47,20 +47,20 @@ def read(engine: Engine, column: Any = Account.token) -> list[Any]:
 
 
 def write(engine: Engine, value: str) -> str:
-    """Write through the type, and return what is stored."""
+    """Write through the column type, and return the stored value."""
     with engine.begin() as connection:
         connection.execute(insert(Account), {"token": value})
         return str(connection.scalar(text("SELECT token FROM accounts ORDER BY id DESC LIMIT 1")))
 
 
 def store(engine: Engine, value: str) -> None:
-    """Store a value past the type."""
+    """Store a value without the column type."""
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO accounts (token) VALUES (:value)"), {"value": value})
 
 
 @pytest.mark.parametrize("kind", ["encryptor", "decryptor"])
-def test_a_ring_is_replaced_while_a_column_is_used_for_the_first_time(
+def test_replacing_the_ring_during_first_use_of_a_column_takes_effect(
     monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     removed, kept = Key.generate(), Key.generate()
@@ -90,13 +90,13 @@ def test_returns_the_engine_it_was_given() -> None:
     assert attach_key_ring(engine, RING) is engine
 
 
-def test_takes_an_async_engine() -> None:
+def test_accepts_an_async_engine() -> None:
     engine = create_async_engine("sqlite+aiosqlite://")
     assert attach_key_ring(engine, RING) is engine
 
 
 @pytest.mark.parametrize(("engine", "ring"), [("sqlite://", RING), (None, RING), (create_engine("sqlite://"), None)])
-def test_anything_else_is_refused(engine: Any, ring: Any) -> None:
+def test_anything_but_an_engine_and_a_ring_is_refused(engine: Any, ring: Any) -> None:
     with pytest.raises(UnsupportedOperationError, match="takes an Engine"):
         attach_key_ring(engine, ring)
 
@@ -111,7 +111,7 @@ def test_key_ids_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert RING.primary.reveal()[20:] not in caplog.text
 
 
-def test_two_engines_hold_two_rings(make_engine: Callable[..., Engine]) -> None:
+def test_each_engine_has_its_own_ring(make_engine: Callable[..., Engine]) -> None:
     one, two = (create(make_engine()) for _ in range(2))
     stored = write(one, "x")
     store(two, stored)
@@ -120,7 +120,7 @@ def test_two_engines_hold_two_rings(make_engine: Callable[..., Engine]) -> None:
     assert read(one) == ["x"]
 
 
-def test_replacing_the_ring_reaches_statements_compiled_before(make_engine: Callable[..., Engine]) -> None:
+def test_replacing_the_ring_affects_already_compiled_statements(make_engine: Callable[..., Engine]) -> None:
     engine = create(make_engine(ring=RING))
     first, new = write(engine, "x"), Key.generate()
     assert read(engine) == ["x"]
@@ -133,7 +133,7 @@ def test_replacing_the_ring_reaches_statements_compiled_before(make_engine: Call
         read(engine)
 
 
-def test_a_derived_engine_has_the_ring(make_engine: Callable[..., Engine]) -> None:
+def test_derived_engine_shares_the_ring(make_engine: Callable[..., Engine]) -> None:
     engine = create(make_engine())
     assert write(engine.execution_options(logging_token="x"), "x").startswith("sealchemy:v1:")
 
@@ -142,7 +142,9 @@ def test_a_derived_engine_has_the_ring(make_engine: Callable[..., Engine]) -> No
     ("stage", "encrypts", "reads_plaintext"),
     [(Rollout.PREPARE, False, True), (Rollout.MIGRATE, True, True), (Rollout.STRICT, True, False)],
 )
-def test_stage(make_engine: Callable[..., Engine], stage: Rollout, encrypts: bool, reads_plaintext: bool) -> None:
+def test_stage_controls_encryption_and_plaintext_reads(
+    make_engine: Callable[..., Engine], stage: Rollout, encrypts: bool, reads_plaintext: bool
+) -> None:
     engine = create(make_engine(ring=RING, rollout=stage))
     assert write(engine, "written").startswith("sealchemy:v1:") is encrypts
     store(engine, RING.encrypt("stored", "accounts.token"))
@@ -171,9 +173,9 @@ def test_stage(make_engine: Callable[..., Engine], stage: Rollout, encrypts: boo
         (RING.encrypt("x", "accounts.token")[:-8] + "AAAAAAA=", DecryptionError),
         (b"bytes", EnvelopeFormatError),
     ],
-    ids=["empty", "foreign", "version", "malformed", "unknown key", "context", "tampered", "bytes"],
+    ids=["prefix only", "other scheme", "version", "malformed", "unknown key", "wrong context", "tampered", "bytes"],
 )
-def test_what_starts_like_ours_is_never_plaintext(
+def test_invalid_stored_value_is_never_read_as_plaintext(
     make_engine: Callable[..., Engine], stage: Rollout, stored: Any, error: type[Exception]
 ) -> None:
     engine = create(make_engine(ring=RING, rollout=stage))
@@ -184,7 +186,7 @@ def test_what_starts_like_ours_is_never_plaintext(
 
 @pytest.mark.parametrize("value", ["sealchemy:x", 7, "\ud800"])
 @pytest.mark.parametrize("stage", Rollout)
-def test_what_cannot_be_encrypted_is_refused_in_every_stage(
+def test_invalid_value_is_refused_in_every_stage(
     make_engine: Callable[..., Engine], stage: Rollout, value: Any
 ) -> None:
     from sealchemy import SealchemyError
@@ -194,7 +196,7 @@ def test_what_cannot_be_encrypted_is_refused_in_every_stage(
         write(engine, value)
 
 
-def test_stages_go_by_context_and_an_absent_one_is_strict(make_engine: Callable[..., Engine]) -> None:
+def test_stage_is_set_per_context_and_defaults_to_strict(make_engine: Callable[..., Engine]) -> None:
     engine = create(make_engine(ring=RING, rollout={"accounts.token": Rollout.PREPARE}))
     with engine.begin() as connection:
         connection.execute(insert(Account), {"token": "plain", "refresh": "secret"})
@@ -218,7 +220,7 @@ def test_a_malformed_context_is_an_error() -> None:
         attach_key_ring(create_engine("sqlite://"), RING, rollout={"a b": Rollout.STRICT})
 
 
-def test_plaintext_reads_are_counted_and_logged_once(
+def test_plaintext_reads_are_all_counted_but_logged_once(
     make_engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture
 ) -> None:
     plaintext_reads.clear()
@@ -232,18 +234,18 @@ def test_plaintext_reads_are_counted_and_logged_once(
     assert SENTINEL not in caplog.text
 
 
-def test_a_stage_that_changes_in_the_middle_of_a_value_fails_nothing(
+def test_stage_change_during_a_write_does_not_break_the_write(
     make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ring = KeyRing(primary=Key.generate())
     engine = make_engine(ring=ring, rollout=Rollout.PREPARE)
     write = EncryptedString("a.b").bind_processor(engine.dialect)
 
-    def meanwhile(text: str) -> SecretString:  # called when the value is hidden, in the middle of writing it
+    def meanwhile(text: str) -> SecretString:  # called while the value is being written
         monkeypatch.undo()
         attach_key_ring(engine, ring, rollout=Rollout.MIGRATE)
         return SecretString(text)
 
     monkeypatch.setattr(engine_module, "hide", meanwhile)
-    assert write("token") == "token"  # one value is written by one stage
+    assert write("token") == "token"  # the whole write uses one stage
     assert ring.decrypt(write("token"), "a.b") == "token"

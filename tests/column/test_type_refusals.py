@@ -1,4 +1,4 @@
-"""What an encrypted column refuses: values, operators and declarations."""
+"""Values, operators and declarations that an encrypted column refuses."""
 
 from __future__ import annotations
 
@@ -107,15 +107,15 @@ def test_filter_by_is_refused() -> None:
 
 
 @pytest.mark.parametrize("column", COLUMNS.values(), ids=COLUMNS.keys())
-def test_null_tests_work(column: Any) -> None:
-    # `== None` is what is tested here.
+def test_comparison_with_null_is_allowed(column: Any) -> None:
+    # The comparison with `== None` is the subject of this test.
     for expression in (column.is_(None), column == None, column == null(), column.is_(null())):  # noqa: E711
         assert str(expression).endswith("IS NULL")
     for expression in (column.is_not(None), column != None, column.is_not(null())):  # noqa: E711
         assert str(expression).endswith("IS NOT NULL")
 
 
-def test_columns_compare_with_columns_as_everywhere() -> None:
+def test_columns_can_be_compared_with_columns() -> None:
     columns = [*COLUMNS.values(), Account.refresh, Account.__table__.c.refresh]
     for one in columns:
         for other in columns:
@@ -126,13 +126,13 @@ def test_columns_compare_with_columns_as_everywhere() -> None:
 
 
 @pytest.mark.parametrize("value", [b"bytes", 7, 1.5, ["x"]], ids=repr)
-def test_what_is_not_text_is_refused_on_assignment(value: Any) -> None:
+def test_non_text_is_refused_on_assignment(value: Any) -> None:
     with pytest.raises(PlaintextTypeError, match=f"token.*{type(value).__name__}"):
         Account(token=value)
 
 
 @pytest.mark.parametrize("value", [null(), func.lower("x"), Account.name, literal("x")])
-def test_sql_expressions_would_pass_by_the_encryption(value: Any) -> None:
+def test_assigning_a_sql_expression_is_refused(value: Any) -> None:
     with pytest.raises(PlaintextTypeError):
         Account(token=value)
 
@@ -146,7 +146,7 @@ def test_sql_expressions_would_pass_by_the_encryption(value: Any) -> None:
         (f"sealchemy:{SENTINEL}", AlreadyEncryptedError),
     ],
 )
-def test_value_is_refused_when_it_is_written(
+def test_invalid_value_is_refused_on_write(
     make_engine: Callable[..., Engine], value: Any, error: type[Exception]
 ) -> None:
     engine = create(make_engine())
@@ -183,7 +183,7 @@ EXPRESSIONS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS.values(), ids=EXPRESSIONS.keys())
-def test_an_expression_would_be_stored_in_clear(engine: Engine, expression: Callable[[], Any]) -> None:
+def test_expression_that_would_store_plaintext_is_refused(engine: Engine, expression: Callable[[], Any]) -> None:
     create(engine)
     dialect = postgresql if engine.dialect.name == "postgresql" else sqlite
     upsert = dialect.insert(Account).values(name="n", token="x")
@@ -205,7 +205,7 @@ def test_an_expression_would_be_stored_in_clear(engine: Engine, expression: Call
             connection.execute(statement)
 
 
-def test_what_is_encrypted_already_may_be_assigned(engine: Engine) -> None:
+def test_null_and_columns_of_the_same_context_can_be_assigned(engine: Engine) -> None:
     create(engine)
     with engine.begin() as connection:
         connection.execute(insert(Account).values(id=1, token="x", refresh=null()))
@@ -218,7 +218,7 @@ def test_what_is_encrypted_already_may_be_assigned(engine: Engine) -> None:
         assert sorted(connection.scalars(select(Account.token))) == ["x", "x", "y"]
 
 
-def test_an_engine_without_a_ring_says_what_to_do(make_engine: Callable[..., Engine]) -> None:
+def test_error_without_a_ring_says_how_to_attach_one(make_engine: Callable[..., Engine]) -> None:
     from sqlalchemy import create_engine
 
     engine = create(create_engine("sqlite://"))
@@ -276,7 +276,7 @@ def test_null_needs_no_key() -> None:
         "onupdate",
     ],
 )
-def test_declaration_is_refused(declare: Callable[[], object]) -> None:
+def test_invalid_declaration_is_refused(declare: Callable[[], object]) -> None:
     with pytest.raises(ColumnDefinitionError):
         declare()
 
@@ -289,9 +289,9 @@ def test_declaration_is_refused(declare: Callable[[], object]) -> None:
         Index("ix_both", "id", "token"),
         ForeignKeyConstraint(["token"], ["others.id"]),
     ],
-    ids=["unique", "index", "index of two", "foreign key"],
+    ids=["unique", "index", "composite index", "foreign key"],
 )
-def test_table_level_declaration_is_refused_when_mappers_are_configured(extra: Any) -> None:
+def test_constraint_or_index_is_refused_when_mappers_are_configured(extra: Any) -> None:
     class Base(DeclarativeBase):
         pass
 
@@ -316,7 +316,7 @@ def test_context_is_required() -> None:
 
 
 @pytest.mark.parametrize("name", ["token", "TOKEN", "Token"])
-def test_an_upsert_that_names_a_column_past_its_key_is_refused(make_engine: Callable[..., Engine], name: str) -> None:
+def test_upsert_by_column_name_instead_of_key_is_refused(make_engine: Callable[..., Engine], name: str) -> None:
     engine = make_engine()
     table = Table(
         "t", MetaData(), Column("id", Integer, primary_key=True), Column("token", EncryptedString("t.token"), key="tok")

@@ -1,4 +1,4 @@
-"""What goes in comes out, whichever way SQLAlchemy takes it, and the database only sees ciphertext."""
+"""Values round-trip through every SQLAlchemy code path, and the database only sees ciphertext."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_aliases_subqueries_ctes_and_unions(accounts: Engine) -> None:
         assert session.scalars(select(Account.id).where(Account.refresh.is_(None))).all() == [2]
 
 
-def test_a_pasted_value_does_not_decrypt(accounts: Engine) -> None:
+def test_value_pasted_from_another_column_does_not_decrypt(accounts: Engine) -> None:
     with accounts.begin() as connection:
         connection.execute(insert(Account), {"token": "a", "refresh": "b"})
         connection.execute(text("UPDATE accounts SET token = refresh"))
@@ -256,7 +256,7 @@ def declare_with_type_map() -> type[Any]:
         __slots__ = ()
 
     class Base(DeclarativeBase):
-        type_annotation_map = {Token: EncryptedString("map.token")}  # noqa: RUF012 - as SQLAlchemy wants it
+        type_annotation_map = {Token: EncryptedString("map.token")}  # noqa: RUF012 - as SQLAlchemy requires
 
     annotations = {"id": Mapped[int], "token": Mapped[Token]}
     body = {"__tablename__": "models", "__annotations__": annotations, "id": mapped_column(primary_key=True)}
@@ -322,7 +322,9 @@ def declare_with_single_table_inheritance() -> type[Any]:
         declare_with_single_table_inheritance,
     ],
 )
-def test_every_way_of_declaring(make_engine: Callable[..., Engine], declare: Callable[[], type[Any]]) -> None:
+def test_every_declaration_style_round_trips(
+    make_engine: Callable[..., Engine], declare: Callable[[], type[Any]]
+) -> None:
     model = declare()
     engine = make_engine()
     model.metadata.create_all(engine)
@@ -335,7 +337,7 @@ def test_every_way_of_declaring(make_engine: Callable[..., Engine], declare: Cal
         assert session.scalar(text("SELECT token FROM models")).startswith("sealchemy:v1:")
 
 
-def test_a_mapped_subquery(make_engine: Callable[..., Engine]) -> None:
+def test_mapped_subquery_is_decrypted(make_engine: Callable[..., Engine]) -> None:
     class View:
         pass
 
@@ -368,13 +370,13 @@ def test_column_is_text_in_every_database(accounts: Engine) -> None:
     ("url", "expected"),
     [("mysql+pymysql://", "MEDIUMTEXT"), ("mariadb+pymysql://", "MEDIUMTEXT"), ("oracle+oracledb://", "CLOB")],
 )
-def test_column_type_of_other_databases(url: str, expected: str) -> None:
+def test_column_is_a_large_text_type_in_other_databases(url: str, expected: str) -> None:
     dialect = make_url(url).get_dialect()()
     assert EncryptedString("a.b").compile(dialect=dialect) == expected
 
 
 class Masked(str):
-    """A text that shows itself as something else, as an enumeration of `str` does."""
+    """A `str` whose `str()` differs from its content, as with a `str` enum."""
 
     __slots__ = ()
 
@@ -382,14 +384,14 @@ class Masked(str):
         return "***"
 
 
-class Provider(str, Enum):  # noqa: UP042 - as users write it
-    """`str()` of a member is its name."""
+class Provider(str, Enum):  # noqa: UP042 - as applications write it
+    """`str()` of a member returns its name."""
 
     TOKEN = "ya29.token"
 
 
-@pytest.mark.parametrize("value", [Masked("ya29.token"), Provider.TOKEN], ids=["mask", "enumeration"])
-def test_the_characters_of_a_text_are_stored_not_what_it_shows(engine: Engine, value: str) -> None:
+@pytest.mark.parametrize("value", [Masked("ya29.token"), Provider.TOKEN], ids=["masked", "enum"])
+def test_str_subclass_is_stored_by_content_not_by_its_str_method(engine: Engine, value: str) -> None:
     create(engine)
     with Session(engine) as session:
         session.add(Account(id=1, token=value))

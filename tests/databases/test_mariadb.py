@@ -1,4 +1,4 @@
-"""MariaDB: the type, rewriting, and the CHECK."""
+"""MariaDB: the column type, rewrites, the service, and the CHECK."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def engine(mariadb_url: str, make_engine: Callable[..., Engine]) -> Engine:
     return make_engine(mariadb_url, RING)
 
 
-def test_the_type_keeps_long_values(engine: Engine) -> None:
+def test_column_holds_long_values(engine: Engine) -> None:
     create(engine)
     with Session(engine) as session:
         session.add(Account(token="x" * 100_000))
@@ -46,7 +46,7 @@ def test_the_type_keeps_long_values(engine: Engine) -> None:
         assert session.get_one(Account, 1).token == "x" * 100_000
 
 
-def test_encrypt_rekey_decrypt(engine: Engine) -> None:
+def test_encrypt_rekey_and_decrypt_restore_the_table(engine: Engine) -> None:
     before = grants(engine, 1200)
     assert rewrite(ENCRYPT, engine, "grants", COLUMNS).rewritten == 1200
     rewrite(VERIFY, engine, "grants", COLUMNS)
@@ -58,8 +58,8 @@ def test_encrypt_rekey_decrypt(engine: Engine) -> None:
     assert raw(engine) == before
 
 
-def test_the_integration_service(engine: Engine, oauth_provider: Provider) -> None:
-    with engine.begin() as connection:  # one of another zone; the service reckons in UTC
+def test_integration_service_works_in_another_time_zone(engine: Engine, oauth_provider: Provider) -> None:
+    with engine.begin() as connection:  # another time zone; the service uses UTC
         connection.execute(text("SET time_zone = '+05:00'"))
     Base.metadata.create_all(engine)
     sessions, client, token = sessionmaker(engine), oauth_provider.client(), oauth_provider.grant()
@@ -81,7 +81,7 @@ def test_the_integration_service(engine: Engine, oauth_provider: Provider) -> No
     assert all(item.revoked for item in oauth_provider.tokens)
 
 
-def test_the_pattern_is_case_sensitive(engine: Engine) -> None:
+def test_prefix_match_is_case_sensitive(engine: Engine) -> None:
     grants(engine, 0)
     upper = RING.encrypt("x", "grants.access").upper()
     with engine.begin() as connection:
@@ -98,9 +98,9 @@ def test_the_pattern_is_case_sensitive(engine: Engine) -> None:
         ([Column("a", Integer), Column("b", String(9))], [(n // 7, f"b{n}") for n in range(25)]),
         ([Column("a", Integer), Column("b", Integer), Column("c", Integer)], [(n // 9, n // 3, n) for n in range(25)]),
     ],
-    ids=["text", "uuid", "two", "three"],
+    ids=["text", "uuid", "two columns", "three columns"],
 )
-def test_any_primary_key_and_names_that_need_quoting(
+def test_any_primary_key_type_and_quoted_names_work(
     engine: Engine, key: list[Column[Any]], values: list[tuple[Any, ...]]
 ) -> None:
     columns = [Column(item.name, item.type, primary_key=True, autoincrement=False) for item in key]
@@ -119,7 +119,7 @@ def test_any_primary_key_and_names_that_need_quoting(
             assert RING.decrypt(stored, "i.access") == f"t{tuple(found)}"
 
 
-def test_timestamps_that_update_themselves_stay(engine: Engine) -> None:
+def test_auto_updating_timestamps_are_left_unchanged(engine: Engine) -> None:
     grants(engine, 3)
     with engine.begin() as connection:
         kind = "TIMESTAMP NOT NULL DEFAULT '2020-01-01 00:00:00' ON UPDATE CURRENT_TIMESTAMP"
@@ -129,7 +129,7 @@ def test_timestamps_that_update_themselves_stay(engine: Engine) -> None:
         assert connection.scalar(text("SELECT count(*) FROM grants WHERE `updated at` < '2021-01-01'")) == 3
 
 
-def test_rows_that_others_hold_are_left_out_and_waited_for(engine: Engine) -> None:
+def test_rows_locked_by_other_sessions_are_waited_for_and_then_reported(engine: Engine) -> None:
     before = grants(engine, 25)
     with engine.connect() as holder:
         holder.execute(text("SELECT 1 FROM grants WHERE id IN (4, 9) FOR UPDATE"))
@@ -145,7 +145,7 @@ def test_rows_that_others_hold_are_left_out_and_waited_for(engine: Engine) -> No
     assert raw(engine) == before
 
 
-def test_a_value_that_the_database_cuts_is_not_committed(engine: Engine) -> None:
+def test_batch_is_not_committed_if_the_database_truncates_a_value(engine: Engine) -> None:
     before = grants(engine, 3, type_=String(60))
     with engine.begin() as connection:
         connection.exec_driver_sql("SET GLOBAL sql_mode = ''")
@@ -160,7 +160,7 @@ def test_a_value_that_the_database_cuts_is_not_committed(engine: Engine) -> None
     assert raw(engine) == before
 
 
-def test_operations(engine: Engine) -> None:
+def test_operations_require_and_remove_encryption(engine: Engine) -> None:
     before = grants(engine, 5, type_=String(60, collation="utf8mb4_bin"))
     with engine.connect() as connection:
         op: Any = Operations(MigrationContext.configure(connection))

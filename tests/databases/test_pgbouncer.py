@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode, between the application and PostgreSQL."""
+"""PgBouncer in transaction mode between the application and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ pidfile = {folder}/pid
 
 @pytest.fixture
 def pooled_url(postgresql_database: str) -> Iterator[str]:
-    """The URL of the worker's database, through a PgBouncer of its own."""
+    """The URL of the worker's database through a dedicated PgBouncer."""
     url, own_port = make_url(postgresql_database), _free_port()
     folder = Path(tempfile.mkdtemp(prefix="sealchemy-pgbouncer-"))
     values = {"host": url.host, "port": url.port, "user": url.username, "own_port": own_port, "folder": folder}
@@ -81,13 +81,13 @@ def wait_for(engine: Engine) -> None:
 
 @pytest.fixture
 def engine(pooled_url: str) -> Iterator[Engine]:
-    """As the documentation says: no prepared statements."""
+    """An engine without prepared statements, as the documentation recommends."""
     engine = create_engine(pooled_url, connect_args={"prepare_threshold": None})
     yield attach_key_ring(engine, KeyRing(primary=Key.generate()))
     engine.dispose()
 
 
-def test_a_live_table_is_rewritten_through_it(engine: Engine) -> None:
+def test_live_table_is_rewritten_through_pgbouncer(engine: Engine) -> None:
     table = f"grants_{secrets.token_hex(4)}"
     with engine.begin() as connection:
         connection.execute(text(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, access TEXT, counter INTEGER)"))
@@ -124,15 +124,15 @@ def test_a_live_table_is_rewritten_through_it(engine: Engine) -> None:
         connection.execute(text(f"DROP TABLE {table}"))
 
 
-def test_no_setting_stays_with_a_connection_of_the_pool(engine: Engine) -> None:
+def test_no_setting_leaks_into_pooled_connections(engine: Engine) -> None:
     before = settings(engine)
-    test_a_live_table_is_rewritten_through_it(engine)
+    test_live_table_is_rewritten_through_pgbouncer(engine)
     assert settings(engine) == before
     assert before[0][1] == "on"
 
 
 def settings(engine: Engine) -> list[Any]:
-    """Return what each of the three connections of the pool has: all are taken at once."""
+    """Return the settings of all three pooled connections, which are held at the same time."""
     connections = [engine.connect() for _ in range(3)]
     try:
         query = text("SELECT current_setting('lock_timeout'), current_setting('row_security'), pg_backend_pid()")

@@ -1,4 +1,4 @@
-"""The two applications of the how-to, as they are printed there, with a real provider: they work, and tell nothing."""
+"""The two applications printed in the how-to work with a real provider and leak no token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sqlalchemy import create_engine, text
 
 from sealchemy import Key, MissingKeyError
 from sealchemy.integrations import Base, OAuthClient
-from tests.support.provider import CLIENT_SECRET, Answer, Provider, is_the_provider_s
+from tests.support.provider import CLIENT_SECRET, Answer, Provider, logged_by_provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,16 +41,16 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def load(source: str, provider: Provider) -> dict[str, Any]:
-    """Run an example, and have it speak to the provider of the test in place of Google."""
+    """Run an example against the test provider instead of Google."""
     namespace: dict[str, Any] = {"__name__": "app"}
-    exec(compile(source, "app.py", "exec"), namespace)  # noqa: S102 - our own documentation
+    exec(compile(source, "app.py", "exec"), namespace)  # noqa: S102 - code from this documentation
     namespace["clients"]["google-calendar"] = provider.client()
     namespace["CALENDAR"] = f"{provider.url}/calendar"
     return namespace
 
 
 class Browser:
-    """What both kinds of test client have in common; it keeps all that came back."""
+    """A common interface to both test clients, which records every response."""
 
     def __init__(self, send: Callable[..., Any]) -> None:
         self._send, self.seen = send, ""
@@ -106,7 +106,7 @@ def test_connect_list_call_refresh_disconnect(
     assert browser("GET", "/calendars")[1].strip() == '{"events":[]}'
     end_access_tokens(database)
     assert browser("GET", "/calendars")[0] == 200
-    oauth_provider.tokens[-1].expires_at = 0  # the provider has ended it before its time: 401
+    oauth_provider.tokens[-1].expires_at = 0  # the provider revoked it early and responds with 401
     assert browser("GET", "/calendars")[0] == 200
     assert oauth_provider.counts["/token"] == 3
     assert browser("DELETE", "/integrations/google-calendar")[0] == 204
@@ -116,9 +116,7 @@ def test_connect_list_call_refresh_disconnect(
     assert browser("GET", "/connect/elsewhere")[0] == 404
 
 
-def test_a_callback_that_was_not_asked_for_is_refused(
-    application: tuple[dict[str, Any], Browser], oauth_provider: Provider
-) -> None:
+def test_unsolicited_callback_is_refused(application: tuple[dict[str, Any], Browser], oauth_provider: Provider) -> None:
     _, browser = application
     assert browser("GET", "/callback?code=x&state=y")[0] == 400
     browser("GET", "/connect/google-calendar")
@@ -126,8 +124,8 @@ def test_a_callback_that_was_not_asked_for_is_refused(
     assert oauth_provider.counts["/token"] == 0
 
 
-@pytest.mark.parametrize("handled", [True, False], ids=["with its handlers", "with error pages"])
-def test_nothing_that_leaves_the_application_holds_a_token(
+@pytest.mark.parametrize("handled", [True, False], ids=["with error handlers", "with default error pages"])
+def test_responses_logs_and_output_contain_no_token(
     application: tuple[dict[str, Any], Browser],
     database: Any,
     oauth_provider: Provider,
@@ -146,7 +144,7 @@ def test_nothing_that_leaves_the_application_holds_a_token(
         namespace["app"].middleware_stack = namespace["app"].build_middleware_stack()
     elif not handled:
         namespace["flask_app"].error_handler_spec.clear()
-    sent: list[str] = []  # codes and verifiers, which the client must not tell either
+    sent: list[str] = []  # codes and verifiers, which must not leak either
     exchange = OAuthClient.exchange_code
 
     def noted(client: OAuthClient, code: str, uri: str, verifier: str) -> Any:
@@ -155,7 +153,7 @@ def test_nothing_that_leaves_the_application_holds_a_token(
 
     monkeypatch.setattr(OAuthClient, "exchange_code", noted)
     browser.connect()
-    browser.seen = ""  # the cookie that held the verifier was this browser's own
+    browser.seen = ""  # ignore the cookie with the verifier, which belongs to this browser
     browser("GET", "/integrations")
     browser("GET", "/calendars")
     known = {oauth_provider.tokens[0].access_token, oauth_provider.tokens[0].refresh_token}
@@ -171,18 +169,20 @@ def test_nothing_that_leaves_the_application_holds_a_token(
     with database.begin() as connection:
         connection.execute(text("UPDATE integrations SET access_token = refresh_token, reauthorization_required = 0"))
     assert browser("GET", "/calendars")[0] == 500
-    ours = [record for record in caplog.records if not is_the_provider_s(record)]
+    ours = [record for record in caplog.records if not logged_by_provider(record)]
     formatter = logging.Formatter()
     shown = browser.seen + "".join(formatter.format(record) for record in ours) + "".join(capfd.readouterr())
     assert "invalid_grant" in shown
     assert handled or "flask_app" in namespace or "Traceback" in browser.seen
     assert len(sent) == 2
-    shown = shown.replace(f"/callback?code={sent[0]}", "")  # how a code comes, in the log line of the test's browser
+    shown = shown.replace(f"/callback?code={sent[0]}", "")  # the test client logs the callback URL
     for secret in (*known, *sent, CLIENT_SECRET, "SENTINEL"):
         assert str(secret) not in shown
 
 
-def test_neither_starts_without_a_key(database: Any, oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_applications_refuse_to_start_without_a_key(
+    database: Any, oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("INTEGRATION_TOKEN_ENCRYPTION_KEY")
     with pytest.raises(MissingKeyError, match="INTEGRATION_TOKEN_ENCRYPTION_KEY"):
         load(FLASK, oauth_provider)

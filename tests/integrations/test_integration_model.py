@@ -1,4 +1,4 @@
-"""The `Integration` model: tokens stay in the database until somebody asks for them."""
+"""The `Integration` model loads tokens only on access."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_listing_neither_fetches_nor_decrypts_tokens(integrations: Engine) -> No
     assert "integrations.access_token," not in statements[0].replace("IS NOT NULL", "")
 
 
-def test_tokens_are_loaded_together_when_asked_for(integrations: Engine) -> None:
+def test_tokens_are_loaded_together_on_access(integrations: Engine) -> None:
     statements: list[str] = []
     with Session(integrations) as session:
         item = session.scalars(select(Integration).where(Integration.user_id == "u1")).one()
@@ -62,13 +62,13 @@ def test_repr_runs_no_query_and_shows_no_token(integrations: Engine) -> None:
         assert repr(item) == "Integration(id=None, user_id=None, provider=None)"
 
 
-def test_one_row_for_a_user_and_a_provider(integrations: Engine) -> None:
+def test_user_and_provider_are_unique_together(integrations: Engine) -> None:
     with Session(integrations) as session, pytest.raises(IntegrityError):
         session.add(Integration(user_id="u1", provider="google"))
         session.flush()
 
 
-def test_times_are_utc_everywhere(integrations: Engine) -> None:
+def test_times_are_utc_and_naive_times_are_refused(integrations: Engine) -> None:
     moment = datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=2)))
     with Session(integrations) as session:
         session.add(Integration(user_id="u3", provider="google", expires_at=moment))
@@ -77,12 +77,12 @@ def test_times_are_utc_everywhere(integrations: Engine) -> None:
         assert loaded.expires_at == moment
         assert loaded.expires_at.tzinfo is UTC
         assert abs(datetime.now(UTC) - loaded.created_at) < timedelta(minutes=5)
-        loaded.expires_at = datetime(2030, 1, 2)  # noqa: DTZ001 - what is refused
+        loaded.expires_at = datetime(2030, 1, 2)  # noqa: DTZ001 - refused below
         with pytest.raises(StatementError, match="time zone"):
             session.flush()
 
 
-def test_mixin_serves_another_base(engine: Engine) -> None:
+def test_mixin_works_with_another_base(engine: Engine) -> None:
     class OtherBase(DeclarativeBase):
         pass
 

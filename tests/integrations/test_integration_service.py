@@ -1,4 +1,4 @@
-"""Tokens that stay valid: connect, refresh, reconnect, disconnect, against a real provider."""
+"""Connect, refresh, reconnect and disconnect against a real provider."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def sessions(engine: Engine) -> sessionmaker[Session]:
 
 @pytest.fixture
 def connected(sessions: sessionmaker[Session], oauth_provider: Provider) -> sessionmaker[Session]:
-    """An integration whose access token has ended."""
+    """An integration with an expired access token."""
     token = oauth_provider.grant()
     store(sessions, access_token=token.access_token, refresh_token=token.refresh_token, expires_in=0)
     return sessions
@@ -87,9 +87,7 @@ def works(provider: Provider, token: str) -> bool:
     return answer.status_code == 200
 
 
-def test_connect_call_expire_refresh_a_hundred_times_revoke(
-    sessions: sessionmaker[Session], oauth_provider: Provider
-) -> None:
+def test_connect_refresh_a_hundred_times_and_revoke(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
     client = oauth_provider.client()
     asked = client.authorization_request("http://127.0.0.1/callback")
     answer = requests.get(asked.url, allow_redirects=False, timeout=10)
@@ -119,20 +117,20 @@ def test_connect_call_expire_refresh_a_hundred_times_revoke(
         disconnect_integration(sessions, **WHOSE, client=client)
 
 
-def test_leeway_decides_what_is_due(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
+def test_leeway_decides_when_a_token_is_refreshed(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
     token, client = oauth_provider.grant(), oauth_provider.client()
     store(sessions, access_token=token.access_token, refresh_token=token.refresh_token, expires_in=200)
     get_valid_token(sessions, **WHOSE, client=client, leeway=100)
     get_valid_token(sessions, **WHOSE, client=client, leeway=timedelta(seconds=100))
     assert oauth_provider.counts["/token"] == 0
-    get_valid_token(sessions, **WHOSE, client=client)  # 300 seconds
+    get_valid_token(sessions, **WHOSE, client=client)  # the default leeway is 300 seconds
     assert oauth_provider.counts["/token"] == 1
     for leeway in (-1, float("nan"), float("inf"), 1e12):
         with pytest.raises(IntegrationError, match="leeway"):
             get_valid_token(sessions, **WHOSE, client=client, leeway=leeway)
 
 
-def test_a_token_without_a_known_end_is_valid_until_it_is_rejected(
+def test_token_without_expiry_is_valid_until_rejected(
     sessions: sessionmaker[Session], oauth_provider: Provider
 ) -> None:
     token, client = oauth_provider.grant(), oauth_provider.client()
@@ -145,7 +143,7 @@ def test_a_token_without_a_known_end_is_valid_until_it_is_rejected(
     assert oauth_provider.counts["/token"] == 1
 
 
-def test_without_a_refresh_token_the_access_token_serves_to_its_end(
+def test_access_token_without_refresh_token_is_used_until_it_expires(
     sessions: sessionmaker[Session], oauth_provider: Provider
 ) -> None:
     client = oauth_provider.client()
@@ -159,7 +157,7 @@ def test_without_a_refresh_token_the_access_token_serves_to_its_end(
     assert oauth_provider.counts["/token"] == 0
 
 
-def test_a_provider_that_keeps_the_refresh_token_has_it_kept(
+def test_refresh_token_is_kept_if_the_provider_does_not_rotate_it(
     connected: sessionmaker[Session], oauth_provider: Provider
 ) -> None:
     oauth_provider.rotates = False
@@ -193,7 +191,7 @@ def test_a_failed_refresh_changes_nothing(
 
 
 @pytest.mark.parametrize("given", [{}, {"expires_in": 0}, {"expires_in": -9}, {"expires_in": "soon"}])
-def test_a_token_of_an_odd_lifetime_is_returned_once_it_is_stored(
+def test_token_with_an_odd_lifetime_is_stored_and_returned(
     connected: sessionmaker[Session], oauth_provider: Provider, given: dict[str, Any]
 ) -> None:
     oauth_provider.answers.append(Answer(200, {"access_token": "ya29.odd", "refresh_token": "1//odd", **given}))
@@ -202,7 +200,7 @@ def test_a_token_of_an_odd_lifetime_is_returned_once_it_is_stored(
     assert oauth_provider.counts["/token"] == 1
 
 
-def test_a_provider_that_gives_the_same_token_again_is_asked_once(
+def test_provider_that_returns_the_same_token_is_asked_once(
     connected: sessionmaker[Session], oauth_provider: Provider
 ) -> None:
     token = row(connected).access_token
@@ -214,7 +212,7 @@ def test_a_provider_that_gives_the_same_token_again_is_asked_once(
 
 
 @pytest.mark.parametrize("wrong_by", [timedelta(minutes=-20), timedelta(minutes=20)])
-def test_no_clock_but_the_database_s_matters(
+def test_only_the_database_clock_matters(
     sessions: sessionmaker[Session], oauth_provider: Provider, wrong_by: timedelta
 ) -> None:
     token, client = oauth_provider.grant(), oauth_provider.client()
@@ -226,7 +224,7 @@ def test_no_clock_but_the_database_s_matters(
     assert timedelta(seconds=3500) < found < timedelta(seconds=3700)
 
 
-def test_an_ended_grant_is_told_once_and_a_reconnect_clears_it(
+def test_revoked_grant_is_remembered_until_the_user_reconnects(
     connected: sessionmaker[Session], oauth_provider: Provider
 ) -> None:
     oauth_provider.end(oauth_provider.tokens[0].family)
@@ -245,7 +243,7 @@ def test_an_ended_grant_is_told_once_and_a_reconnect_clears_it(
 
 
 def test_a_reconnect_during_a_refresh_wins(connected: sessionmaker[Session], oauth_provider: Provider) -> None:
-    for ended in (False, True):  # whether the provider grants or refuses what was sent
+    for ended in (False, True):  # whether the provider accepts or rejects the refresh token
         store(connected, access_token="ya29.old", refresh_token=oauth_provider.grant().refresh_token, expires_in=0)
         oauth_provider.in_request.clear()
         oauth_provider.delay = 0.7
@@ -261,9 +259,7 @@ def test_a_reconnect_during_a_refresh_wins(connected: sessionmaker[Session], oau
         assert found.refresh_lease is None
 
 
-def test_the_caller_s_rollback_keeps_the_refreshed_token(
-    connected: sessionmaker[Session], oauth_provider: Provider
-) -> None:
+def test_callers_rollback_keeps_the_refreshed_token(connected: sessionmaker[Session], oauth_provider: Provider) -> None:
     with connected() as session:
         session.scalars(select(Integration)).one()
         token = get_valid_token(connected, **WHOSE, client=oauth_provider.client())
@@ -271,7 +267,7 @@ def test_the_caller_s_rollback_keeps_the_refreshed_token(
     assert row(connected).access_token == token
 
 
-def test_the_session_of_the_caller_is_refused(connected: sessionmaker[Session], oauth_provider: Provider) -> None:
+def test_callers_session_is_refused(connected: sessionmaker[Session], oauth_provider: Provider) -> None:
     client = oauth_provider.client()
     with connected() as session, pytest.raises(IntegrationError, match="sessionmaker"):
         get_valid_token(session, **WHOSE, client=client)  # type: ignore[arg-type]
@@ -279,13 +275,13 @@ def test_the_session_of_the_caller_is_refused(connected: sessionmaker[Session], 
     mine = scoped().scalars(select(Integration)).one()
     mine.scope = "mine"
     assert works(oauth_provider, get_valid_token(scoped, **WHOSE, client=client))
-    assert mine in scoped.dirty  # its session is untouched
+    assert mine in scoped.dirty  # the caller's session is untouched
     scoped.rollback()
     scoped.remove()
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite locks the database, not rows
-def test_a_row_that_somebody_has_locked_is_waited_for_without_a_connection(
+def test_locked_row_is_waited_for_without_holding_a_connection(
     connected: sessionmaker[Session], oauth_provider: Provider
 ) -> None:
     engine: Engine = connected.kw["bind"]
@@ -297,12 +293,12 @@ def test_a_row_that_somebody_has_locked_is_waited_for_without_a_connection(
             time.sleep(1)
             seen = [engine.pool.checkedout() for _ in range(50) if not time.sleep(0.01)]  # type: ignore[attr-defined]
             assert (asking.done(), oauth_provider.counts["/token"]) == (False, 0)
-            assert seen.count(1) > 30  # the holder's; now and then there is a look
+            assert seen.count(1) > 30  # only the holder's connection, except for occasional polls
             holder.commit()
             assert works(oauth_provider, asking.result(timeout=30))
 
 
-def test_others_are_told_when_the_refresh_that_they_waited_for_fails(
+def test_waiting_callers_get_an_error_when_the_refresh_fails(
     connected: sessionmaker[Session], oauth_provider: Provider
 ) -> None:
     oauth_provider.delay = 0.5
@@ -322,7 +318,7 @@ def test_others_are_told_when_the_refresh_that_they_waited_for_fails(
     assert time.monotonic() - start < 10
 
 
-def test_upserts_at_once_make_one_row(sessions: sessionmaker[Session]) -> None:
+def test_concurrent_upserts_create_one_row(sessions: sessionmaker[Session]) -> None:
     barrier = threading.Barrier(20)
     engine = create_engine(sessions.kw["bind"].url, pool_size=20, connect_args=_patient(sessions))
     attach_key_ring(engine, KeyRing(primary=Key.generate()))
@@ -343,7 +339,7 @@ def _patient(sessions: sessionmaker[Session]) -> dict[str, Any]:
     return {"timeout": 60} if sessions.kw["bind"].dialect.name == "sqlite" else {}
 
 
-def test_upsert_keeps_what_a_grant_does_not_say(sessions: sessionmaker[Session]) -> None:
+def test_upsert_keeps_refresh_token_and_scope_if_the_grant_has_none(sessions: sessionmaker[Session]) -> None:
     store(sessions, access_token="a1", refresh_token="r1", scope="calendar", expires_in=3600)
     with sessions.begin() as session:
         held = session.scalars(select(Integration)).one()
@@ -362,14 +358,14 @@ def test_upsert_keeps_what_a_grant_does_not_say(sessions: sessionmaker[Session])
     assert (found.access_token, found.refresh_token, found.expires_at) == ("a3", "r3", at)
 
 
-def test_upsert_is_part_of_the_caller_s_transaction(sessions: sessionmaker[Session]) -> None:
+def test_upsert_is_part_of_the_callers_transaction(sessions: sessionmaker[Session]) -> None:
     with sessions() as session:
         upsert_integration(session, **WHOSE, grant=TokenGrant(access_token="a1"))
         session.rollback()
         assert session.scalars(select(Integration)).all() == []
 
 
-def test_disconnecting_keeps_the_row_if_the_provider_does_not_answer(
+def test_disconnecting_keeps_the_row_if_revocation_fails(
     connected: sessionmaker[Session], oauth_provider: Provider
 ) -> None:
     before = row(connected)
@@ -424,10 +420,10 @@ def test_listing_issues_one_query_and_decrypts_nothing(
         found = next(item for item in listed if item.user_id == "u77")
         with pytest.raises(EnvelopeFormatError, match="access_token"):
             _ = found.access_token
-    assert decrypted  # the counter counts
+    assert decrypted  # proves that the counter works
 
 
-def test_a_reconnect_with_an_ended_token_is_refreshed(
+def test_reconnect_with_an_expired_token_is_refreshed(
     connected: sessionmaker[Session], oauth_provider: Provider
 ) -> None:
     oauth_provider.delay = 0.7
@@ -440,7 +436,9 @@ def test_a_reconnect_with_an_ended_token_is_refreshed(
     assert oauth_provider.counts["/token"] == 2
 
 
-def test_what_would_select_other_rows_is_refused(connected: sessionmaker[Session], oauth_provider: Provider) -> None:
+def test_arguments_that_would_select_other_rows_are_refused(
+    connected: sessionmaker[Session], oauth_provider: Provider
+) -> None:
     client = oauth_provider.client()
     for whose in (
         {"user_id": Integration.user_id, "provider": "google"},
@@ -458,7 +456,7 @@ def test_what_would_select_other_rows_is_refused(connected: sessionmaker[Session
     assert_silent(caught.value)
 
 
-def test_what_cannot_be_read_is_an_error_and_is_not_sent(
+def test_unreadable_token_is_an_error_and_is_not_sent(
     connected: sessionmaker[Session], oauth_provider: Provider
 ) -> None:
     with connected.begin() as session:
@@ -473,7 +471,7 @@ def test_what_cannot_be_read_is_an_error_and_is_not_sent(
 
 
 @pytest.mark.parametrize("stage", list(Rollout))
-def test_every_rollout_stage_refreshes(
+def test_refresh_works_in_every_rollout_stage(
     database_url: str, make_engine: Callable[..., Engine], oauth_provider: Provider, stage: Rollout
 ) -> None:
     engine = make_engine(database_url, rollout=stage)
@@ -486,7 +484,7 @@ def test_every_rollout_stage_refreshes(
     assert stored == new if stage is Rollout.PREPARE else stored.startswith("sealchemy:v1:")
 
 
-def test_another_base_has_the_same_service(engine: Engine, oauth_provider: Provider) -> None:
+def test_service_works_with_another_base(engine: Engine, oauth_provider: Provider) -> None:
     class OtherBase(DeclarativeBase):
         pass
 
@@ -516,7 +514,7 @@ def async_url(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[str]:
     yield url if "psycopg" in url else url.split("?")[0]
 
 
-def test_async_callers_make_one_refresh(async_url: str, oauth_provider: Provider) -> None:
+def test_concurrent_async_callers_make_one_refresh(async_url: str, oauth_provider: Provider) -> None:
     async def scenario() -> None:
         engine = attach_key_ring(create_async_engine(async_url), KeyRing(primary=Key.generate()))
         async with engine.begin() as connection:
@@ -527,7 +525,7 @@ def test_async_callers_make_one_refresh(async_url: str, oauth_provider: Provider
         async with sessions.begin() as session:
             await session.run_sync(upsert_integration, **WHOSE, grant=grant)
         oauth_provider.delay = 0.5
-        oauth_provider.lifetime = 100  # shorter than the leeway
+        oauth_provider.lifetime = 100  # less than the leeway
         asked = [get_valid_token_async(sessions, **WHOSE, client=client) for _ in range(20)]
         tokens = set(await asyncio.gather(*asked))
         assert (len(tokens), oauth_provider.counts["/token"]) == (1, 1)

@@ -1,4 +1,4 @@
-"""What providers answer, and what becomes of it; each answer goes over HTTP."""
+"""How the client handles provider responses; each response is sent over HTTP."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from sealchemy import (
 from sealchemy.integrations import GITHUB, GOOGLE_CALENDAR, GOOGLE_DRIVE, MICROSOFT, OAuthClient, TokenGrant
 from sealchemy.integrations.bounded_http import Transport
 from tests.support.leaks import assert_silent, shown_by
-from tests.support.provider import CLIENT_SECRET, Answer, is_the_provider_s
+from tests.support.provider import CLIENT_SECRET, Answer, logged_by_provider
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ SECRETS = (REFRESH, CLIENT_SECRET, "SENTINEL-in-the-answer")
 
 @contextmanager
 def listening(answer: bytes | None, pause: float = 0, hold: bool = False) -> Iterator[int]:
-    """Listen on a port, and say this to whoever connects, byte by byte if there is a pause; None: nothing at all."""
+    """Send this to every client that connects, byte by byte if there is a pause; None sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         connections: list[socket.socket] = []
 
@@ -62,7 +62,7 @@ def listening(answer: bytes | None, pause: float = 0, hold: bool = False) -> Ite
                         connection.recv(65536)
                         connection.close()
             except OSError:
-                return  # the listener, or the other end, is closed
+                return  # the listener or the client has closed the connection
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -111,7 +111,9 @@ def listening(answer: bytes | None, pause: float = 0, hold: bool = False) -> Ite
     ],
     ids=lambda value: f"{value.status}-{str(value.body)[:40]}" if isinstance(value, Answer) else "",
 )
-def test_answers_that_are_no_grant(oauth_provider: Provider, answer: Answer, error: type[Exception], text: str) -> None:
+def test_response_without_a_usable_grant_is_an_error(
+    oauth_provider: Provider, answer: Answer, error: type[Exception], text: str
+) -> None:
     oauth_provider.answers.append(answer)
     with pytest.raises(error) as caught:
         oauth_provider.client().refresh(REFRESH)
@@ -139,9 +141,7 @@ def test_answers_that_are_no_grant(oauth_provider: Provider, answer: Answer, err
         ({"error": ""}, None),
     ],
 )
-def test_a_lifetime_that_is_odd_loses_no_token(
-    oauth_provider: Provider, given: dict[str, Any], expected: float
-) -> None:
+def test_odd_lifetime_loses_no_token(oauth_provider: Provider, given: dict[str, Any], expected: float) -> None:
     answer = {"access_token": "ya29.new", "refresh_token": "1//new", **given}
     oauth_provider.answers.append(Answer(200, answer))
     grant = oauth_provider.client().refresh(REFRESH)
@@ -160,7 +160,9 @@ def test_a_lifetime_that_is_odd_loses_no_token(
         ({"token_type": None}, None, "Bearer"),
     ],
 )
-def test_what_a_column_cannot_hold_is_left_out(given: dict[str, Any], scope: str | None, token_type: str) -> None:
+def test_fields_that_do_not_fit_their_column_are_left_out(
+    given: dict[str, Any], scope: str | None, token_type: str
+) -> None:
     grant = TokenGrant.from_response({**GOOD, **given})
     assert (grant.scope, grant.token_type) == (scope, token_type)
 
@@ -202,7 +204,7 @@ DRIPPING = {
 
 
 @pytest.mark.parametrize("what", DRIPPING)
-def test_an_answer_that_drips_ends_within_the_timeout(oauth_provider: Provider, what: str) -> None:
+def test_trickling_response_fails_within_the_timeout(oauth_provider: Provider, what: str) -> None:
     with listening(DRIPPING[what].encode(), pause=0.2) as port:
         start = time.monotonic()
         with pytest.raises(RefreshFailedError, match="did not respond within 1 s"):
@@ -210,7 +212,7 @@ def test_an_answer_that_drips_ends_within_the_timeout(oauth_provider: Provider, 
         assert time.monotonic() - start < 2
 
 
-def test_a_handshake_that_drips_ends_within_the_timeout(oauth_provider: Provider) -> None:
+def test_trickling_handshake_fails_within_the_timeout(oauth_provider: Provider) -> None:
     with listening(b"\x16\x03\x03\x40\x00" + bytes(50), pause=0.2) as port:
         start = time.monotonic()
         with pytest.raises(RefreshFailedError, match="did not respond within 1 s"):
@@ -218,7 +220,7 @@ def test_a_handshake_that_drips_ends_within_the_timeout(oauth_provider: Provider
         assert time.monotonic() - start < 2
 
 
-def test_half_an_answer_is_none(oauth_provider: Provider) -> None:
+def test_incomplete_response_is_an_error(oauth_provider: Provider) -> None:
     client = oauth_provider.client(timeout=1)
     with listening(b'HTTP/1.1 200 OK\r\n\r\n{"access_tok', hold=True) as port:
         client.revocation_endpoint = client.token_endpoint = f"http://127.0.0.1:{port}/"
@@ -228,7 +230,7 @@ def test_half_an_answer_is_none(oauth_provider: Provider) -> None:
             client.refresh(REFRESH)
 
 
-def test_each_endpoint_is_bounded(oauth_provider: Provider) -> None:
+def test_timeout_applies_to_the_revocation_endpoint(oauth_provider: Provider) -> None:
     with listening(None) as silent:
         client = oauth_provider.client(
             token_endpoint="https://provider.example/token",
@@ -239,7 +241,7 @@ def test_each_endpoint_is_bounded(oauth_provider: Provider) -> None:
             client.revoke(REFRESH)
 
 
-def test_an_answer_that_drips_below_tls_ends_within_the_timeout(
+def test_trickling_response_over_tls_fails_within_the_timeout(
     oauth_provider: Provider, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def serve(listener: socket.socket) -> None:
@@ -262,7 +264,7 @@ def test_an_answer_that_drips_below_tls_ends_within_the_timeout(
 
 
 def trusted(folder: Any, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    """Return what a server on localhost needs for this process to trust it."""
+    """Return a TLS context for a server on localhost that this process trusts."""
     authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
@@ -270,7 +272,7 @@ def trusted(folder: Any, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
     return context
 
 
-def test_nothing_is_sent_when_connecting_took_too_long(
+def test_nothing_is_sent_if_connecting_takes_too_long(
     oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look_up = socket.getaddrinfo
@@ -286,11 +288,11 @@ def test_nothing_is_sent_when_connecting_took_too_long(
     assert oauth_provider.counts["/token"] == 0
 
 
-def test_an_interruption_carries_nothing(oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interruption_carries_no_secret(oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     class Interruption(BaseException):
         pass
 
-    class SoftTimeLimitError(Exception):  # as Celery raises it in a signal handler
+    class SoftTimeLimitError(Exception):  # Celery raises it in a signal handler
         pass
 
     oauth_provider.delay = 0.5
@@ -309,8 +311,8 @@ def test_an_interruption_carries_nothing(oauth_provider: Provider, monkeypatch: 
         assert_silent(caught.value, *SECRETS, package=None)
 
 
-def test_a_provider_that_is_silent_slow_or_gone_ends_within_the_timeout(oauth_provider: Provider) -> None:
-    oauth_provider.answers.append(Answer(200, GOOD, drip=0.1))  # each wait is short; the whole is 8 s
+def test_silent_slow_or_unreachable_provider_fails_within_the_timeout(oauth_provider: Provider) -> None:
+    oauth_provider.answers.append(Answer(200, GOOD, drip=0.1))  # each pause is short; the total is 8 s
     with listening(None) as silent, listening(b"SENTINEL-in-the-answer") as nonsense:
         for url, text in (
             (oauth_provider.url, "did not respond within 1 s"),
@@ -368,7 +370,7 @@ def test_certificates_are_verified(oauth_provider: Provider, tmp_path: Any, monk
         "",
     ],
 )
-def test_endpoints_without_tls_are_refused(endpoint: str) -> None:
+def test_insecure_or_malformed_endpoints_are_refused(endpoint: str) -> None:
     for name in ("token_endpoint", "revocation_endpoint", "authorization_endpoint"):
         with pytest.raises(IntegrationError, match="https://") as caught:
             OAuthClient("id", CLIENT_SECRET, **{"token_endpoint": "https://provider.example/token", name: endpoint})
@@ -384,14 +386,14 @@ def test_endpoints_without_tls_are_refused(endpoint: str) -> None:
         ({"client_secret": f"{CLIENT_SECRET}é"}, "not ASCII"),
     ],
 )
-def test_arguments_that_cannot_be_used_are_refused(given: dict[str, Any], text: str) -> None:
+def test_invalid_arguments_are_refused(given: dict[str, Any], text: str) -> None:
     common = {"client_id": "id", "client_secret": CLIENT_SECRET, "token_endpoint": "https://provider.example/token"}
     with pytest.raises(IntegrationError, match=text) as caught:
         OAuthClient(**{**common, **given})
     assert_silent(caught.value, CLIENT_SECRET)
 
 
-def test_what_is_no_text_is_not_sent(oauth_provider: Provider) -> None:
+def test_non_text_is_never_sent(oauth_provider: Provider) -> None:
     client = oauth_provider.client()
     for call in (client.refresh, client.revoke, lambda value: client.exchange_code("code", "uri", value)):
         for wrong in (None, 5, b"1//SENTINEL-bytes"):
@@ -401,7 +403,7 @@ def test_what_is_no_text_is_not_sent(oauth_provider: Provider) -> None:
     assert not oauth_provider.counts
 
 
-def test_a_code_is_exchanged_once(oauth_provider: Provider) -> None:
+def test_code_can_be_exchanged_only_once(oauth_provider: Provider) -> None:
     client = oauth_provider.client()
     asked = client.authorization_request("http://127.0.0.1/callback")
     answer = requests.get(asked.url, allow_redirects=False, timeout=10)
@@ -425,14 +427,14 @@ def test_a_code_needs_its_verifier(oauth_provider: Provider) -> None:
         client.exchange_code(code, "http://127.0.0.1/callback", "x" * 64)
 
 
-def test_revocation_that_fails_is_an_error(oauth_provider: Provider) -> None:
+def test_failed_revocation_is_an_error(oauth_provider: Provider) -> None:
     token = oauth_provider.grant()
     for answer in (Answer(503), Answer(401, '{"error": "invalid_client"}'), Answer(302, "", {"Location": "/"})):
         oauth_provider.answers.append(answer)
         with pytest.raises(RevocationFailedError) as caught:
             oauth_provider.client().revoke(str(token.refresh_token))
         assert_silent(caught.value, str(token.refresh_token), CLIENT_SECRET, package=None)
-    oauth_provider.answers.append(Answer(400, '{"error": "invalid_token"}'))  # has ended already
+    oauth_provider.answers.append(Answer(400, '{"error": "invalid_token"}'))  # already invalid, which counts as revoked
     oauth_provider.client().revoke(str(token.refresh_token))
     assert not token.revoked
     oauth_provider.client().revoke(str(token.refresh_token))
@@ -442,7 +444,7 @@ def test_revocation_that_fails_is_an_error(oauth_provider: Provider) -> None:
 
 
 @pytest.mark.parametrize("preset", [GOOGLE_CALENDAR, GOOGLE_DRIVE, MICROSOFT, GITHUB])
-def test_presets_make_a_client(preset: Any) -> None:
+def test_presets_create_a_client(preset: Any) -> None:
     client = OAuthClient(client_id="id", client_secret="client-secret-SENTINEL", **preset)
     asked = client.authorization_request("https://app.example/callback")
     query = parse_qs(urlsplit(asked.url).query)
@@ -460,13 +462,13 @@ def test_a_grant_shows_no_token() -> None:
             TokenGrant(access_token=wrong)  # type: ignore[arg-type]
         assert "SENTINEL" not in shown_by(caught.value)
     with pytest.raises(IntegrationError, match="time zone"):
-        TokenGrant(access_token="ya29", expires_at=datetime(2030, 1, 1))  # noqa: DTZ001 - what is refused
+        TokenGrant(access_token="ya29", expires_at=datetime(2030, 1, 1))  # noqa: DTZ001 - refused here
 
 
-def test_debug_logging_of_requests_shows_nothing(
+def test_debug_logging_of_requests_shows_no_secret(
     oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: Any
 ) -> None:
-    monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)  # the recipe that everybody finds
+    monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)  # the usual recipe for debugging requests
     caplog.set_level(logging.DEBUG)
     token = oauth_provider.grant()
     grant = oauth_provider.client().refresh(str(token.refresh_token))
@@ -480,15 +482,15 @@ def test_debug_logging_of_requests_shows_nothing(
     malformed = b"HTTP/1.0 200 OK\r\nno header SENTINEL-in-the-answer\r\nA: b\r\n\r\n"
     with listening(malformed) as port, pytest.raises(RefreshFailedError):
         oauth_provider.client(token_endpoint=f"http://127.0.0.1:{port}/token").refresh(REFRESH)
-    shown = "".join(record.getMessage() for record in caplog.records if not is_the_provider_s(record))
+    shown = "".join(record.getMessage() for record in caplog.records if not logged_by_provider(record))
     shown += "".join(capsys.readouterr())
-    assert "POST /token" in shown  # urllib3's own line, which is harmless
+    assert "POST /token" in shown  # urllib3's own log line, which is harmless
     for secret in (str(token.refresh_token), grant.access_token, str(grant.refresh_token), *SECRETS):
         assert secret not in shown
     assert "Authorization" not in shown
 
 
-def test_no_proxy_has_a_part_on_this_machine(oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxies_are_not_used_for_loopback(oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", oauth_provider.url)
     monkeypatch.setenv("no_proxy", "")
     with pytest.raises(RefreshFailedError, match="could not be reached"):

@@ -1,4 +1,4 @@
-"""`create_protected_engine`: what is wrong with keys or rows stops the process at its start."""
+"""`create_protected_engine` refuses to start with invalid keys or unreadable rows."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def table(database_url: str) -> Engine:
     return engine
 
 
-def test_starts_where_everything_can_be_read(
+def test_starts_if_every_value_is_readable(
     database_url: str, table: Engine, start: Callable[[IntegrationSettings], None]
 ) -> None:
     start(settings(database_url))
@@ -95,7 +95,7 @@ def test_starts_where_everything_can_be_read(
     table.dispose()
 
 
-def test_refuses_values_under_a_key_that_it_does_not_have(
+def test_refuses_to_start_with_values_under_an_unknown_key(
     database_url: str, table: Engine, start: Callable[[IntegrationSettings], None]
 ) -> None:
     stored = KeyRing(primary=Key.generate()).encrypt("x", "integrations.access_token")
@@ -116,19 +116,19 @@ def test_refuses_values_under_a_key_that_it_does_not_have(
         ("replace-me-with-the-output-of-sealchemy-generate-key", KeyFormatError),
     ],
 )
-def test_refuses_to_start_without_a_good_key(
+def test_refuses_to_start_without_a_valid_key(
     database_url: str, start: Callable[[IntegrationSettings], None], key: str, error: type[SealchemyError]
 ) -> None:
     with pytest.raises(error, match="INTEGRATION_TOKEN_ENCRYPTION_KEY"):
         start(settings(database_url, key))
 
 
-def test_says_that_there_is_no_table(database_url: str, start: Callable[[IntegrationSettings], None]) -> None:
+def test_missing_table_is_reported(database_url: str, start: Callable[[IntegrationSettings], None]) -> None:
     with pytest.raises(ColumnDefinitionError, match="integrations"):
         start(settings(database_url))
 
 
-def test_options_are_those_of_create_engine(tmp_path: Any) -> None:
+def test_options_are_passed_to_create_engine(tmp_path: Any) -> None:
     url = f"sqlite:///{tmp_path / 'a.db'}"
     engine = create_engine(url)
     Base.metadata.create_all(engine)
@@ -147,7 +147,7 @@ def test_the_public_schema_has_no_token(database_url: str, table: Engine) -> Non
         session.expunge_all()
         item = session.scalars(select(Integration)).one()
         shown = IntegrationPublic.model_validate(item)
-        assert "access_token" not in item.__dict__  # not even fetched
+        assert "access_token" not in item.__dict__  # not fetched
         assert SENTINEL not in f"{shown!r}{shown.model_dump()}{shown.model_dump_json()}"
         assert (shown.has_access_token, shown.has_refresh_token) == (True, True)
     protected.dispose()
@@ -155,13 +155,13 @@ def test_the_public_schema_has_no_token(database_url: str, table: Engine) -> Non
 
 
 @pytest.mark.parametrize("url", ["nonsense", "postgres://u:password-SENTINEL@h/d", "x://", ""])
-def test_says_that_the_url_is_none(url: str, start: Callable[[IntegrationSettings], None]) -> None:
+def test_invalid_database_url_is_reported_and_not_shown(url: str, start: Callable[[IntegrationSettings], None]) -> None:
     with pytest.raises(IntegrationError, match="DATABASE_URL") as caught:
         start(settings(url))
     assert_silent(caught.value, "password-SENTINEL")
 
 
-def test_an_unknown_stage_says_so_and_shows_no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_unknown_stage_is_reported_without_showing_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("INTEGRATION_TOKEN_ENCRYPTION_KEY", KEY)
     monkeypatch.setenv("INTEGRATION_TOKEN_ENCRYPTION_ROLLOUT", "strikt")
@@ -170,7 +170,7 @@ def test_an_unknown_stage_says_so_and_shows_no_key(monkeypatch: pytest.MonkeyPat
     assert_silent(caught.value, KEY, package=None)
 
 
-def test_what_is_not_installed_is_named() -> None:
+def test_missing_extra_is_named_in_the_error() -> None:
     script = """
 import sys
 sys.modules.update(dict.fromkeys(["greenlet", "pydantic", "pydantic_settings", "authlib"]))

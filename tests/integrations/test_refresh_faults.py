@@ -1,4 +1,4 @@
-"""Refreshes that many want at once, and refreshes that something happens to; in processes, on real databases."""
+"""Concurrent refreshes, and refreshes interrupted by faults, across processes and on real databases."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ WHOSE: dict[str, Any] = {"user_id": "u1", "provider": "google"}
 
 
 class Place:
-    """A database with one integration whose access token has ended."""
+    """A database with one integration whose access token has expired."""
 
     def __init__(self, url: str, provider: Provider, **options: Any) -> None:
         self.url, self.key = url, Key.generate()
@@ -83,11 +83,11 @@ def place(database_url: str, oauth_provider: Provider) -> Iterator[Place]:
 
 def test_32_callers_in_4_processes_make_one_refresh(place: Place, oauth_provider: Provider) -> None:
     oauth_provider.delay = 3
-    oauth_provider.lifetime = 100  # shorter than the leeway
+    oauth_provider.lifetime = 100  # less than the leeway
     started = [processes.start("callers", **place.arguments, count=8) for _ in range(4)]
     assert oauth_provider.in_request.wait(60)
     waited = []
-    for _ in range(5):  # others write, to this row and elsewhere, while the provider takes its time
+    for _ in range(5):  # other sessions can write to the row while the provider is slow
         time.sleep(0.3)
         start = time.monotonic()
         with place.sessions.begin() as session:
@@ -102,7 +102,7 @@ def test_32_callers_in_4_processes_make_one_refresh(place: Place, oauth_provider
     assert max(waited) < 1.5
 
 
-def test_no_connection_is_checked_out_while_the_provider_answers(place: Place, oauth_provider: Provider) -> None:
+def test_no_connection_is_checked_out_during_the_provider_request(place: Place, oauth_provider: Provider) -> None:
     oauth_provider.delay = 1.5
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(get_valid_token, place.sessions, **WHOSE, client=oauth_provider.client())
@@ -116,7 +116,7 @@ def test_no_connection_is_checked_out_while_the_provider_answers(place: Place, o
     assert sum(seen[:-2]) == 0
 
 
-def test_a_lease_whose_holder_died_is_taken_over(place: Place, oauth_provider: Provider) -> None:
+def test_lease_of_a_dead_process_is_taken_over(place: Place, oauth_provider: Provider) -> None:
     oauth_provider.delay = 0.4
     dying = processes.start("dying", **place.arguments, transactions=99)
     assert oauth_provider.in_request.wait(60)
@@ -125,13 +125,13 @@ def test_a_lease_whose_holder_died_is_taken_over(place: Place, oauth_provider: P
     oauth_provider.delay = 0
     start = time.monotonic()
     assert place.row().refresh_lease
-    with pytest.raises(ReauthorizationRequiredError):  # the provider has rotated, and ends the family
+    with pytest.raises(ReauthorizationRequiredError):  # the provider rotated the token, and revokes the family
         get_valid_token(place.sessions, **WHOSE, client=oauth_provider.client())
     assert 1 < time.monotonic() - start < 15
     assert place.row().refresh_lease is None
 
 
-def test_death_before_the_request_costs_nothing_but_time(place: Place, oauth_provider: Provider) -> None:
+def test_crash_before_the_request_only_delays_the_refresh(place: Place, oauth_provider: Provider) -> None:
     dying = processes.start("dying", **place.arguments, transactions=99, at_the_request=True)
     dying.communicate(timeout=60)
     assert (dying.returncode, oauth_provider.counts["/token"]) == (9, 0)
@@ -142,9 +142,7 @@ def test_death_before_the_request_costs_nothing_but_time(place: Place, oauth_pro
     assert 1 < time.monotonic() - start < 15
 
 
-def test_death_between_the_answer_and_the_commit_ends_in_reauthorization(
-    place: Place, oauth_provider: Provider
-) -> None:
+def test_crash_between_response_and_commit_requires_reauthorization(place: Place, oauth_provider: Provider) -> None:
     dying = processes.start("dying", **place.arguments, transactions=2)
     dying.communicate(timeout=60)
     assert dying.returncode == 9
@@ -152,7 +150,7 @@ def test_death_between_the_answer_and_the_commit_ends_in_reauthorization(
     for _ in range(3):
         with pytest.raises(ReauthorizationRequiredError):
             get_valid_token(place.sessions, **WHOSE, client=oauth_provider.client())
-    assert oauth_provider.counts["/token"] == 2  # once with the old refresh token, and never again
+    assert oauth_provider.counts["/token"] == 2  # the old refresh token is sent once more, and never again
     assert place.row().reauthorization_required
 
 
@@ -180,7 +178,7 @@ def test_connections_lost_during_the_request_lose_no_token(
     place.engine.dispose()
 
 
-def test_a_server_that_restarts_during_the_request_loses_no_token(oauth_provider: Provider) -> None:
+def test_server_restart_during_the_request_loses_no_token(oauth_provider: Provider) -> None:
     server = postgresql.start_any(fsync="on")
     assert server
     try:
@@ -190,7 +188,7 @@ def test_a_server_that_restarts_during_the_request_loses_no_token(oauth_provider
             asking = pool.submit(get_valid_token, place.sessions, **WHOSE, client=oauth_provider.client())
             assert oauth_provider.in_request.wait(10)
             server.crash()
-            time.sleep(2)  # the new token has come, and there is no server
+            time.sleep(2)  # the response has arrived, but the server is down
             assert not asking.done()
             server.restart()
             token = asking.result()
@@ -200,7 +198,7 @@ def test_a_server_that_restarts_during_the_request_loses_no_token(oauth_provider
         server.stop()
 
 
-@pytest.mark.parametrize("patience", [60.0, 0.5], ids=["stored in the end", "given up"])
+@pytest.mark.parametrize("patience", [60.0, 0.5], ids=["stored eventually", "given up"])
 def test_no_token_is_returned_before_it_is_stored(
     tmp_path: Path, oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch, patience: float
 ) -> None:
@@ -230,9 +228,7 @@ def test_no_token_is_returned_before_it_is_stored(
 
 
 @pytest.mark.parametrize("level", ["AUTOCOMMIT", "REPEATABLE READ", "SERIALIZABLE"])
-def test_the_isolation_level_of_the_engine_does_not_matter(
-    postgresql_url: str, oauth_provider: Provider, level: str
-) -> None:
+def test_refresh_works_at_any_isolation_level(postgresql_url: str, oauth_provider: Provider, level: str) -> None:
     place = Place(postgresql_url, oauth_provider, isolation_level=level, pool_size=20)
     oauth_provider.lifetime = 2
     client = oauth_provider.client()
@@ -248,7 +244,7 @@ def test_the_isolation_level_of_the_engine_does_not_matter(
     assert oauth_provider.counts["reused"] == 0
     assert oauth_provider.counts["/token"] <= 8
     with place.engine.connect() as connection:
-        assert level in (connection.get_isolation_level(), "AUTOCOMMIT")  # left as it was
+        assert level in (connection.get_isolation_level(), "AUTOCOMMIT")  # unchanged
     place.engine.dispose()
 
 
@@ -261,7 +257,7 @@ def test_autocommit_on_sqlite_is_refused(tmp_path: Path, oauth_provider: Provide
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
-def test_async_a_lock_at_the_second_transaction_loses_no_token(
+def test_lock_before_the_second_transaction_loses_no_token_async(
     postgresql_url: str, oauth_provider: Provider, driver: str
 ) -> None:
     place = Place(postgresql_url, oauth_provider)
@@ -294,8 +290,8 @@ def test_async_a_lock_at_the_second_transaction_loses_no_token(
     place.engine.dispose()
 
 
-@pytest.mark.parametrize("patience", [0.3, 1.5], ids=["in the request", "while storing"])
-def test_the_end_of_the_event_loop_loses_no_token(tmp_path: Path, oauth_provider: Provider, patience: float) -> None:
+@pytest.mark.parametrize("patience", [0.3, 1.5], ids=["during the request", "while storing"])
+def test_closing_the_event_loop_loses_no_token(tmp_path: Path, oauth_provider: Provider, patience: float) -> None:
     path = tmp_path / "a.db"
     place = Place(f"sqlite:///{path}", oauth_provider)
     oauth_provider.delay = 1
@@ -306,7 +302,7 @@ def test_the_end_of_the_event_loop_loses_no_token(tmp_path: Path, oauth_provider
         asking = get_valid_token_async(async_sessionmaker(engine), **WHOSE, client=oauth_provider.client())
         await asyncio.wait_for(asking, patience)
 
-    def block() -> None:  # while the answer comes, so that storing it is tried again and again
+    def block() -> None:  # blocks the database, which forces retries to store the token
         assert oauth_provider.in_request.wait(10)
         blocker = sqlite3.connect(path, isolation_level=None)
         blocker.execute("BEGIN EXCLUSIVE")
@@ -324,7 +320,7 @@ def test_the_end_of_the_event_loop_loses_no_token(tmp_path: Path, oauth_provider
     place.engine.dispose()
 
 
-def test_a_request_that_has_not_begun_is_cancelled(tmp_path: Path, oauth_provider: Provider) -> None:
+def test_request_that_has_not_started_is_cancelled(tmp_path: Path, oauth_provider: Provider) -> None:
     place = Place(f"sqlite:///{tmp_path / 'a.db'}", oauth_provider)
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}")
     attach_key_ring(engine, KeyRing(primary=place.key))
@@ -345,7 +341,7 @@ def test_a_request_that_has_not_begun_is_cancelled(tmp_path: Path, oauth_provide
     place.engine.dispose()
 
 
-def test_sessions_with_binds_for_each_model_serve(tmp_path: Path, oauth_provider: Provider) -> None:
+def test_sessions_with_per_model_binds_work(tmp_path: Path, oauth_provider: Provider) -> None:
     place = Place(f"sqlite:///{tmp_path / 'a.db'}", oauth_provider)
     sessions = sessionmaker(binds={Integration: place.engine})
     token = get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
@@ -355,7 +351,7 @@ def test_sessions_with_binds_for_each_model_serve(tmp_path: Path, oauth_provider
     place.engine.dispose()
 
 
-def test_a_token_that_came_during_a_disconnect_is_revoked_too(tmp_path: Path, oauth_provider: Provider) -> None:
+def test_token_stored_during_a_disconnect_is_also_revoked(tmp_path: Path, oauth_provider: Provider) -> None:
     place = Place(f"sqlite:///{tmp_path / 'a.db'}", oauth_provider)
     client = oauth_provider.client()
     revoke, later = client.revoke, oauth_provider.grant()
@@ -367,7 +363,7 @@ def test_a_token_that_came_during_a_disconnect_is_revoked_too(tmp_path: Path, oa
             with place.sessions.begin() as session:
                 upsert_integration(session, **WHOSE, grant=grant)
 
-    client.revoke = reconnected  # type: ignore[method-assign] # the moment that matters
+    client.revoke = reconnected  # type: ignore[method-assign] # reconnects in the middle of the disconnect
     disconnect_integration(place.sessions, **WHOSE, client=client)
     assert later.revoked
     with place.sessions() as session:
@@ -375,7 +371,7 @@ def test_a_token_that_came_during_a_disconnect_is_revoked_too(tmp_path: Path, oa
     place.engine.dispose()
 
 
-def test_a_request_that_begins_too_late_is_not_made(
+def test_request_that_starts_too_late_takes_a_new_lease_first(
     tmp_path: Path, oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "_LATEST", 0.3)
@@ -393,22 +389,22 @@ def test_a_request_that_begins_too_late_is_not_made(
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(1))
-        loop.run_in_executor(None, time.sleep, 1.0)  # the only thread; the lease runs on meanwhile
+        loop.run_in_executor(None, time.sleep, 1.0)  # occupies the only thread while the lease runs out
         await get_valid_token_async(async_sessionmaker(engine), **WHOSE, client=oauth_provider.client())
         await engine.dispose()
 
     asyncio.run(scenario())
     assert oauth_provider.counts["/token"] == 1
-    assert len(claims) == 2  # the lease was taken anew
+    assert len(claims) == 2  # a second lease was taken
     place.engine.dispose()
 
 
-def test_an_answer_that_comes_with_the_cancellation_is_kept() -> None:
+def test_response_that_arrives_with_the_cancellation_is_kept() -> None:
     async def scenario() -> str:
         request = sync_async.AsyncRunner(lambda: None).request(lambda: time.sleep(0.1) or "answer")  # type: ignore[arg-type,return-value,func-returns-value]
         asking = asyncio.ensure_future(request)
         await asyncio.sleep(0.02)
-        time.sleep(0.3)  # noqa: ASYNC251 - the answer comes while the loop is busy, and is seen after the cancellation
+        time.sleep(0.3)  # noqa: ASYNC251 - the response arrives while the loop is blocked
         asking.cancel()
         return await asking
 

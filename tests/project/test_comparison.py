@@ -1,4 +1,4 @@
-"""The page that compares us with others says what the installed releases do."""
+"""The comparison page matches the behavior of the installed releases."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import warnings
 from tests import comparison
 
 
-def test_the_table_is_what_the_libraries_do() -> None:
+def test_table_matches_the_installed_libraries() -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # those of the others are theirs
+        warnings.simplefilter("ignore")  # warnings of other libraries are not of interest here
         assert comparison.table() in comparison.PAGE.read_text(), "run `python -m tests.comparison`"
 
 
-def test_ours_is_yes_everywhere() -> None:
+def test_sealchemy_answers_yes_to_every_question() -> None:
     ours = comparison.LIBRARIES[0]
     for question, ask in comparison.QUESTIONS.items():
         setting = comparison.Setting(ours)

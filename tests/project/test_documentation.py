@@ -1,4 +1,4 @@
-"""The documentation is run, and names what there is."""
+"""The code in the documentation runs, and its names exist."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ from sealchemy import errors, integrations
 from sealchemy.cli import app
 from sealchemy.integrations.settings import IntegrationSettings
 from tests import evidence
+from tests.support.postgresql import require_extension
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EVERYTHING = "\n".join(page.read_text() for page in PAGES)
 
 
-# By test_tutorial.py, test_example_applications.py and below.
-RUN_BY_THEMSELVES = {"tutorial.md", "store-oauth-tokens.md", "migrate-from-pgcrypto.md"}
+# These run in test_tutorial.py, in test_example_applications.py and in a separate test below.
+RUN_SEPARATELY = {"tutorial.md", "store-oauth-tokens.md", "migrate-from-pgcrypto.md"}
 
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if page.name not in RUN_BY_THEMSELVES],
+    [page for page in PAGES if page.name not in RUN_SEPARATELY],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
-def test_code_runs(page: Path) -> None:
+def test_code_blocks_run(page: Path) -> None:
     run(page)
 
 
-def test_code_for_postgresql_runs(postgresql_url: str) -> None:
+def test_code_blocks_for_postgresql_run(postgresql_url: str) -> None:
+    require_extension(postgresql_url, "pgcrypto")
     run(ROOT / "docs/how-to/migrate-from-pgcrypto.md", url=postgresql_url)
 
 
@@ -54,16 +56,16 @@ def run(page: Path, **namespace: object) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_point_to_existing_files(page: Path) -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
 
 
-def test_the_tables_of_evidence_are_what_the_tests_say() -> None:
+def test_evidence_tables_are_up_to_date() -> None:
     assert evidence.written() == evidence.PAGE.read_text(), "run `python -m tests.evidence`"
 
 
-def test_every_test_that_is_named_exists() -> None:
+def test_every_test_named_in_the_docs_exists() -> None:
     for name in set(re.findall(r"tests/\w+/\w+\.py(?:::\w+)*", EVERYTHING)):
         path, *names = name.split("::")
         source = (ROOT / path).read_text()
@@ -88,7 +90,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert {name for name in (*sealchemy.__all__, *integrations.__all__) if name not in reference} == set()
 
 
-def test_every_page_is_in_the_navigation_of_the_site() -> None:
+def test_every_page_is_in_the_site_navigation() -> None:
     listed = re.findall(r"- ([\w/.-]+\.md)$", (ROOT / "docs/site/mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted(str(page.relative_to(ROOT / "docs")) for page in PAGES[1:])
 
@@ -102,7 +104,7 @@ def test_every_error_is_documented() -> None:
     assert all("## How it comes about" in page and "## What to do" in page for page in pages)
 
 
-def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
+def test_error_tree_is_up_to_date() -> None:
     page = (ROOT / "docs/reference/errors.md").read_text()
     drawn = set(re.findall(r"[├└│─ ]+(\w+Error)", errors.__doc__ or ""))
     assert all(line in page for line in (errors.__doc__ or "").splitlines() if re.search(r"[├└].*Error", line))

@@ -1,4 +1,4 @@
-"""`sealchemy.testing`, as the tests of an application use it."""
+"""`sealchemy.testing`, used as in the tests of an application."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_ciphertext_passes_before_and_after_the_commit(session: Session) -> None
 
 
 @pytest.mark.parametrize("stored", ["plain", "sealchemy:mine", ""])
-def test_what_is_not_ciphertext_fails(session: Session, stored: str) -> None:
+def test_plaintext_and_damaged_values_fail(session: Session, stored: str) -> None:
     session.add(Account(token="t"))
     session.flush()
     session.execute(text("INSERT INTO accounts (token) VALUES (:stored)"), {"stored": stored})
@@ -45,7 +45,7 @@ def test_what_is_not_ciphertext_fails(session: Session, stored: str) -> None:
         assert_encrypted(session, Account.token)
 
 
-def test_what_only_looks_like_ciphertext_fails(session: Session) -> None:
+def test_ciphertext_that_does_not_authenticate_fails(session: Session) -> None:
     session.add(Account(token="t", refresh="r"))
     session.flush()
     session.execute(text("UPDATE accounts SET token = refresh"))
@@ -53,7 +53,7 @@ def test_what_only_looks_like_ciphertext_fails(session: Session) -> None:
         assert_encrypted(session, Account.token)
 
 
-def test_it_looks_where_the_session_writes(tmp_path: Path, make_engine: Callable[..., Engine], engine: Engine) -> None:
+def test_database_of_the_session_is_checked(tmp_path: Path, make_engine: Callable[..., Engine], engine: Engine) -> None:
     create(engine)
     other = make_engine(f"sqlite:///{tmp_path / 'other.db'}", rollout=Rollout.PREPARE)
     create(other)
@@ -63,7 +63,7 @@ def test_it_looks_where_the_session_writes(tmp_path: Path, make_engine: Callable
             assert_encrypted(session, Account.token)
 
 
-def test_it_looks_in_the_schema_that_is_meant(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+def test_schema_of_the_session_is_checked(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(postgresql_url)
     with engine.begin() as connection:
         schema = f"{connection.scalar(text('SELECT current_schema()'))}_x"
@@ -83,7 +83,7 @@ def test_it_looks_in_the_schema_that_is_meant(postgresql_url: str, make_engine: 
         connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
 
 
-def test_nothing_shows_nothing(session: Session) -> None:
+def test_column_without_values_fails(session: Session) -> None:
     session.add(Account(token="t", refresh=None))
     with pytest.raises(AssertionError, match="it has no values"):
         assert_encrypted(session, Account.refresh)
@@ -92,14 +92,14 @@ def test_nothing_shows_nothing(session: Session) -> None:
 @pytest.mark.parametrize(
     "column",
     [Account.name, Account.__table__.c.token, aliased(Account).token, "token"],
-    ids=["plain", "core", "alias", "text"],
+    ids=["plaintext column", "core column", "alias", "column name"],
 )
-def test_another_column_fails(session: Session, column: Any) -> None:
+def test_column_that_is_not_encrypted_fails(session: Session, column: Any) -> None:
     with pytest.raises(AssertionError, match="not a mapped column of type EncryptedString"):
         assert_encrypted(session, column)
 
 
-def test_the_fixtures_in_a_project_of_its_own(pytester: pytest.Pytester) -> None:
+def test_fixtures_work_in_another_project(pytester: pytest.Pytester) -> None:
     pytester.makeconftest('pytest_plugins = ["sealchemy.testing"]')
     pytester.makepyfile(
         """

@@ -1,4 +1,4 @@
-"""The tutorial, followed to the letter in an empty folder."""
+"""The tutorial works when followed step by step in an empty folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two million rows: memory does not grow with the table, and the rate does not fall."""
+"""Rewrite two million rows: memory does not grow with the table, and the rate does not drop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ ROWS = 2_000_000
 
 
 @pytest.mark.slow
-def test_two_million_rows(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+def test_memory_and_rate_stay_constant_over_two_million_rows(
+    postgresql_url: str, make_engine: Callable[..., Engine]
+) -> None:
     key = Key.generate()
     engine = make_engine(postgresql_url, KeyRing(primary=key))
     grants(engine, 0)

@@ -1,4 +1,4 @@
-"""Values that another library wrote, through a legacy reader; test_documentation runs the guides for each library."""
+"""Encrypt values from another library with a legacy reader; test_documentation runs the guide for each library."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def plaintexts(engine: Engine) -> dict[int, list[str | None]]:
 EXPECTED = {number: [f"access-{number}", None if number % 2 else ""] for number in range(1, 8)}
 
 
-def test_every_value_is_read_and_encrypted(engine: Engine) -> None:
+def test_every_legacy_value_is_encrypted(engine: Engine) -> None:
     assert rewrite(ENCRYPT, engine, "grants", COLUMNS, legacy_reader=read, options=Options(batch_size=3)).rewritten == 7
     assert plaintexts(engine) == EXPECTED
     again = rewrite(ENCRYPT, engine, "grants", COLUMNS, legacy_reader=read)
     assert again.rewritten == 0
 
 
-def test_a_value_of_ours_is_not_given_to_the_reader(engine: Engine) -> None:
+def test_encrypted_values_are_not_passed_to_the_reader(engine: Engine) -> None:
     update(engine, 3, RING.encrypt("access-3", "g.access"))
     seen: list[str] = []
 
@@ -85,7 +85,7 @@ def returns_bytes(_stored: str) -> Any:
     return b"bytes"
 
 
-def returns_nothing(_stored: str) -> Any:
+def returns_none(_stored: str) -> Any:
     return None
 
 
@@ -93,12 +93,12 @@ def returns_a_surrogate(_stored: str) -> str:
     return "\ud800"
 
 
-def returns_one_of_ours(_stored: str) -> str:
+def returns_reserved_prefix(_stored: str) -> str:
     return "sealchemy:v1:mine"
 
 
 class Masked(str):
-    """A text that shows itself as something else."""
+    """A `str` whose `str()` differs from its content."""
 
     __slots__ = ()
 
@@ -107,7 +107,7 @@ class Masked(str):
 
 
 class Loud(str):
-    """A text that cannot be shown."""
+    """A `str` whose `str()` raises."""
 
     __slots__ = ()
 
@@ -116,7 +116,7 @@ class Loud(str):
 
 
 @pytest.mark.parametrize("class_", [Masked, Loud])
-def test_how_a_text_shows_itself_is_not_asked(engine: Engine, class_: type[str]) -> None:
+def test_str_subclass_is_encrypted_by_content_not_by_its_str_method(engine: Engine, class_: type[str]) -> None:
     rewrite(ENCRYPT, engine, "grants", COLUMNS, legacy_reader=lambda stored: class_(read(stored)))
     assert plaintexts(engine) == EXPECTED
 
@@ -125,8 +125,8 @@ def raises(stored: str) -> str:
     raise LookupError(stored)
 
 
-@pytest.mark.parametrize("broken", [returns_bytes, returns_nothing, returns_a_surrogate, returns_one_of_ours, raises])
-def test_what_the_reader_cannot_read_stays_and_is_reported(engine: Engine, broken: Callable[[str], str]) -> None:
+@pytest.mark.parametrize("broken", [returns_bytes, returns_none, returns_a_surrogate, returns_reserved_prefix, raises])
+def test_values_the_reader_fails_on_are_left_and_reported(engine: Engine, broken: Callable[[str], str]) -> None:
     update(engine, 5, SENTINEL)
     before = raw(engine)
 
@@ -143,7 +143,7 @@ def test_what_the_reader_cannot_read_stays_and_is_reported(engine: Engine, broke
     assert plaintexts(engine) == EXPECTED
 
 
-def test_the_operation_takes_one(engine: Engine) -> None:
+def test_encrypt_columns_accepts_a_legacy_reader(engine: Engine) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection)
         operations: Any = Operations(context)
@@ -153,12 +153,12 @@ def test_the_operation_takes_one(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("operation", [DECRYPT, REKEY, VERIFY], ids=lambda operation: operation.name)
-def test_other_operations_refuse_one(engine: Engine, operation: Any) -> None:
+def test_other_operations_refuse_a_legacy_reader(engine: Engine, operation: Any) -> None:
     with pytest.raises(UnsupportedOperationError, match="legacy reader is for ENCRYPT"):
         rewrite(operation, engine, "grants", COLUMNS, legacy_reader=read)
 
 
-def test_bytes_in_a_text_column_are_in_no_frame(tmp_path: Path, make_engine: Callable[..., Engine]) -> None:
+def test_bytes_in_a_text_column_do_not_show_in_frames(tmp_path: Path, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(f"sqlite:///{tmp_path / 'x.db'}", RING)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE grants (id INTEGER PRIMARY KEY, access TEXT, refresh TEXT)"))

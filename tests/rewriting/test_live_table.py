@@ -1,4 +1,4 @@
-"""Rewriting a table that is in use: no update is lost, whoever is killed, and nobody is kept waiting."""
+"""Rewrite a table in use: no updates are lost, killed runs can be repeated, and writers are not blocked."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def revealed(engine: Engine, ring: KeyRing = RING) -> dict[int, tuple[str | None
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb"])
-def test_no_update_is_lost(
+def test_no_updates_are_lost(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest, make_engine: Callable[..., Engine]
 ) -> None:
     database_url = f"sqlite:///{tmp_path / 'x.db'}" if kind == "sqlite" else request.getfixturevalue(f"{kind}_url")
@@ -73,12 +73,12 @@ def test_no_update_is_lost(
     for writer in writers:
         assert writer.stdout
         assert writer.stdout.readline() == "ready\n", writer.stderr and writer.stderr.read()
-    deadline = time.monotonic() + 7  # for the writers, on a busy machine
+    deadline = time.monotonic() + 7  # long enough for the writers on a busy machine
     done = 0
     while time.monotonic() < deadline:
         try:
             done += rewrite(ENCRYPT, engine, "grants", COLUMNS, options=Options(batch_size=500)).rewritten
-        except RewriteError as error:  # the old process goes on writing plaintext
+        except RewriteError as error:  # the old process keeps writing plaintext
             assert error.report is not None
             assert error.report.failed == 0
             done += error.report.rewritten
@@ -99,7 +99,7 @@ def test_no_update_is_lost(
 
 
 def killed(engine: Engine, url: str, operation: str, kills: int, *, keys: list[str] = KEYS) -> None:
-    """Start a rewriting and kill it, so often; then let one run to its end."""
+    """Start a rewrite and kill it, this many times, then let one finish."""
     options = {"batch_size": 50, "pause": 0.002}
     done, starts = 0, 0
     while done < kills:
@@ -121,7 +121,9 @@ def killed(engine: Engine, url: str, operation: str, kills: int, *, keys: list[s
 
 
 @pytest.mark.parametrize("kills", [6, pytest.param(30, marks=pytest.mark.slow)])
-def test_killed_anywhere(database_url: str, make_engine: Callable[..., Engine], kills: int) -> None:
+def test_rewrite_killed_at_any_point_can_be_rerun(
+    database_url: str, make_engine: Callable[..., Engine], kills: int
+) -> None:
     url = database_url
     engine = make_engine(url, KeyRing(primary=OLD), rollout=Rollout.MIGRATE)
     before = grants(engine, ROWS)
@@ -136,7 +138,7 @@ def test_killed_anywhere(database_url: str, make_engine: Callable[..., Engine], 
     assert raw(engine) == before
 
 
-def test_server_killed_under_it() -> None:
+def test_rewrite_can_be_rerun_after_a_server_crash() -> None:
     server = postgresql.start_any()
     if server is None:
         pytest.fail(postgresql.WHAT_TO_INSTALL)
@@ -161,14 +163,12 @@ def test_server_killed_under_it() -> None:
         server.stop()
 
 
-def test_an_application_is_never_the_victim_of_a_deadlock(
-    postgresql_url: str, make_engine: Callable[..., Engine]
-) -> None:
+def test_application_is_never_the_deadlock_victim(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(postgresql_url, RING, rollout=Rollout.MIGRATE)
     grants(engine, 60)
     over = threading.Event()
 
-    def rewrite_on_and_on() -> int:
+    def rewrite_repeatedly() -> int:
         done = 0
         while not over.is_set():
             try:
@@ -180,26 +180,26 @@ def test_an_application_is_never_the_victim_of_a_deadlock(
 
     update = text("UPDATE grants SET access = :token WHERE id = :id")
     with ThreadPoolExecutor(1) as pool, engine.connect() as connection:
-        worker = pool.submit(rewrite_on_and_on)
+        worker = pool.submit(rewrite_repeatedly)
         try:
             for attempt in range(1000):
                 first, *others = sorted(random.sample(range(1, 61), 4), reverse=True)
                 with connection.begin():
-                    for row in (first, *others):  # from the end, where batches come from the start
+                    for row in (first, *others):  # in the opposite order of the batches
                         connection.execute(update, {"id": row, "token": f"plain-{attempt}"})
         finally:
             over.set()
         assert worker.result(timeout=60) > 100
 
 
-def test_validation_holds_no_strong_lock(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+def test_validating_the_check_does_not_block_writes(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(postgresql_url, RING)
     grants(engine, 50)
     rewrite(ENCRYPT, engine, "grants", COLUMNS)
     held: list[set[str]] = []
 
     def look(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if "VALIDATE" in statement:  # its transaction is still open, so every lock that it took is still held
+        if "VALIDATE" in statement:  # the transaction is still open, and holds all its locks
             with create_engine(postgresql_url, poolclass=NullPool).connect() as other:
                 query = text(
                     "SELECT mode FROM pg_locks WHERE relation = CAST('grants' AS regclass) AND pid <> pg_backend_pid()"
@@ -248,7 +248,7 @@ def test_shards_cover_every_row_once(postgresql_url: str, make_engine: Callable[
     assert revealed(engine) == before
 
 
-def test_shards_in_processes_at_once(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+def test_shards_can_run_in_parallel_processes(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(postgresql_url, RING)
     before = grants(engine, 8000)
     shards = [

@@ -1,4 +1,4 @@
-"""Rewriting in place: complete, idempotent, honest about what it cannot do, and silent about values."""
+"""Rewrites are complete and idempotent, report what they cannot do, and show no values."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def revealed(engine: Engine, ring: KeyRing = RING) -> dict[int, tuple[str | None
 
 
 @pytest.mark.parametrize(("rows", "batch_size"), [(0, 10), (1, 10), (10, 10), (25, 10), (25, 1000)])
-def test_encrypt_then_decrypt(engine: Engine, rows: int, batch_size: int) -> None:
+def test_encrypt_then_decrypt_restores_the_table(engine: Engine, rows: int, batch_size: int) -> None:
     before = grants(engine, rows)
     report = rewrite(ENCRYPT, engine, "grants", COLUMNS, options=Options(batch_size=batch_size))
     assert report.rewritten == rows
@@ -90,7 +90,7 @@ def test_rekey_never_encrypts_plaintext(engine: Engine) -> None:
     assert raw(engine) == before
 
 
-def test_what_cannot_be_read_is_named_and_left_and_the_rest_is_done(engine: Engine) -> None:
+def test_unreadable_values_are_reported_and_left_while_the_rest_is_rewritten(engine: Engine) -> None:
     grants(engine, 30)
     good = RING.encrypt("x", "grants.access")
     damaged = {
@@ -119,7 +119,7 @@ def test_what_cannot_be_read_is_named_and_left_and_the_rest_is_done(engine: Engi
         assert all(row[1] is None or RING.decrypt(row[1], "grants.refresh") for row in after.values())
 
 
-def test_the_pattern_is_case_sensitive(engine: Engine) -> None:
+def test_prefix_match_is_case_sensitive(engine: Engine) -> None:
     grants(engine, 1)
     shouted = RING.encrypt("x", "grants.access").upper()
     with engine.begin() as connection:
@@ -137,7 +137,7 @@ KEYS = [
 
 
 @pytest.mark.parametrize(("key", "value"), KEYS)
-def test_any_primary_key_and_names_that_need_quoting(engine: Engine, key: list[Column[Any]], value: Any) -> None:
+def test_any_primary_key_type_and_quoted_names_work(engine: Engine, key: list[Column[Any]], value: Any) -> None:
     columns = [Column(item.name, item.type, primary_key=True, autoincrement=False) for item in key]
     table = Table("User Grants", MetaData(), *columns, Column("accessToken", Text), Column("100%", Text))
     table.create(engine)
@@ -155,7 +155,7 @@ def test_any_primary_key_and_names_that_need_quoting(engine: Engine, key: list[C
     assert found == expected
 
 
-def test_table_in_another_schema(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+def test_table_in_another_schema_is_rewritten(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(postgresql_url, RING)
     with engine.begin() as connection:
         schema = connection.scalar(text("SELECT current_schema() || '_Other'"))
@@ -176,7 +176,7 @@ def test_progress_counts_rows(engine: Engine) -> None:
     assert list(dict.fromkeys(seen)) == [Progress("grants", step, done, 25) for step, done in steps]
 
 
-def test_in_the_transaction_of_the_caller(engine: Engine) -> None:
+def test_rewrite_on_a_connection_can_be_rolled_back_by_the_caller(engine: Engine) -> None:
     before = grants(engine, 25)
     with engine.connect() as connection:
         assert rewrite(ENCRYPT, connection, "grants", COLUMNS, options=Options(batch_size=10)).rewritten == 25
@@ -184,14 +184,16 @@ def test_in_the_transaction_of_the_caller(engine: Engine) -> None:
     assert raw(engine) == before
 
 
-def test_in_memory_sqlite(make_engine: Callable[..., Engine]) -> None:
+def test_in_memory_sqlite_is_rewritten(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine("sqlite://", RING)
     before = grants(engine, 25)
     rewrite(ENCRYPT, engine, "grants", COLUMNS, options=Options(batch_size=10))
     assert revealed(engine) == before
 
 
-def test_sqlite_with_sqlalchemys_recipe_for_begin(tmp_path: Any, make_engine: Callable[..., Engine]) -> None:
+def test_rewrite_works_with_sqlalchemys_sqlite_transaction_recipe(
+    tmp_path: Any, make_engine: Callable[..., Engine]
+) -> None:
     engine = make_engine(f"sqlite:///{tmp_path / 'recipe.db'}", RING)
     event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
@@ -201,7 +203,7 @@ def test_sqlite_with_sqlalchemys_recipe_for_begin(tmp_path: Any, make_engine: Ca
 
 
 @pytest.mark.parametrize("level", ["AUTOCOMMIT", "SERIALIZABLE"])
-def test_whatever_isolation_level_the_engine_has(
+def test_rewrite_works_at_any_isolation_level(
     database_url: str, make_engine: Callable[..., Engine], level: str
 ) -> None:
     engine = make_engine(database_url, RING, isolation_level=level)
@@ -214,13 +216,13 @@ def test_whatever_isolation_level_the_engine_has(
     ("table", "columns", "message"),
     [
         ("no_such_table", COLUMNS, "no such table"),
-        ("grants", {"acess": "grants.access"}, "no column acess; its columns are id, access"),
+        ("grants", {"acess": "grants.access"}, "no column acess; its columns are id, access"),  # codespell:ignore acess
         ("grants", {"id": "grants.id"}, "not text"),
         ("keyless", {"access": "keyless.access"}, "no primary key"),
         ("grants", {"access": "not a context"}, "permanent name"),
     ],
 )
-def test_wrong_names_are_explained(engine: Engine, table: str, columns: dict[str, str], message: str) -> None:
+def test_wrong_table_or_column_is_explained(engine: Engine, table: str, columns: dict[str, str], message: str) -> None:
     grants(engine, 3)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE keyless (access TEXT)"))
@@ -230,7 +232,7 @@ def test_wrong_names_are_explained(engine: Engine, table: str, columns: dict[str
     assert raw(engine) == before
 
 
-def test_nothing_is_touched_without_a_ring_or_in_the_wrong_stage(
+def test_nothing_changes_without_a_ring_or_in_the_wrong_stage(
     database_url: str, make_engine: Callable[..., Engine]
 ) -> None:
     from sqlalchemy import create_engine
@@ -249,7 +251,7 @@ def test_nothing_is_touched_without_a_ring_or_in_the_wrong_stage(
 
 
 @pytest.mark.parametrize("options", [{}, {"isolation_level": "AUTOCOMMIT"}], ids=["default", "autocommit"])
-def test_a_value_that_the_database_changes_is_not_committed(
+def test_batch_is_not_committed_if_the_database_changes_a_value(
     database_url: str, make_engine: Callable[..., Engine], options: dict[str, str]
 ) -> None:
     engine = make_engine(database_url, RING, **options)
@@ -273,7 +275,7 @@ def test_a_value_that_the_database_changes_is_not_committed(
     assert raw(engine) == before
 
 
-def test_rows_that_others_hold_are_waited_for(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+def test_rows_locked_by_other_sessions_are_waited_for(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(postgresql_url, RING)
     before = grants(engine, 25)
     done: list[Any] = []
@@ -320,7 +322,7 @@ def test_a_writer_that_keeps_storing_plaintext_is_reported(engine: Engine) -> No
         rewrite(ENCRYPT, engine, "grants", COLUMNS, progress=old_process)
 
 
-def test_a_run_ends_although_rows_are_appended_as_fast(engine: Engine) -> None:
+def test_run_ends_even_if_rows_keep_being_appended(engine: Engine) -> None:
     grants(engine, 5)
     new = iter(range(1000, 1200))
 
@@ -333,7 +335,7 @@ def test_a_run_ends_although_rows_are_appended_as_fast(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("kind", ["integer[]", "jsonb", "folded"])
-def test_keys_that_do_not_compare_as_stored_are_refused(
+def test_primary_keys_without_exact_comparison_are_refused(
     postgresql_url: str, make_engine: Callable[..., Engine], kind: str
 ) -> None:
     engine = make_engine(postgresql_url, RING)
@@ -345,7 +347,7 @@ def test_keys_that_do_not_compare_as_stored_are_refused(
         rewrite(ENCRYPT, engine, "odd", {"access": "odd.access"})
 
 
-def test_a_key_of_single_precision(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+def test_single_precision_primary_key_is_supported(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(postgresql_url, RING)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE odd (k real, n integer, access TEXT, PRIMARY KEY (k, n))"))
@@ -368,7 +370,7 @@ SQLITE_KEYS = {
 
 @pytest.mark.parametrize(("type_", "one", "two"), SQLITE_KEYS.values(), ids=SQLITE_KEYS.keys())
 @pytest.mark.parametrize("batch_size", [1, 1000])
-def test_sqlite_keys_are_told_apart_as_they_are_stored(
+def test_sqlite_keys_are_distinguished_by_stored_value(
     make_engine: Callable[..., Engine], type_: str, one: str, two: str, batch_size: int
 ) -> None:
     engine = make_engine("sqlite://", RING)
@@ -392,7 +394,7 @@ def test_null_in_a_primary_key_is_refused(make_engine: Callable[..., Engine]) ->
         rewrite(ENCRYPT, engine, "t", {"access": "t.access"})
 
 
-def test_a_text_that_is_not_utf8_is_reported_by_its_key(make_engine: Callable[..., Engine]) -> None:
+def test_invalid_utf8_is_reported_by_primary_key(make_engine: Callable[..., Engine]) -> None:
     engine = make_engine("sqlite://", RING)
     before = grants(engine, 3)
     with engine.begin() as connection:
@@ -410,7 +412,7 @@ def test_a_text_that_is_not_utf8_is_reported_by_its_key(make_engine: Callable[..
     assert RING.decrypt(done, "grants.access") == before[3][0]
 
 
-def test_a_table_with_heirs_is_refused(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+def test_table_with_inheriting_tables_is_refused(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(postgresql_url, RING)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE p (id int PRIMARY KEY, access text)"))
@@ -424,7 +426,9 @@ def test_a_table_with_heirs_is_refused(postgresql_url: str, make_engine: Callabl
         assert connection.scalar(text("SELECT access FROM ONLY p")) == "parent"
 
 
-def test_two_rows_with_one_key_are_never_written(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+def test_rows_with_keys_equal_in_python_keep_their_own_values(
+    postgresql_url: str, make_engine: Callable[..., Engine]
+) -> None:
     engine = make_engine(postgresql_url, RING)
     with engine.begin() as connection:
         # Both are timedelta(days=365) in Python.
@@ -438,7 +442,9 @@ def test_two_rows_with_one_key_are_never_written(postgresql_url: str, make_engin
     assert sorted(revealed) == ["one", "two"]
 
 
-def test_partitions_and_keys_with_a_collation(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+def test_partitioned_table_and_collated_key_are_supported(
+    postgresql_url: str, make_engine: Callable[..., Engine]
+) -> None:
     engine = make_engine(postgresql_url, RING)
     with engine.begin() as connection:
         connection.execute(
@@ -469,7 +475,9 @@ def test_the_check_on_citext_is_case_sensitive(postgresql_url: str, make_engine:
         connection.execute(text("INSERT INTO t VALUES (1, 'SEALCHEMY:V1:aaaaaaaaaaaa:plain')"))
 
 
-def test_nul_cannot_go_back_into_postgresql(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+def test_decrypting_a_nul_character_on_postgresql_is_reported(
+    postgresql_url: str, make_engine: Callable[..., Engine]
+) -> None:
     engine = make_engine(postgresql_url, RING)
     grants(engine, 3)
     rewrite(ENCRYPT, engine, "grants", COLUMNS)
@@ -483,7 +491,7 @@ def test_nul_cannot_go_back_into_postgresql(postgresql_url: str, make_engine: Ca
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_rows_that_row_level_security_hides_are_an_error(
+def test_rows_hidden_by_row_level_security_are_an_error(
     postgresql_url: str, make_engine: Callable[..., Engine], own: bool
 ) -> None:
     engine = make_engine(postgresql_url, RING)
@@ -527,11 +535,13 @@ def test_child_rows_can_be_inserted_during_a_batch(postgresql_url: str, make_eng
         assert connection.scalar(text("SELECT count(*) FROM child")) == 1
 
 
-def test_nobody_writes_between_reading_and_writing_a_batch(tmp_path: Any, make_engine: Callable[..., Engine]) -> None:
+def test_sqlite_blocks_other_writers_while_a_batch_is_rewritten(
+    tmp_path: Any, make_engine: Callable[..., Engine]
+) -> None:
     url = f"sqlite:///{tmp_path / 'x.db'}"
     engine, other = make_engine(url, RING), make_engine(url, RING, connect_args={"timeout": 0.1})
     with engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA journal_mode = wal")  # in which a reader alone stops no writer
+        connection.exec_driver_sql("PRAGMA journal_mode = wal")  # in this mode, a reader alone does not block writers
     grants(engine, 5)
     refused: list[str] = []
 
@@ -548,7 +558,7 @@ def test_nobody_writes_between_reading_and_writing_a_batch(tmp_path: Any, make_e
     assert refused == ["database is locked"]
 
 
-def test_the_wal_is_emptied(tmp_path: Any, make_engine: Callable[..., Engine]) -> None:
+def test_wal_is_emptied_or_reported(tmp_path: Any, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(f"sqlite:///{tmp_path / 'x.db'}", RING)
     with engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA journal_mode = wal")
@@ -562,7 +572,7 @@ def test_the_wal_is_emptied(tmp_path: Any, make_engine: Callable[..., Engine]) -
         assert "checkpoint" in rewrite(DECRYPT, engine, "grants", COLUMNS).left_behind[-1]
 
 
-def test_what_is_overwritten_is_zeroed(tmp_path: Any, make_engine: Callable[..., Engine]) -> None:
+def test_overwritten_plaintext_is_zeroed_in_the_sqlite_file(tmp_path: Any, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(f"sqlite:///{tmp_path / 'x.db'}", RING)
     grants(engine, 0)
     with engine.begin() as connection:
@@ -573,7 +583,7 @@ def test_what_is_overwritten_is_zeroed(tmp_path: Any, make_engine: Callable[...,
     assert (tmp_path / "x.db").read_bytes().count(b"LONG-TOKEN") == 0
 
 
-def test_sqlite_keeps_no_plaintext_in_the_file(tmp_path: Any, make_engine: Callable[..., Engine]) -> None:
+def test_sqlite_files_hold_no_plaintext_after_scrub(tmp_path: Any, make_engine: Callable[..., Engine]) -> None:
     for mode in ("delete", "wal"):
         path = tmp_path / f"{mode}.db"
         engine = make_engine(f"sqlite:///{path}", RING)
@@ -603,7 +613,7 @@ def test_postgresql_statistics_hold_no_plaintext(postgresql_url: str, make_engin
         assert "SENTINEL" not in connection.scalar(statistics)
 
 
-def test_the_table_is_as_it_was(engine: Engine) -> None:
+def test_column_definitions_are_unchanged(engine: Engine) -> None:
     grants(engine, 5)
     before = inspect(engine).get_columns("grants")
     rewrite(ENCRYPT, engine, "grants", COLUMNS)

@@ -1,4 +1,4 @@
-"""Counting by state, and the check at the start of an application."""
+"""Count values by state, and check a database when an application starts."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_counting_needs_no_key(database_url: str, make_engine: Callable[..., Eng
     ],
     ids=["unknown key", "later version", "plaintext"],
 )
-def test_check_finds_what_could_not_be_read(engine: Engine, stored: str, error: type[Exception], shown: str) -> None:
+def test_check_reports_unreadable_values(engine: Engine, stored: str, error: type[Exception], shown: str) -> None:
     rollout = {"accounts.token": Rollout.MIGRATE}
     attach_key_ring(engine, RING, rollout=rollout)
     store(engine, value(OLD), None)
@@ -87,7 +87,7 @@ def test_check_finds_what_could_not_be_read(engine: Engine, stored: str, error: 
 
 
 @pytest.mark.parametrize("stage", [Rollout.PREPARE, Rollout.MIGRATE])
-def test_plaintext_may_be_there_before_stage_strict(engine: Engine, stage: Rollout) -> None:
+def test_check_allows_plaintext_before_stage_strict(engine: Engine, stage: Rollout) -> None:
     attach_key_ring(engine, RING, rollout=stage)
     store(engine, SENTINEL)
     check_encryption(engine, Base.metadata)

@@ -1,4 +1,4 @@
-"""Malformed stored values and keys: nothing but our errors, no crash, no hang, no memory that grows."""
+"""Malformed stored values and keys raise only this library's errors, without crashes, hangs or memory growth."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ COUNTS = [20_000, pytest.param(1_200_000, marks=pytest.mark.slow)]
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
 @given(st.one_of(st.text(), st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=5)), max_size=4).map("".join)))
-def test_any_text(reader: object, text: str) -> None:
+def test_any_text_raises_only_sealchemy_errors(reader: object, text: str) -> None:
     check(reader, text)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_malformed_inputs(count: int) -> None:
+def test_malformed_inputs_are_refused_in_bounded_time_and_memory(count: int) -> None:
     seed = random.randrange(2**32)
     rounds, memory, resident, slowest = 4, [], [], 0.0
     tracemalloc.start()
@@ -47,7 +47,7 @@ def test_malformed_inputs(count: int) -> None:
             memory.append(tracemalloc.get_traced_memory()[0])
             resident.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     except BaseException:
-        print(f"seed {seed}")  # noqa: T201 - to run it again
+        print(f"seed {seed}")  # noqa: T201 - to reproduce the run
         raise
     finally:
         tracemalloc.stop()
@@ -56,7 +56,7 @@ def test_malformed_inputs(count: int) -> None:
     assert resident[-1] - resident[0] < 64 * 1024
 
 
-def test_truncated_at_every_length() -> None:
+def test_values_truncated_at_any_length_raise_only_sealchemy_errors() -> None:
     for stored in STORED:
         for length in range(len(stored)):
             for reader in READERS:
@@ -64,7 +64,7 @@ def test_truncated_at_every_length() -> None:
 
 
 @pytest.mark.parametrize("reader", [decrypt, decrypt_again], ids=lambda reader: reader.__name__)
-def test_a_value_has_one_spelling(reader: Callable[[str], None]) -> None:
+def test_only_the_canonical_encoding_decrypts(reader: Callable[[str], None]) -> None:
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
     padded = [stored for stored in STORED if stored.endswith("=")]
     assert padded

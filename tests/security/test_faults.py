@@ -1,4 +1,4 @@
-"""Connections that are cut, full disks, clocks that jump, forks, threads, rings that change: nothing is lost."""
+"""Lost connections, full disks, clock jumps, forks, threads and replaced rings cause no data loss."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def cut(postgresql_url: str, make_engine: Callable[..., Engine]) -> Iterator[tuple[Engine, Engine, proxy.Proxy]]:
-    """An engine on the server, one through a proxy that cuts, and the proxy; both with one ring."""
+    """A direct engine, an engine through a proxy that cuts connections, and the proxy; the engines share a ring."""
     url, ring = make_url(postgresql_url), KeyRing(primary=Key.generate())
     assert url.host
     assert url.port
@@ -55,7 +55,7 @@ def cut(postgresql_url: str, make_engine: Callable[..., Engine]) -> Iterator[tup
         assert cutter.lost > 0
 
 
-def test_cut_during_writes(cut: tuple[Engine, Engine, proxy.Proxy]) -> None:
+def test_acknowledged_writes_survive_lost_connections(cut: tuple[Engine, Engine, proxy.Proxy]) -> None:
     direct, through, cutter = cut
     create(direct)
     acknowledged: dict[int, str] = {}
@@ -91,11 +91,11 @@ def test_cut_during_writes(cut: tuple[Engine, Engine, proxy.Proxy]) -> None:
     assert failures
     with Session(direct) as session:
         for account in session.scalars(select(Account)):
-            assert account.token in tried[account.id]  # the last that was acknowledged, or one in doubt after it
+            assert account.token in tried[account.id]  # the last acknowledged token, or a later one in doubt
 
 
 @pytest.mark.parametrize("what", [ENCRYPT, REKEY, DECRYPT], ids=lambda operation: operation.name)
-def test_cut_during_rewriting(cut: tuple[Engine, Engine, proxy.Proxy], what: Any) -> None:
+def test_rewrite_survives_lost_connections(cut: tuple[Engine, Engine, proxy.Proxy], what: Any) -> None:
     direct, through, cutter = cut
     before = grants(direct, 3000)
     if what is not ENCRYPT:
@@ -120,7 +120,7 @@ def test_cut_during_rewriting(cut: tuple[Engine, Engine, proxy.Proxy], what: Any
     assert raw(direct) == before
 
 
-def test_cut_during_refreshes(postgresql_url: str, oauth_provider: Provider) -> None:
+def test_refreshes_survive_lost_connections(postgresql_url: str, oauth_provider: Provider) -> None:
     url, ring = make_url(postgresql_url), KeyRing(primary=Key.generate())
     assert url.host
     assert url.port
@@ -159,7 +159,7 @@ def test_cut_during_refreshes(postgresql_url: str, oauth_provider: Provider) -> 
     direct.dispose()
 
 
-def test_server_that_stops_during_writes() -> None:
+def test_acknowledged_writes_survive_server_crashes() -> None:
     server = postgresql.start_any(fsync="on")
     assert server
     engine = attach_key_ring(create_engine(server.url), KeyRing(primary=Key.generate()))
@@ -201,7 +201,7 @@ def test_server_that_stops_during_writes() -> None:
         server.stop()
 
 
-def test_a_disk_that_is_full_loses_nothing(tmp_path: Path, make_engine: Callable[..., Engine]) -> None:
+def test_full_disk_loses_no_data(tmp_path: Path, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(f"sqlite:///{tmp_path / 'full.db'}", rollout=Rollout.MIGRATE)
     before = grants(engine, 3000)
     with engine.connect() as connection:
@@ -213,7 +213,7 @@ def test_a_disk_that_is_full_loses_nothing(tmp_path: Path, make_engine: Callable
         rewrite(ENCRYPT, engine, "grants", COLUMNS, options=Options(batch_size=100))
     with Session(engine) as session:
         rows = session.execute(text("SELECT count(*) FROM grants WHERE access LIKE 'sealchemy:%'")).scalar_one()
-        assert 0 < rows < 3000  # some batches were committed, and the one that failed was not
+        assert 0 < rows < 3000  # some batches were committed, but not the failed one
         assert session.execute(text("PRAGMA integrity_check")).scalar_one() == "ok"
     limit[0] = 1_000_000
     rewrite(ENCRYPT, engine, "grants", COLUMNS)
@@ -223,7 +223,9 @@ def test_a_disk_that_is_full_loses_nothing(tmp_path: Path, make_engine: Callable
 
 
 @pytest.mark.parametrize("jump", [timedelta(hours=-30), timedelta(days=4000)])
-def test_clocks_that_jump_do_not_matter(engine: Engine, oauth_provider: Provider, jump: timedelta) -> None:
+def test_clock_jumps_do_not_affect_refreshes_or_rewrites(
+    engine: Engine, oauth_provider: Provider, jump: timedelta
+) -> None:
     IntegrationBase.metadata.create_all(engine)
     before = grants(engine, 300)
     sessions, token = sessionmaker(engine), oauth_provider.grant()
@@ -247,7 +249,7 @@ def test_clocks_that_jump_do_not_matter(engine: Engine, oauth_provider: Provider
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_fork_in_the_middle_of_use_repeats_no_nonce() -> None:
+def test_fork_during_use_repeats_no_nonce() -> None:
     ring = KeyRing(primary=Key.generate())
     encrypt = ring.encryptor("a.b")
     going = threading.Event()
@@ -255,7 +257,9 @@ def test_a_fork_in_the_middle_of_use_repeats_no_nonce() -> None:
     def use() -> None:
         while not going.is_set():
             encrypt("x")
-            time.sleep(0.002)  # a prefix that the threads used up would be renewed without the fork
+            time.sleep(
+                0.002
+            )  # slow enough that the threads do not use up the prefix, which would renew it without the fork
 
     with ThreadPoolExecutor(4) as pool:
         for _ in range(4):
@@ -275,11 +279,11 @@ def test_a_fork_in_the_middle_of_use_repeats_no_nonce() -> None:
     outputs += [encrypt("x") for _ in range(20)]
     nonces = {stored.split(":")[3][:32] for stored in outputs}
     assert len(nonces) == 120
-    assert len({nonce[:16] for nonce in nonces}) == 6  # a prefix for each process
+    assert len({nonce[:16] for nonce in nonces}) == 6  # one prefix per process
     assert {str(ring.decrypt(stored, "a.b")) for stored in outputs} == {"x"}
 
 
-def test_16_threads_and_an_event_loop_on_one_engine_and_ring(
+def test_16_threads_and_an_event_loop_share_one_engine_and_ring(
     tmp_path: Path, make_engine: Callable[..., Engine]
 ) -> None:
     path = tmp_path / "a.db"
@@ -316,7 +320,7 @@ def test_16_threads_and_an_event_loop_on_one_engine_and_ring(
         assert len(set(session.scalars(select(Account.token)))) == 20 * 20 + 40
 
 
-def test_a_ring_that_is_replaced_under_load_fails_nothing(engine: Engine) -> None:
+def test_replacing_the_ring_under_load_causes_no_failure(engine: Engine) -> None:
     create(engine)
     keys = [Key.generate()]
     attach_key_ring(engine, KeyRing(primary=keys[0]))
@@ -334,7 +338,7 @@ def test_a_ring_that_is_replaced_under_load_fails_nothing(engine: Engine) -> Non
                 session.execute(update(Account).where(Account.id == number).values(token=new))
                 session.commit()
             done[number] += 1
-            time.sleep(0.002)  # SQLite has one writer; without a rest nobody else becomes it
+            time.sleep(0.002)  # SQLite allows one writer; without a pause, no other thread gets its turn
 
     deadline = time.monotonic() + 60
     with ThreadPoolExecutor(4) as pool:

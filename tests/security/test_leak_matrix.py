@@ -1,8 +1,8 @@
-"""Every channel that can carry a token, for every way in which a token comes to be there.
+"""Every channel that can leak a token, for every way to pass a token to SQLAlchemy.
 
-Each cell plants a sentinel token, makes the channel speak, and searches all that it said. A cell that no library can
-close is in OPEN, with the reason and what closes it: it must leak here, and be named in the docs, which hold the table
-that `python -m tests.evidence` makes of this module.
+Each cell plants a sentinel token, triggers the channel, and searches its output. A leak that this library cannot
+prevent is in OPEN, with the reason and the remedy; the test fails if such a cell stops leaking. The documentation
+contains the table that `python -m tests.evidence` generates from this module.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ RING = KeyRing(primary=Key.generate())
 
 
 class Failing(types.TypeDecorator[int]):
-    """Another column's type, whose bind fails."""
+    """The type of another column, whose bind fails."""
 
     impl = Integer
     cache_ok = True
@@ -68,11 +68,11 @@ class Failing(types.TypeDecorator[int]):
 
 
 class Base(MappedAsDataclass, DeclarativeBase):
-    """The base of the model here."""
+    """The declarative base of this module."""
 
 
 class Grant(Base):
-    """A mapped dataclass, which prints its fields."""
+    """A mapped dataclass, whose `repr` shows its fields."""
 
     __tablename__ = "leaks"
 
@@ -84,7 +84,7 @@ class Grant(Base):
 
 
 class Place:
-    """An engine with the table, and a row that holds the token."""
+    """An engine with the table and one row that holds the token."""
 
     def __init__(self, url: str, **options: Any) -> None:
         rollout = options.pop("rollout", Rollout.STRICT)
@@ -108,17 +108,17 @@ def _orm(place: Place, value: str, **others: Any) -> None:
 
 
 def assigned(place: Place, suffix: str = "", **others: Any) -> None:
-    """An ORM attribute that was assigned a plain `str`."""
+    """Assign a plain `str` to an ORM attribute."""
     _orm(place, SENTINEL + suffix, **others)
 
 
 def assigned_secret(place: Place, suffix: str = "", **others: Any) -> None:
-    """An ORM attribute that was assigned a `SecretString`."""
+    """Assign a `SecretString` to an ORM attribute."""
     _orm(place, SecretString(SENTINEL + suffix), **others)
 
 
 def loaded(place: Place, suffix: str = "", **others: Any) -> None:
-    """A value that was loaded from the database."""
+    """Use a value loaded from the database."""
     with Session(place.engine) as session:
         found = session.scalars(select(Grant).where(Grant.name == "there")).one()
         assert found.token
@@ -127,25 +127,25 @@ def loaded(place: Place, suffix: str = "", **others: Any) -> None:
 
 
 def core(place: Place, suffix: str = "", **others: Any) -> None:
-    """A parameter of a Core statement, a plain `str`."""
+    """Pass a plain `str` as a parameter of a Core statement."""
     with place.engine.connect() as connection:
         connection.execute(insert(Grant), {"token": SENTINEL + suffix, **others})
 
 
 def core_secret(place: Place, suffix: str = "", **others: Any) -> None:
-    """A parameter of a Core statement, a `SecretString`."""
+    """Pass a `SecretString` as a parameter of a Core statement."""
     with place.engine.connect() as connection:
         connection.execute(insert(Grant), {"token": SecretString(SENTINEL + suffix), **others})
 
 
 def bulk(place: Place, suffix: str = "", **others: Any) -> None:
-    """A row of an ORM bulk INSERT, a plain `str`."""
+    """Pass a plain `str` in a row of an ORM bulk INSERT."""
     with Session(place.engine) as session:
         session.execute(insert(Grant), [{"token": SENTINEL + suffix, **others}])
 
 
 def updated(place: Place, suffix: str = "", **others: Any) -> None:
-    """A value of an ORM-enabled UPDATE, a plain `str`."""
+    """Pass a plain `str` as a value of an ORM-enabled UPDATE."""
     with Session(place.engine) as session:
         session.add(Grant(name="another"))
         session.flush()
@@ -175,17 +175,17 @@ def failure(name: str, ways: tuple[str, ...] = ALL) -> Callable[[Any], Any]:
     return add
 
 
-@failure("own bind")
+@failure("failed bind of the encrypted column")
 def _own_bind(place: Place, way: Any) -> None:
-    way(place, suffix="\udfff")  # has no UTF-8 form
+    way(place, suffix="\udfff")  # cannot be encoded as UTF-8
 
 
-@failure("another column's bind")
+@failure("failed bind of another column")
 def _other_bind(place: Place, way: Any) -> None:
     way(place, number="fails")
 
 
-@failure("missing parameter of executemany", CORE)
+@failure("missing executemany parameter", CORE)
 def _missing(place: Place, way: Any) -> None:
     token = {core: SENTINEL}.get(way, SecretString(SENTINEL))
     with place.engine.connect() as connection:
@@ -197,7 +197,7 @@ def _integrity(place: Place, way: Any) -> None:
     way(place, name="there")
 
 
-@failure("CHECK constraint")
+@failure("violated CHECK constraint")
 def _check(place: Place, way: Any) -> None:
     way(place, name="bad")
 
@@ -207,7 +207,7 @@ def _data(place: Place, way: Any) -> None:
     way(place, number=2**70)
 
 
-@failure("reading a damaged row", ANY)
+@failure("reading a damaged value", ANY)
 def _damaged(place: Place, way: Any) -> None:
     with place.engine.begin() as connection:
         connection.execute(text("INSERT INTO leaks (token) VALUES ('sealchemy:v1:damaged')"))
@@ -216,18 +216,18 @@ def _damaged(place: Place, way: Any) -> None:
 
 
 def fail(name: str, way: Any, url: str) -> BaseException:
-    """Return the exception that a failure ends in."""
+    """Return the exception that a failure raises."""
     with Place(url) as place:
         try:
             FAILURES[name][0](place, way)
-        except Exception as error:  # noqa: BLE001 - whichever it is
+        except Exception as error:  # noqa: BLE001 - any exception is searched
             return error
     message = f"{name} did not fail"
     raise AssertionError(message)
 
 
 class _Memory(Transport):
-    """Keeps what the SDK would send."""
+    """Record what the SDK would send."""
 
     def __init__(self, options: Any = None) -> None:
         super().__init__(options)
@@ -256,13 +256,13 @@ def _sentry(**options: Any) -> Iterator[_Memory]:
 
 @dataclass(frozen=True)
 class Channel:
-    """A place where a token could show.
+    """A place where a token could leak.
 
     Attributes:
-        name: for the table.
-        speak: makes it speak, and returns what it said.
-        databases: where it exists.
-        ways: those that can differ there.
+        name: its name in the table.
+        speak: triggers the channel and returns its output.
+        databases: the databases that have this channel.
+        ways: the ways that can make a difference.
     """
 
     name: str
@@ -286,27 +286,27 @@ for _name, (_, _ways) in FAILURES.items():
     channel(f"{_name}: the exception", "sqlite", "postgresql", "mariadb", ways=_ways)(
         lambda url, way, _request, name=_name: said_by(fail(name, way, url))
     )
-    channel(f"{_name}: variables of its frames", ways=_ways)(
+    channel(f"{_name}: frame variables", ways=_ways)(
         lambda url, way, _request, name=_name: frames_of(fail(name, way, url), but="/tests/")
     )
 
 
-@channel("log of the engine, INFO")
+@channel("engine log, INFO")
 def _info(url: str, way: Any, request: pytest.FixtureRequest) -> str:
     return _logged(url, way, request, echo=True)
 
 
-@channel("log of the engine, DEBUG")
+@channel("engine log, DEBUG")
 def _debug(url: str, way: Any, request: pytest.FixtureRequest) -> str:
     return _logged(url, way, request, echo="debug")
 
 
-@channel("log of the engine, DEBUG, hide_parameters")
+@channel("engine log, DEBUG, `hide_parameters`")
 def _debug_hidden(url: str, way: Any, request: pytest.FixtureRequest) -> str:
     return _logged(url, way, request, echo="debug", hide_parameters=True)
 
 
-@channel("log of the engine, DEBUG, stage prepare")
+@channel("engine log, DEBUG, stage prepare")
 def _debug_prepare(url: str, way: Any, request: pytest.FixtureRequest) -> str:
     return _logged(url, way, request, echo="debug", rollout=Rollout.PREPARE)
 
@@ -321,7 +321,10 @@ def _logged(url: str, way: Any, request: pytest.FixtureRequest, **options: Any) 
     return str(caplog.text)
 
 
-@channel("repr of objects, rows and history", ways=tuple(way for way in ALL if way not in {*CORE, "ORM bulk, `str`"}))
+@channel(
+    "`repr` of objects, rows and attribute history",
+    ways=tuple(way for way in ALL if way not in {*CORE, "ORM bulk, `str`"}),
+)
 def _reprs(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
     value = {assigned: SENTINEL}.get(way, SecretString(SENTINEL))
     with Place(url) as place, Session(place.engine) as session:
@@ -339,21 +342,21 @@ def _reprs(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
         return repr(shown)
 
 
-@channel("compile()", ways=CORE)
+@channel("`compile()`", ways=CORE)
 def _compile(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
     with Place(url) as place:
         statement = insert(Grant).values(token=_given(way))
         return f"{statement} {statement!r} {statement.compile(place.engine)}"
 
 
-@channel("compile() with literal_binds", ways=CORE)
+@channel("`compile()` with `literal_binds`", ways=CORE)
 def _literal(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
     with Place(url) as place:
         statement = insert(Grant).values(token=_given(way))
         return str(statement.compile(place.engine, compile_kwargs={"literal_binds": True}))
 
 
-@channel("parameters of a compiled statement", ways=CORE)
+@channel("`params` of a compiled statement", ways=CORE)
 def _compiled_parameters(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
     with Place(url) as place:
         compiled = insert(Grant).values(token=_given(way)).compile(place.engine)
@@ -361,11 +364,11 @@ def _compiled_parameters(url: str, way: Any, _request: pytest.FixtureRequest) ->
 
 
 def _given(way: Any) -> str:
-    """Return what a statement is given; the ORM passes what attributes hold, which is a `SecretString`."""
+    """Return the value to pass; the ORM passes the value of the attribute, which is a `SecretString`."""
     return SENTINEL if way is core else SecretString(SENTINEL)
 
 
-@channel("repr and pickle of MetaData, types and the ring", ways=ANY)
+@channel("`repr` and pickle of MetaData, types and the ring", ways=ANY)
 def _metadata(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
     with Place(url) as place:
         way(place)
@@ -373,7 +376,7 @@ def _metadata(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
         return repr(things) + repr(pickle.dumps(things[:1])) + repr([RING, RING.primary, place.engine])
 
 
-@channel("repr of a bindparam, and the cache key of a statement", ways=CORE)
+@channel("`repr` of a bindparam, statement cache key", ways=CORE)
 def _internals(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
     with Place(url):
         statement = insert(Grant).values(token=_given(way))
@@ -387,7 +390,7 @@ def _pickled_row(url: str, _way: Any, _request: pytest.FixtureRequest) -> str:
         return repr(pickle.dumps(session.execute(select(Grant.token)).first()))
 
 
-@channel("listener of handle_error", ways=(*CORE, "ORM, `str` assigned"))
+@channel("`handle_error` listener", ways=(*CORE, "ORM, `str` assigned"))
 def _listener(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
     heard: list[str] = []
 
@@ -409,7 +412,7 @@ def _pickled(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
         return repr(pickle.dumps(session.scalars(select(Grant)).first()))
 
 
-@channel("Alembic: autogenerated revision", ways=ANY)
+@channel("Alembic, autogenerated revision", ways=ANY)
 def _autogenerated(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
     with Place(url) as place, place.engine.connect() as connection:
         way(place)
@@ -422,7 +425,7 @@ def _autogenerated(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
         return render_python_code(script.upgrade_ops, render_item=render_item)
 
 
-@channel("Alembic: `--sql`", ways=CORE)
+@channel("Alembic, `--sql`", ways=CORE)
 def _offline(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
     out = io.StringIO()
     with Place(url) as place:
@@ -440,7 +443,7 @@ def _sentry_default(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
     return _captured(url, way)
 
 
-@channel("sentry-sdk, include_local_variables=False")
+@channel("sentry-sdk, `include_local_variables=False`")
 def _sentry_without_variables(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
     return _captured(url, way, include_local_variables=False, include_source_context=False)
 
@@ -458,7 +461,7 @@ def _captured(url: str, way: Any, **options: Any) -> str:
         return "".join(memory.sent)
 
 
-@channel("OpenTelemetry's instrumentation of SQLAlchemy")
+@channel("OpenTelemetry instrumentation of SQLAlchemy")
 def _traced(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -479,12 +482,12 @@ def _traced(url: str, way: Any, _request: pytest.FixtureRequest) -> str:
     return "".join(spans)
 
 
-@channel("log of the server, log_statement=all", "postgresql")
+@channel("server log, `log_statement=all`", "postgresql")
 def _server_log(_url: str, way: Any, request: pytest.FixtureRequest) -> str:
     return _logged_by_the_server(way, request.getfixturevalue("loud_server"), Rollout.STRICT)
 
 
-@channel("log of the server, log_statement=all, stage prepare", "postgresql")
+@channel("server log, `log_statement=all`, stage prepare", "postgresql")
 def _server_log_prepare(_url: str, way: Any, request: pytest.FixtureRequest) -> str:
     return _logged_by_the_server(way, request.getfixturevalue("another_loud_server"), Rollout.PREPARE)
 
@@ -502,13 +505,13 @@ def _logged_by_the_server(way: Any, server: postgresql.Server, stage: Rollout) -
 
 @pytest.fixture(scope="module")
 def loud_server() -> Iterator[postgresql.Server]:
-    """A server that logs all that it can."""
+    """A server with the most verbose logging."""
     yield from _loud()
 
 
 @pytest.fixture(scope="module")
 def another_loud_server() -> Iterator[postgresql.Server]:
-    """Another one, whose log holds plaintext."""
+    """A second server, whose log contains plaintext."""
     yield from _loud()
 
 
@@ -522,48 +525,48 @@ def _loud() -> Iterator[postgresql.Server]:
 
 
 FRAMES = (
-    "Frames of SQLAlchemy hold the parameters that the caller gave, and error trackers print the variables of frames."
-    " Give `SecretString(token)` to Core statements, as the ORM does by itself; or have the tracker collect no local"
-    " variables (`sentry_sdk.init(include_local_variables=False)`)."
+    "SQLAlchemy's frames hold the parameters as the caller passed them, and error trackers print frame variables. Pass"
+    " `SecretString(token)` instead of a plain `str` (ORM attributes do this automatically), or configure the tracker"
+    " not to collect local variables (`sentry_sdk.init(include_local_variables=False)`)."
 )
 PARAMETERS = (
-    "`compiled.params` are the parameters that the caller gave. Give `SecretString(token)`, or do not print them."
+    "`compiled.params` holds the parameters as the caller passed them. Pass `SecretString(token)`, or do not print it."
 )
 PICKLES = (
-    "A pickle holds the object with its values, or it could not be used after. Expire the attributes before"
-    ' (`session.expire(item, ["token"])`), or leave the columns deferred, as the ready-made table has them.'
+    "A pickle must contain the values of the object to restore it. Expire the attributes before pickling"
+    ' (`session.expire(item, ["token"])`), or keep the columns deferred, as in the ready-made table.'
 )
 SERVER = (
-    "In this stage the application stores plaintext, as it did before, and a server that is told to log statements,"
-    " parameters or failing rows logs it. Go on to stage migrate, or set `log_statement=none`,"
+    "In this stage the application still stores plaintext, and a server that is configured to log statements,"
+    " parameters or failing rows logs it. Move on to stage migrate, or set `log_statement=none`,"
     " `log_min_duration_statement=-1`, `log_parameter_max_length_on_error=0` and `log_error_verbosity=terse`."
 )
 OWN_FRAME = (
-    "The variable is in the caller's own frame. Error trackers mask variables with names that they know, such as"
-    " `token`; hold secrets as `SecretString`, or collect no local variables."
+    "The variable is in the caller's own frame. Error trackers mask variables with well-known names, such as `token`."
+    " Keep secrets in a `SecretString`, or do not collect local variables."
 )
 UPDATED = (
-    "SQLAlchemy writes the value of `update().values()` into the objects that the session holds, past the events of"
-    " their attributes. Give `SecretString(token)`."
+    "SQLAlchemy copies the value of `update().values()` into the objects in the session without firing attribute"
+    " events. Pass `SecretString(token)`."
 )
-INTERNALS = "They are what the caller gave to SQLAlchemy, as it is before it is bound. Give `SecretString(token)`."
+INTERNALS = "These show the value that the caller passed, before it is bound. Pass `SecretString(token)`."
 PLAIN_STR = ("Core, `str`", "ORM bulk, `str`", "ORM `update()`, `str`")
 OPEN: dict[tuple[str, str], str] = {
     **{
-        (f"{name}: variables of its frames", way): FRAMES
+        (f"{name}: frame variables", way): FRAMES
         for name, (_, ways) in FAILURES.items()
         for way in PLAIN_STR
         if way in ways
     },
     **{("sentry-sdk, default options", way): FRAMES for way in PLAIN_STR},
     ("sentry-sdk, default options", "ORM, `str` assigned"): OWN_FRAME,
-    ("parameters of a compiled statement", "Core, `str`"): PARAMETERS,
-    ("repr of a bindparam, and the cache key of a statement", "Core, `str`"): INTERNALS,
-    ("listener of handle_error", "Core, `str`"): INTERNALS,
-    ("repr of objects, rows and history", "ORM `update()`, `str`"): UPDATED,
+    ("`params` of a compiled statement", "Core, `str`"): PARAMETERS,
+    ("`repr` of a bindparam, statement cache key", "Core, `str`"): INTERNALS,
+    ("`handle_error` listener", "Core, `str`"): INTERNALS,
+    ("`repr` of objects, rows and attribute history", "ORM `update()`, `str`"): UPDATED,
     ("pickle of an ORM object", "ORM, loaded"): PICKLES,
     ("pickle of a row", "ORM, loaded"): PICKLES,
-    **{("log of the server, log_statement=all, stage prepare", way): SERVER for way in WAYS},
+    **{("server log, `log_statement=all`, stage prepare", way): SERVER for way in WAYS},
 }
 CELLS = [
     pytest.param(channel, way, database, id=f"{channel.name}-{way}-{database}")
@@ -574,19 +577,21 @@ CELLS = [
 
 
 @pytest.mark.parametrize(("channel", "way", "database"), CELLS)
-def test_cell(channel: Channel, way: str, database: str, request: pytest.FixtureRequest, tmp_path: Any) -> None:
+def test_token_shows_only_in_the_documented_cells(
+    channel: Channel, way: str, database: str, request: pytest.FixtureRequest, tmp_path: Any
+) -> None:
     url = f"sqlite:///{tmp_path / 'test.db'}" if database == "sqlite" else request.getfixturevalue(f"{database}_url")
     said = channel.speak(url, WAYS[way], request)
     assert said
     assert (SENTINEL[5:-5] in said) == ((channel.name, way) in OPEN)
 
 
-def test_open_cells_exist() -> None:
+def test_documented_open_cells_exist() -> None:
     assert {name for name, _ in OPEN} <= {channel.name for channel in CHANNELS}
     assert {way for _, way in OPEN} <= set(WAYS)
 
 
-def test_the_search_finds_a_token_everywhere_in_an_exception() -> None:
+def test_search_finds_a_token_anywhere_in_an_exception() -> None:
     def leak() -> None:
         hidden_in_a_frame = SENTINEL
         try:

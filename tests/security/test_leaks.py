@@ -1,4 +1,4 @@
-"""A planted token shows nowhere that SQLAlchemy, a driver or a log could carry it."""
+"""A planted token never shows in the errors, logs or reprs of SQLAlchemy or a driver."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def accounts(engine: Engine) -> Engine:
 
 
 class Failing(types.TypeDecorator[int]):
-    """Another column's type, whose bind fails."""
+    """The type of another column, whose bind fails."""
 
     impl = Integer
     cache_ok = True
@@ -63,7 +63,7 @@ def orm_with_failing_column() -> type[Any]:
     return Model
 
 
-def test_failing_bind_of_another_column(engine: Engine) -> None:
+def test_failed_bind_of_another_column_hides_the_token(engine: Engine) -> None:
     model = orm_with_failing_column()
     model.metadata.create_all(engine)
     with engine.connect() as connection, pytest.raises(StatementError) as caught:
@@ -76,13 +76,13 @@ def test_failing_bind_of_another_column(engine: Engine) -> None:
     assert_silent(caught.value, package=None)
 
 
-def test_missing_executemany_parameter(accounts: Engine) -> None:
+def test_missing_executemany_parameter_hides_the_token(accounts: Engine) -> None:
     with accounts.connect() as connection, pytest.raises(StatementError) as caught:
         connection.execute(insert(Account), [{"token": SENTINEL, "name": "a"}, {"token": SENTINEL}])
     assert_silent(caught.value)
 
 
-def test_integrity_error(accounts: Engine) -> None:
+def test_integrity_error_hides_the_token(accounts: Engine) -> None:
     rows = [{"token": SENTINEL, "name": "same"}, {"token": SENTINEL, "name": "same"}]
     with accounts.connect() as connection, pytest.raises(IntegrityError) as caught:
         connection.execute(insert(Account), rows)
@@ -90,7 +90,7 @@ def test_integrity_error(accounts: Engine) -> None:
     assert caught.value.params is None
 
 
-def test_own_bind(accounts: Engine) -> None:
+def test_failed_bind_of_the_encrypted_column_hides_the_token(accounts: Engine) -> None:
     with Session(accounts) as session:
         session.add(Account(token=f"{SENTINEL}\udfff"))
         with pytest.raises(PlaintextTypeError) as caught:
@@ -98,14 +98,14 @@ def test_own_bind(accounts: Engine) -> None:
     assert_silent(caught.value, package=None)
 
 
-def test_parameters_of_every_error_are_emptied(accounts: Engine) -> None:
+def test_parameters_are_removed_from_every_error(accounts: Engine) -> None:
     with accounts.connect() as connection, pytest.raises(DBAPIError) as caught:
         connection.execute(text("INSERT INTO no_such_table VALUES (:token)"), {"token": SENTINEL})
     assert_silent(caught.value)
     assert "no_such_table" in str(caught.value)
 
 
-def test_row_that_postgresql_shows(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+def test_row_reported_by_postgresql_is_hidden(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
     engine = create(make_engine(postgresql_url))
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE accounts ADD CHECK (name <> 'bad')"))
@@ -119,7 +119,7 @@ def test_row_that_postgresql_shows(postgresql_url: str, make_engine: Callable[..
     assert "SENTINEL" not in str(caught.value) + repr(caught.value.orig.args)  # type: ignore[union-attr]
 
 
-def test_details_that_postgresql_tells(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+def test_error_details_of_postgresql_are_hidden(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
     engine = create(make_engine(postgresql_url, rollout=Rollout.PREPARE))
     with engine.begin() as connection:
         connection.execute(text("CREATE UNIQUE INDEX ON accounts (token)"))
@@ -135,7 +135,7 @@ def test_details_that_postgresql_tells(postgresql_url: str, make_engine: Callabl
             assert "SENTINEL" not in str(caught.value) + repr(caught.value.args) + str(original) + repr(original)
 
 
-def test_details_that_asyncpg_tells(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+def test_error_details_of_asyncpg_are_hidden(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
     with create(make_engine(postgresql_url)).begin() as connection:
         connection.execute(text("ALTER TABLE accounts ADD CHECK (name <> 'bad')"))
         schema = connection.scalar(text("SELECT current_schema()"))
@@ -155,7 +155,7 @@ def test_details_that_asyncpg_tells(postgresql_url: str, make_engine: Callable[.
     assert_silent(caught.value)
 
 
-def test_every_engine_is_listened_to(make_engine: Callable[..., Engine]) -> None:
+def test_errors_of_every_engine_hide_the_token(make_engine: Callable[..., Engine]) -> None:
     kept = []
     for _ in range(60):
         engine = create_engine("sqlite://")
@@ -163,14 +163,14 @@ def test_every_engine_is_listened_to(make_engine: Callable[..., Engine]) -> None
         with engine.connect() as connection, pytest.raises(DBAPIError) as caught:
             connection.execute(text("SELECT :token FROM nowhere"), {"token": SENTINEL})
         assert "SENTINEL" not in str(caught.value)
-        kept.append(engine.dialect)  # a dialect that outlives its engine once hid the next engine's
+        kept.append(engine.dialect)  # a dialect that outlived its engine once disabled the listener of the next engine
         engine.dispose()
         del engine, connection, caught
 
 
 @pytest.mark.parametrize("stage", [Rollout.PREPARE, Rollout.STRICT])
 @pytest.mark.parametrize("hide", [False, True])
-def test_debug_echo(
+def test_debug_echo_hides_the_token(
     database_url: str,
     make_engine: Callable[..., Engine],
     caplog: pytest.LogCaptureFixture,
@@ -191,7 +191,7 @@ def test_debug_echo(
     assert "SENTINEL" not in caplog.text
 
 
-def test_reprs(accounts: Engine) -> None:
+def test_reprs_hide_tokens_and_keys(accounts: Engine) -> None:
     ring = KeyRing(primary=Key.generate())
     account = Account(token=SENTINEL)
     with Session(accounts) as session:
@@ -214,7 +214,7 @@ def test_reprs(accounts: Engine) -> None:
         assert ring.primary.reveal()[20:] not in repr(shown)
 
 
-def test_dataclass_repr(make_engine: Callable[..., Engine]) -> None:
+def test_dataclass_repr_hides_the_token(make_engine: Callable[..., Engine]) -> None:
     class Base(MappedAsDataclass, DeclarativeBase):
         pass
 
@@ -232,7 +232,7 @@ def test_dataclass_repr(make_engine: Callable[..., Engine]) -> None:
         assert "SENTINEL" not in repr(session.scalars(select(Model)).one())
 
 
-def test_literal_binds_prints_ciphertext(accounts: Engine) -> None:
+def test_literal_binds_render_ciphertext(accounts: Engine) -> None:
     ring = KeyRing(primary=Key.generate())
     attach_key_ring(accounts, ring)
     statement = insert(Account).values(token=SENTINEL, name="it's")
@@ -253,20 +253,20 @@ def test_literal_binds_prints_ciphertext(accounts: Engine) -> None:
 @pytest.mark.parametrize(
     "value", [SENTINEL + "\ud800", SENTINEL.encode(), "sealchemy:" + SENTINEL], ids=["surrogate", "bytes", "prefix"]
 )
-def test_literal_that_is_refused(accounts: Engine, value: Any) -> None:
+def test_refused_literal_is_not_shown(accounts: Engine, value: Any) -> None:
     for statement in (insert(Account).values(token=value), select(literal(value, EncryptedString("a.b")))):
         with pytest.raises(SealchemyError) as caught:
             statement.compile(accounts, compile_kwargs={"literal_binds": True})
         assert_silent(caught.value)
 
 
-def test_literal_without_a_ring() -> None:
+def test_literal_without_a_ring_is_refused_and_not_shown() -> None:
     with pytest.raises(KeyRingNotAttachedError) as caught:
         insert(Account).values(token=SENTINEL).compile(compile_kwargs={"literal_binds": True})
     assert_silent(caught.value)
 
 
-def test_literal_execute_is_refused(accounts: Engine) -> None:
+def test_literal_execute_is_refused_and_not_shown(accounts: Engine) -> None:
     from sqlalchemy import bindparam
 
     statement = select(bindparam("p", type_=EncryptedString("a.b"), literal_execute=True))
@@ -275,12 +275,12 @@ def test_literal_execute_is_refused(accounts: Engine) -> None:
     assert_silent(caught.value)
 
 
-def test_compiled_without_literals_shows_no_value(accounts: Engine) -> None:
+def test_compiled_statement_without_literals_shows_no_value(accounts: Engine) -> None:
     compiled = insert(Account).values(token=SENTINEL).compile(accounts)
     assert "SENTINEL" not in str(compiled)
 
 
-def test_what_reaches_the_driver_is_ciphertext(accounts: Engine) -> None:
+def test_driver_receives_only_ciphertext(accounts: Engine) -> None:
     sent: list[str] = []
     event.listen(accounts, "before_cursor_execute", lambda *arguments: sent.append(repr(arguments[2:4])))
     with Session(accounts) as session:
@@ -297,13 +297,13 @@ def test_pickles_of_types_and_metadata_hold_no_key(accounts: Engine) -> None:
         connection.execute(insert(Account), {"token": "x"})
     pickled = pickle.dumps([Account.__table__.metadata, EncryptedString("a.b")])
     assert ring.primary.reveal()[20:].encode() not in pickled
-    assert pickle.loads(pickled)[1].context == "a.b"  # noqa: S301 - our own
+    assert pickle.loads(pickled)[1].context == "a.b"  # noqa: S301 - pickled here
     assert str(CreateTable(Account.__table__).compile(accounts)).count("TEXT") == 2
 
 
 @pytest.mark.parametrize("name", [name for name in dir(errors) if name.endswith("Error")])
-def test_errors_survive_a_pickle(name: str) -> None:
+def test_errors_can_be_pickled(name: str) -> None:
     error = getattr(errors, name)("what happened")
-    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - pickled here
     assert (type(copy), str(copy), vars(copy)) == (type(error), "what happened", vars(error))
     assert "what happened" in shown_by(error)

@@ -1,6 +1,6 @@
-"""What each rollout stage does with each kind of stored value: on read, on write, in verify and in rewriting.
+"""How each rollout stage reads, writes and rewrites each kind of value.
 
-The table in the docs is made from here by `python -m tests.evidence`, and a test compares the two.
+`python -m tests.evidence` generates the table in the documentation from this module, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ KINDS: dict[str, str] = {
     "plaintext": "ya29.token",
     "empty text": "",
     "another prefix": "vault:v1:abc",
-    "our value": CURRENT,
-    "our value, previous key": KeyRing(primary=PREVIOUS).encrypt("token", CONTEXT),
-    "another version": "sealchemy:v2:" + CURRENT[13:],
-    "bound to a row (reserved)": envelope.header(KEY.id) + "row:" + CURRENT[26:],
-    "truncated": CURRENT[:-4],
-    "wrong context": RING.encrypt("token", "integrations.refresh_token"),
-    "wrong key bytes": envelope.header(KEY.id) + UNKNOWN_VALUE[26:],
-    "unknown key": UNKNOWN_VALUE,
-    "another row's value": RING.encrypt("token of another row", CONTEXT),
-    "`sealchemy:` and no more": "sealchemy:",
-    "upper case": CURRENT.upper(),
+    "encrypted": CURRENT,
+    "encrypted, previous key": KeyRing(primary=PREVIOUS).encrypt("token", CONTEXT),
+    "unknown version": "sealchemy:v2:" + CURRENT[13:],
+    "row-bound format (reserved)": envelope.header(KEY.id) + "row:" + CURRENT[26:],
+    "encrypted, truncated": CURRENT[:-4],
+    "encrypted, wrong context": RING.encrypt("token", "integrations.refresh_token"),
+    "encrypted, wrong key bytes": envelope.header(KEY.id) + UNKNOWN_VALUE[26:],
+    "encrypted, unknown key": UNKNOWN_VALUE,
+    "encrypted, copied from another row": RING.encrypt("token of another row", CONTEXT),
+    "`sealchemy:` only": "sealchemy:",
+    "encrypted, in uppercase": CURRENT.upper(),
 }
 
 
@@ -55,24 +55,24 @@ def database(stored: str, stage: Rollout) -> Engine:
 
 
 def outcome(action: Callable[[], object]) -> str:
-    """Return what an action says, or the error that it ends in."""
+    """Return the result of an action, or the name of its error."""
     try:
         return str(action())
     except SealchemyError as error:
         failures = getattr(getattr(error, "report", None), "failures", None)
         if failures:
-            return "reported, left as it is"
+            return "reported, left unchanged"
         return f"`{type(error).__name__}`"
 
 
 def reading(stored: str, stage: Rollout) -> str:
-    """Return what reading gives."""
+    """Return the outcome of reading a stored value."""
     engine = database(stored, stage)
 
     def read() -> str:
         with engine.connect() as connection:
             value = connection.scalar(Integration.__table__.select().with_only_columns(Integration.access_token))
-        return "returned as it is" if value == stored else "decrypted"
+        return "returned unchanged" if value == stored else "decrypted"
 
     try:
         return outcome(read)
@@ -81,14 +81,14 @@ def reading(stored: str, stage: Rollout) -> str:
 
 
 def writing(given: str, stage: Rollout) -> str:
-    """Return what becomes of a text that is given to the column as a plaintext."""
+    """Return the outcome of writing a text through the column."""
     engine = database("x", stage)
 
     def write() -> str:
         with engine.begin() as connection:
             connection.execute(insert(Integration), {"user_id": "w", "provider": "p", "access_token": given})
             stored = connection.scalar(text("SELECT access_token FROM integrations WHERE user_id = 'w'"))
-        return "stored as it is" if stored == given else "encrypted"
+        return "stored unchanged" if stored == given else "encrypted"
 
     try:
         return outcome(write)
@@ -97,7 +97,7 @@ def writing(given: str, stage: Rollout) -> str:
 
 
 def rewriting(stored: str, operation: Any, stage: Rollout) -> str:
-    """Return what a rewriting does with the value."""
+    """Return the outcome of a rewrite of the stored value."""
     engine = database(stored, stage)
 
     def work() -> str:
@@ -105,12 +105,12 @@ def rewriting(stored: str, operation: Any, stage: Rollout) -> str:
         with engine.connect() as connection:
             now = connection.scalar(text("SELECT access_token FROM integrations"))
         if now == stored:
-            return "left as it is"
-        return "encrypted anew" if now.startswith(envelope.header(KEY.id)) else "decrypted"
+            return "left unchanged"
+        return "encrypted (primary key)" if now.startswith(envelope.header(KEY.id)) else "decrypted"
 
     try:
         result = outcome(work)
-        if result != "left as it is" and "new" not in result and result != "decrypted":
+        if result not in {"left unchanged", "encrypted (primary key)", "decrypted"}:
             with engine.connect() as connection:
                 assert connection.scalar(text("SELECT access_token FROM integrations")) == stored
         return result
@@ -122,10 +122,8 @@ COLUMNS_OF_TABLE: dict[str, Callable[[str], str]] = {
     "read: prepare": lambda value: reading(value, Rollout.PREPARE),
     "read: migrate": lambda value: reading(value, Rollout.MIGRATE),
     "read: strict": lambda value: reading(value, Rollout.STRICT),
-    "written as a plaintext: prepare": lambda value: writing(value, Rollout.PREPARE),
-    "written as a plaintext: migrate, strict": lambda value: _same(
-        writing(value, Rollout.MIGRATE), writing(value, Rollout.STRICT)
-    ),
+    "write: prepare": lambda value: writing(value, Rollout.PREPARE),
+    "write: migrate, strict": lambda value: _same(writing(value, Rollout.MIGRATE), writing(value, Rollout.STRICT)),
     **{
         f"`{operation.name}`": lambda value, operation=operation: _same(
             rewriting(value, operation, Rollout.MIGRATE), rewriting(value, operation, Rollout.STRICT)
@@ -141,46 +139,46 @@ def _same(first: str, second: str) -> str:
 
 
 def rows() -> list[list[str]]:
-    """Return the table, as it is."""
-    head = ["stored or given", *COLUMNS_OF_TABLE]
+    """Return the rows of the table, header first."""
+    head = ["value", *COLUMNS_OF_TABLE]
     return [head, *([kind, *(make(value) for make in COLUMNS_OF_TABLE.values())] for kind, value in KINDS.items())]
 
 
-PLAIN = {"plaintext", "empty text", "another prefix", "upper case"}
-READABLE = {"our value", "our value, previous key", "another row's value"}
+PLAIN = {"plaintext", "empty text", "another prefix", "encrypted, in uppercase"}
+READABLE = {"encrypted", "encrypted, previous key", "encrypted, copied from another row"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_row(kind: str) -> None:
-    """The rules that the table follows."""
+def test_each_kind_of_value_follows_the_rules(kind: str) -> None:
+    """Assert the rules behind the table."""
     cells = {name: make(KINDS[kind]) for name, make in COLUMNS_OF_TABLE.items()}
     reads = [cells[f"read: {stage}"] for stage in ("prepare", "migrate", "strict")]
-    writes = [cell for name, cell in cells.items() if name.startswith("written")]
+    writes = [cell for name, cell in cells.items() if name.startswith("write")]
     if kind in PLAIN:
-        assert reads == ["returned as it is", "returned as it is", "`PlaintextFoundError`"]
-        assert writes == ["stored as it is", "encrypted"]
+        assert reads == ["returned unchanged", "returned unchanged", "`PlaintextFoundError`"]
+        assert writes == ["stored unchanged", "encrypted"]
         assert [cells[f"`{name}`"] for name in ("verify", "encrypt", "rekey", "decrypt")] == [
-            "reported, left as it is",
-            "encrypted anew",
-            "reported, left as it is",
-            "left as it is",
+            "reported, left unchanged",
+            "encrypted (primary key)",
+            "reported, left unchanged",
+            "left unchanged",
         ]
         return
     assert writes == ["`AlreadyEncryptedError`"] * 2
-    assert len(set(reads)) == 1  # a value of ours is the same in every stage
+    assert len(set(reads)) == 1  # the stage does not affect values with the reserved prefix
     if kind in READABLE:
         assert reads[0] == "decrypted"
-        assert cells["`verify`"] == cells["`encrypt`"] == "left as it is"
-        assert cells["`rekey`"] == ("encrypted anew" if "previous" in kind else "left as it is")
+        assert cells["`verify`"] == cells["`encrypt`"] == "left unchanged"
+        assert cells["`rekey`"] == ("encrypted (primary key)" if "previous" in kind else "left unchanged")
         assert cells["`decrypt`"] == "decrypted"
         return
     assert reads[0].startswith("`")
     assert reads[0].endswith("Error`")
-    assert {cells[f"`{name}`"] for name in ("verify", "encrypt", "rekey", "decrypt")} == {"reported, left as it is"}
+    assert {cells[f"`{name}`"] for name in ("verify", "encrypt", "rekey", "decrypt")} == {"reported, left unchanged"}
 
 
 @pytest.mark.parametrize("stage", list(Rollout))
-def test_truncated_at_every_length(stage: Rollout) -> None:
+def test_value_truncated_at_any_length_is_refused(stage: Rollout) -> None:
     engine = attach_key_ring(create_engine("sqlite://"), RING, rollout=stage)
     read = EncryptedString(CONTEXT).result_processor(engine.dialect, None)
     write = EncryptedString(CONTEXT).bind_processor(engine.dialect)
@@ -194,7 +192,7 @@ def test_truncated_at_every_length(stage: Rollout) -> None:
 
 @pytest.mark.parametrize("stage", [Rollout.MIGRATE, Rollout.STRICT])
 @pytest.mark.parametrize("operation", [VERIFY, ENCRYPT, REKEY, DECRYPT], ids=lambda item: item.name)
-def test_truncated_at_every_length_and_rewritten(operation: Any, stage: Rollout) -> None:
+def test_rewrite_reports_truncated_values_and_leaves_them(operation: Any, stage: Rollout) -> None:
     engine = database("", stage)
     cut = [CURRENT[:length] for length in range(len(envelope.PREFIX), len(CURRENT))]
     with engine.begin() as connection:

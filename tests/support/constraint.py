@@ -1,4 +1,4 @@
-"""The constraint on encrypted columns, opened the way a revision opens a table."""
+"""The CHECK on encrypted columns, applied as a revision applies it."""
 
 from __future__ import annotations
 

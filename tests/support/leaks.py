@@ -1,4 +1,4 @@
-"""Finding a planted token in everything that an exception drags along."""
+"""Search an exception, and everything attached to it, for a planted token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SENTINEL = "ya29.SENTINEL-token-which-must-appear-nowhere"
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and all that it was raised from or during."""
+    """Yield an exception with its causes, contexts and original driver errors."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
     while pending:
@@ -28,7 +28,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def said_by(error: BaseException) -> str:
-    """Return what a log or a pickle would keep of an exception and of those behind it."""
+    """Return everything that a log or a pickle would keep of an exception and its chain."""
     parts = []
     for item in chain(error):
         parts += [str(item), repr(item), repr(item.args), repr(getattr(item, "params", None)), repr(vars(item))]
@@ -41,7 +41,7 @@ def said_by(error: BaseException) -> str:
 
 
 def frames_of(error: BaseException, *, package: str | None = None, but: str = "/tests/") -> str:
-    """Return what an error tracker would print of the variables of the frames, as it does: with `repr`."""
+    """Return the frame variables as an error tracker would print them, with `repr`."""
     parts = []
     for item in chain(error):
         for frame, _ in traceback.walk_tb(item.__traceback__):
@@ -52,17 +52,17 @@ def frames_of(error: BaseException, *, package: str | None = None, but: str = "/
 
 
 def shown_by(error: BaseException, package: str | None = "sealchemy") -> str:
-    """Return what a log, a pickle or an error tracker would keep of an exception.
+    """Return everything that a log, a pickle or an error tracker would keep of an exception.
 
     Args:
         error: the exception.
-        package: look at the variables of frames whose file path has this in it; None for all frames but the tests'.
+        package: only read variables of frames whose file path contains this; None reads all frames except the tests'.
     """
     return f"{said_by(error)}\n{frames_of(error, package=package)}"
 
 
 def assert_silent(error: BaseException, *secrets: str, package: str | None = "sealchemy") -> None:
-    """Fail if a secret, or a good part of it, shows."""
+    """Fail if a secret, or most of it, shows."""
     shown = shown_by(error, package)
     for secret in secrets or (SENTINEL,):
         if secret in shown or secret[5:-5] in shown:

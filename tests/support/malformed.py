@@ -1,4 +1,4 @@
-"""Malformed input for what reads stored values and keys, from bytes that a fuzzer or a random generator gives."""
+"""Malformed input for the code that reads stored values and keys, for the fuzzer and for random tests."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ PIECES = [
     "\n",
     "\x00",
     "\ud800",
-    "１２",  # noqa: RUF001 - digits that `\d` takes
+    "１２",  # noqa: RUF001 - digits that `\d` matches
 ]
 
 
 def decrypt(text: str) -> None:
-    """Decrypt; nothing but a value that was encrypted here may come back."""
+    """Decrypt, and fail unless the text is one of the values encrypted here."""
     if isinstance(RING.decrypt(text, CONTEXT), SecretString) and text not in VALID:
         message = f"a malformed value was decrypted: {text!r}"
         raise AssertionError(message)
@@ -55,7 +55,7 @@ for _stored in STORED:
 
 
 def decrypt_again(text: str) -> None:
-    """Decrypt where values that begin like it have been read before, which takes another way."""
+    """Decrypt with a reader that has cached the nonce prefixes of valid values, which takes another code path."""
     if isinstance(AGAIN(text), SecretString) and text not in VALID:
         message = f"a malformed value was decrypted: {text!r}"
         raise AssertionError(message)
@@ -67,7 +67,7 @@ def parse_key(text: str) -> None:
 
 
 def from_env(text: str) -> None:
-    """Read a ring from an environment."""
+    """Build a ring from environment variables."""
     half = len(text) // 2
     KeyRing.from_env("P", {"P_KEY": text[:half] or KEY.reveal(), "P_PREVIOUS_KEYS": text[half:]})
 
@@ -85,7 +85,7 @@ READERS: list[Callable[[str], object]] = [
 
 
 def check(reader: Callable[[str], object], text: str) -> None:
-    """Have a reader read; whatever it raises that is not ours is a finding."""
+    """Call a reader; any exception other than a `SealchemyError` is a bug."""
     try:
         reader(text)
     except SealchemyError as error:
@@ -95,7 +95,7 @@ def check(reader: Callable[[str], object], text: str) -> None:
 
 
 def inputs(count: int, seed: int) -> Iterator[str]:
-    """Yield malformed inputs: pieces of valid ones, cut, repeated, swapped and with changed characters."""
+    """Yield malformed inputs: pieces of valid ones, truncated, repeated, swapped or with changed characters."""
     source = random.Random(seed)
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_:. \n\x00é\ud800１"  # noqa: RUF001
     for _ in range(count):

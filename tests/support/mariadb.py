@@ -1,4 +1,4 @@
-"""A MariaDB server for one run of the suite: found, started on loopback, and stopped again."""
+"""A MariaDB server for one test run: found or started on loopback, and stopped afterwards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _START_SECONDS = 60
 
 
 def find_server() -> Server | None:
-    """Return a server to test on, started if need be; None if there is none."""
+    """Return a server for the tests, starting one if necessary; None if none is available."""
     if url := os.environ.get("TEST_MARIADB_URL"):
         return Server(url, "TEST_MARIADB_URL")
     daemon = shutil.which("mariadbd") or shutil.which("mariadbd", path="/usr/sbin:/usr/local/sbin")
@@ -31,7 +31,7 @@ def find_server() -> Server | None:
 
 
 def start(daemon: str, install: str) -> Server:
-    """Start a new server on a free port, as another user if this one is root."""
+    """Start a new server on a free port, as an unprivileged user if this process runs as root."""
     folder = Path(tempfile.mkdtemp(prefix="sealchemy-mariadb-"))
     names = {entry.pw_name: entry for entry in pwd.getpwall()}
     owner = (names.get("mysql") or names["nobody"]) if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())

@@ -1,4 +1,4 @@
-"""A model with two encrypted columns, made anew for each test that asks."""
+"""A model with two encrypted columns."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class Base(DeclarativeBase):
-    """The base of the models here."""
+    """The declarative base of this module."""
 
 
 class Account(Base):
-    """A row with two secrets."""
+    """A row with two encrypted tokens."""
 
     __tablename__ = "accounts"
 

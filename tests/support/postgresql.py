@@ -1,4 +1,4 @@
-"""A PostgreSQL server for one run of the suite: found, started on loopback, and stopped again."""
+"""A PostgreSQL server for one test run: found or started on loopback, and stopped afterwards."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
+import pytest
+from sqlalchemy import create_engine, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +31,7 @@ _START_SECONDS = 60
 
 @dataclass
 class Server:
-    """A running server; `stop()` ends it if this process started it."""
+    """A running server; `stop()` stops it if this process started it."""
 
     url: str
     description: str
@@ -47,7 +49,7 @@ class Server:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def crash(self) -> None:
-        """Stop the server at once, as `pg_ctl stop -m immediate` does."""
+        """Stop the server immediately, as `pg_ctl stop -m immediate` does."""
         assert self.process
         self.process.send_signal(signal.SIGQUIT)
         self.process.wait(timeout=_START_SECONDS)
@@ -59,13 +61,13 @@ class Server:
         _wait_until_ready(self, int(self.url.rsplit(":", 1)[1].split("/")[0]))
 
     def log(self) -> str:
-        """Return what the server wrote to its log."""
+        """Return the server log."""
         assert self.folder
         return (self.folder / "server.log").read_text()
 
 
 def find_server() -> Server | None:
-    """Return a server to test on, started if need be; None if there is none."""
+    """Return a server for the tests, starting one if necessary; None if none is available."""
     if url := os.environ.get("TEST_DATABASE_URL"):
         return Server(url, "TEST_DATABASE_URL")
     return start_any()
@@ -73,12 +75,13 @@ def find_server() -> Server | None:
 
 def start_any(**settings: str) -> Server | None:
     """Return a new server with these settings; None if there are no binaries."""
-    binaries = _installed_binaries() or _packaged_binaries()
+    wants_package = os.environ.get("TEST_POSTGRESQL") == "embedded"
+    binaries = (None if wants_package else _installed_binaries()) or _packaged_binaries()
     return start(binaries, **settings) if binaries else None
 
 
 def start(binaries: Path, **settings: str) -> Server:
-    """Start a new server on a free port, as another user if this one is root, which PostgreSQL refuses."""
+    """Start a new server on a free port, as an unprivileged user if this process is root, which PostgreSQL refuses."""
     folder = Path(tempfile.mkdtemp(prefix="sealchemy-pg-"))
     owner = _unprivileged_user()
     if owner:
@@ -121,6 +124,17 @@ def start(binaries: Path, **settings: str) -> Server:
     return server
 
 
+def require_extension(url: str, name: str) -> None:
+    """Skip a test, visibly, where the server comes without an extension."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        query = text("SELECT count(*) FROM pg_available_extensions WHERE name = :name")
+        is_available = bool(connection.scalar(query, {"name": name}))
+    engine.dispose()
+    if not is_available:
+        pytest.skip(f"this PostgreSQL comes without the extension {name}")
+
+
 def _installed_binaries() -> Path | None:
     found = shutil.which("postgres")
     places = [Path(found).resolve().parent] if found else []
@@ -148,14 +162,17 @@ def _unprivileged_user() -> pwd.struct_passwd | None:
 
 
 def _reachable(binaries: Path, folder: Path, owner: pwd.struct_passwd) -> Path:
-    """Return the binaries, copied if the user may not enter their folder (a virtual environment below /root)."""
+    """Return the binaries, copied if the user cannot access their folder (for example, a venv below /root)."""
     check = [binaries / "postgres", "--version"]
     try:
         subprocess.run(check, check=True, capture_output=True, user=owner.pw_uid, group=owner.pw_gid, cwd=folder)
     except (OSError, subprocess.CalledProcessError):
         copy = folder / "install"
         package = binaries.parents[1]
-        for source in (package, package.with_name(f"{package.name}.libs")):  # found by its path beside the package
+        for source in (
+            package,
+            package.with_name(f"{package.name}.libs"),
+        ):  # the libraries are found by a path next to the package
             if source.exists():
                 shutil.copytree(source, copy / source.name, symlinks=True)
         for item in (copy, *copy.rglob("*")):

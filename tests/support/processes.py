@@ -1,4 +1,4 @@
-"""What runs in processes of its own: rewritings that are killed, and writers that refresh tokens meanwhile.
+"""Functions that tests run in separate processes: rewrites that are killed, and writers that run at the same time.
 
 Run as `python -m tests.support.processes NAME`, with its arguments as JSON on standard input.
 """
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(name: str, **arguments: Any) -> subprocess.Popen[str]:
-    """Start a function of this module in a process."""
+    """Start a function of this module in a new process."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.processes", name],
         cwd=ROOT,
@@ -47,13 +47,13 @@ def start(name: str, **arguments: Any) -> subprocess.Popen[str]:
 
 
 def ring(keys: list[str]) -> KeyRing:
-    """Return the ring of these keys, the primary first."""
+    """Return a ring of these keys, primary key first."""
     primary, *previous = map(Key.parse, keys)
     return KeyRing(primary=primary, previous=previous)
 
 
 def rewriting(url: str, keys: list[str], operation: str, columns: dict[str, str], options: dict[str, Any]) -> None:
-    """Rewrite the table `grants`, saying when it begins."""
+    """Print `ready`, then rewrite the table `grants`."""
     engine = attach_key_ring(create_engine(url), ring(keys), rollout=Rollout.MIGRATE)
     print("ready", flush=True)
     if isinstance(options.get("shard"), list):
@@ -64,7 +64,7 @@ def rewriting(url: str, keys: list[str], operation: str, columns: dict[str, str]
 
 
 def measured(url: str, keys: list[str], columns: dict[str, str]) -> None:
-    """Encrypt, and say how much memory that took, in kilobytes, and the rate of the first and the last tenth."""
+    """Encrypt, and print the memory used in kilobytes and the rates of the first and the last tenth."""
     engine = attach_key_ring(create_engine(url), ring(keys))
     with engine.connect() as connection:
         connection.execute(text("SELECT 1"))
@@ -83,7 +83,7 @@ def measured(url: str, keys: list[str], columns: dict[str, str]) -> None:
 
 
 def writer(url: str, keys: list[str], label: str, context: str, rows: int, encrypts: bool) -> None:
-    """Store new tokens in random rows until SIGTERM; then say which was the last in each row, by version."""
+    """Store new tokens in random rows until SIGTERM, then print the last token and version of each row."""
     engine = create_engine(url, connect_args={"timeout": 60} if url.startswith("sqlite") else {})
     encrypt = ring(keys).encryptor(context)
     going, last = True, {}
@@ -105,12 +105,12 @@ def writer(url: str, keys: list[str], label: str, context: str, rows: int, encry
             version = connection.scalar(query, {"id": row})
         last[row] = (version, token)
         if url.startswith("sqlite"):
-            time.sleep(0.001)  # there is one writer; without a rest nobody else becomes it
+            time.sleep(0.001)  # SQLite allows one writer; without a pause, no other process gets its turn
     print(json.dumps({"count": count, "last": last}), flush=True)
 
 
 def callers(url: str, keys: list[str], token_endpoint: str, count: int) -> None:
-    """Ask for one token from many threads, with a pool of 5."""
+    """Get one token from many threads, with a pool of 5 connections."""
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     engine = attach_key_ring(create_engine(url, pool_size=5, max_overflow=0, **options), ring(keys))
     sessions, client = sessionmaker(engine), OAuthClient(CLIENT_ID, CLIENT_SECRET, token_endpoint)
@@ -126,7 +126,7 @@ def callers(url: str, keys: list[str], token_endpoint: str, count: int) -> None:
 
 
 def dying(url: str, keys: list[str], token_endpoint: str, transactions: int, at_the_request: bool = False) -> None:
-    """Ask for a token, and die in place of beginning one more transaction, or of asking the provider."""
+    """Get a token, but exit instead of starting one more transaction, or instead of calling the provider."""
     sessions = sessionmaker(attach_key_ring(create_engine(url), ring(keys)))
     begun = 0
 
@@ -137,7 +137,7 @@ def dying(url: str, keys: list[str], token_endpoint: str, transactions: int, at_
             os._exit(9)
         return sessions()
 
-    service._MARGIN = 4.0  # a shorter lease, so that the tests do not wait so long for its end
+    service._MARGIN = 4.0  # a shorter lease, to keep the tests fast
     client = OAuthClient(CLIENT_ID, CLIENT_SECRET, token_endpoint, timeout=0.5)
     if at_the_request:
         client.refresh = lambda _token: os._exit(9)  # type: ignore[method-assign]

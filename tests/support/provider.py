@@ -1,6 +1,6 @@
 """An OAuth 2.0 provider on loopback: Authlib's authorization server, with refresh-token rotation.
 
-A refresh token that comes back after it was used ends the whole family, as RFC 9700 (section 4.14.2) has it.
+Reusing a refresh token revokes its whole family, as in RFC 9700 (section 4.14.2).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CLIENT_ID, CLIENT_SECRET = "client-1", "client-secret-SENTINEL"
 
 
 class Client(ClientMixin):
-    """The one application that is registered here."""
+    """The only registered client."""
 
     def get_client_id(self) -> str:
         return CLIENT_ID
@@ -61,7 +61,7 @@ class Client(ClientMixin):
 
 @dataclass
 class Token(TokenMixin):
-    """A pair of tokens, and the family that it descends from."""
+    """A pair of tokens and the family that it belongs to."""
 
     access_token: str
     refresh_token: str | None
@@ -96,7 +96,7 @@ class Token(TokenMixin):
 
 @dataclass
 class Code:
-    """What the user consented to."""
+    """An authorization code and what the user consented to."""
 
     code: str
     user: str
@@ -114,7 +114,7 @@ class Code:
 
 @dataclass
 class Answer:
-    """An answer in place of the server's own, for requests to come."""
+    """A scripted response that replaces the server's own."""
 
     status: int = 200
     body: str | dict[str, Any] = ""
@@ -127,12 +127,12 @@ class Provider:
     """The running server.
 
     Attributes:
-        url: of it.
-        lifetime: of the access tokens that it grants, in seconds.
-        delay: seconds that it takes to answer at /token.
-        rotates: whether a refresh gives a new refresh token.
-        answers: given one by one in place of its own answers at /token.
-        counts: requests by their path.
+        url: its base URL.
+        lifetime: lifetime of granted access tokens, in seconds.
+        delay: seconds before /token responds.
+        rotates: whether a refresh returns a new refresh token.
+        answers: scripted responses, used one by one instead of its own at /token and /revoke.
+        counts: number of requests per path, and of reused refresh tokens.
     """
 
     url: str = ""
@@ -147,7 +147,7 @@ class Provider:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def client(self, **options: Any) -> OAuthClient:
-        """Return the client that is registered here."""
+        """Return a client with the registered credentials."""
         defaults: dict[str, Any] = {
             "client_id": CLIENT_ID,
             "client_secret": CLIENT_SECRET,
@@ -159,7 +159,7 @@ class Provider:
         return OAuthClient(**{**defaults, **options})
 
     def save(self, token: dict[str, Any], user: str, family: str | None = None) -> Token:
-        """Keep a pair of tokens that was granted."""
+        """Store a granted pair of tokens."""
         expires_at = time.time() + token["expires_in"]
         kept = Token(
             token["access_token"],
@@ -177,7 +177,7 @@ class Provider:
         return self.save(self.make(), user)
 
     def make(self, scope: str = "calendar") -> dict[str, Any]:
-        """Return a new pair of tokens, which say what they are."""
+        """Return a new pair of tokens whose text shows their kind."""
         return {
             "token_type": "Bearer",
             "access_token": f"ya29.SENTINEL-access-{secrets.token_urlsafe(30)}",
@@ -197,7 +197,7 @@ def _provider() -> Provider:
 
 
 class CodeGrant(grants.AuthorizationCodeGrant):
-    """Codes, with PKCE."""
+    """Authorization codes, with PKCE."""
 
     TOKEN_ENDPOINT_AUTH_METHODS = ("client_secret_basic", "client_secret_post")
 
@@ -217,7 +217,7 @@ class CodeGrant(grants.AuthorizationCodeGrant):
 
 
 class RefreshGrant(grants.RefreshTokenGrant):
-    """Refresh tokens that are used once."""
+    """Refresh tokens that can be used once."""
 
     INCLUDE_NEW_REFRESH_TOKEN = True
     TOKEN_ENDPOINT_AUTH_METHODS = ("client_secret_basic", "client_secret_post")
@@ -245,7 +245,7 @@ class RefreshGrant(grants.RefreshTokenGrant):
 
 
 class Revocation(RevocationEndpoint):
-    """Revocation of the whole family."""
+    """Revocation of the whole token family."""
 
     CLIENT_AUTH_METHODS = ("client_secret_basic", "client_secret_post")
 
@@ -258,7 +258,7 @@ class Revocation(RevocationEndpoint):
 
 
 class Validator(BearerTokenValidator):
-    """Access tokens of this provider."""
+    """Validation of access tokens from this provider."""
 
     def authenticate_token(self, token_string: str) -> Token | None:
         return next((token for token in _provider().tokens if token.access_token == token_string), None)
@@ -284,7 +284,7 @@ def _application(provider: Provider) -> Flask:
 
     @application.get("/authorize")
     def authorize() -> Any:
-        user = request.args.get("login_hint", "u1")  # this user always consents
+        user = request.args.get("login_hint", "u1")  # the user always consents
         return server.create_authorization_response(grant_user=user, grant=server.get_consent_grant(end_user=user))
 
     @application.post("/token")
@@ -322,19 +322,19 @@ def _dripping(body: str, pause: float) -> Iterator[str]:
         yield character
 
 
-def is_the_provider_s(record: logging.LogRecord) -> bool:
-    """Return whether the provider logged this: it runs in threads of the test's process, and logs what it grants."""
+def logged_by_provider(record: logging.LogRecord) -> bool:
+    """Return whether the provider logged this: it runs in threads of the test process, and logs what it grants."""
     return "process_request_thread" in str(record.threadName)
 
 
 class _SilentHandler(WSGIRequestHandler):
     def log(self, *arguments: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def running() -> Iterator[Provider]:
-    """Run a provider for a while."""
+    """Run a provider during the `with` block."""
     provider = Provider()
     server = make_server("127.0.0.1", 0, _application(provider), threaded=True, request_handler=_SilentHandler)
     server.daemon_threads = True  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""A proxy on loopback that cuts connections."""
+"""A loopback proxy that cuts connections."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class Proxy:
-    """Forwards TCP connections to a server, and cuts them when it is told to.
+    """Forward TCP connections to a server, and cut them on request.
 
     Attributes:
-        port: where it listens.
-        lost: how many a test has seen lost.
+        port: the port it listens on.
+        lost: number of lost connections that a test has counted.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -30,7 +30,7 @@ class Proxy:
         self._ended = threading.Event()
 
     def accept(self) -> None:
-        """Serve until the end."""
+        """Accept connections until the proxy is closed."""
         with suppress(OSError):
             while True:
                 client = self._listener.accept()[0]
@@ -49,7 +49,7 @@ class Proxy:
                 end.shutdown(socket.SHUT_RDWR)
 
     def cut(self) -> None:
-        """Cut all connections that are there."""
+        """Cut all current connections."""
         with self._lock:
             pairs, self._pairs = self._pairs, []
         for pair in pairs:
@@ -59,16 +59,16 @@ class Proxy:
                 end.close()
 
     def cut_at_random(self, shortest: float, longest: float) -> None:
-        """Cut now and then, until the end."""
+        """Cut all connections at random intervals, until `calm()` or `close()`."""
         while not self._ended.wait(random.uniform(shortest, longest)):
             self.cut()
 
     def calm(self) -> None:
-        """Cut no more."""
+        """Stop cutting connections."""
         self._ended.set()
 
     def close(self) -> None:
-        """End."""
+        """Stop the proxy."""
         self.calm()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -77,7 +77,7 @@ class Proxy:
 
 @contextmanager
 def cutting(host: str, port: int, shortest: float, longest: float) -> Iterator[Proxy]:
-    """Run a proxy that cuts all connections at random moments, this many seconds apart."""
+    """Run a proxy that cuts all connections at random intervals of this many seconds."""
     proxy = Proxy(host, port)
     threads = [
         threading.Thread(target=proxy.accept),

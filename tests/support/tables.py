@@ -1,4 +1,4 @@
-"""Tables of plaintext, made by SQL as an application without encryption would have them."""
+"""Plaintext tables, as an application without encryption would have them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def grants(engine: Engine, rows: int, **options: Any) -> dict[int, tuple[str | N
 
 
 def raw(engine: Engine, table: str = "grants") -> dict[Any, tuple[Any, ...]]:
-    """Return what is stored, by primary key."""
+    """Return the stored values by primary key."""
     with engine.connect() as connection:
         rows = connection.execute(text(f"SELECT id, access, refresh FROM {table} ORDER BY id"))
         return {row[0]: tuple(row[1:]) for row in rows}

@@ -1,7 +1,7 @@
-"""Checked by mypy and pyright, never run: what a user's type checker sees."""
+"""Code that mypy and pyright check as a user's type checker would. It never runs."""
 
 # pyright: reportUnnecessaryTypeIgnoreComment=true
-# mypy's strict mode refuses an ignore that is not needed, too.
+# mypy's strict mode also reports ignores that are not needed.
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stored form is decoded strictly."""
+"""The envelope is decoded strictly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAYLOAD = bytes(range(41))
 GOOD = "sealchemy:v1:0123456789ab:" + base64.b64encode(PAYLOAD).decode()
 
 
-def test_parts_of_a_stored_value() -> None:
+def test_encrypted_value_is_parsed_into_key_id_and_payload() -> None:
     assert envelope.parse(GOOD) == ("0123456789ab", PAYLOAD)
 
 
@@ -38,7 +38,7 @@ MALFORMED = {
     "newline inside": GOOD[:40] + "\n" + GOOD[40:],
     "trailing space": GOOD + " ",
     "no padding": GOOD.rstrip("="),
-    "more padding": GOOD + "====",
+    "extra padding": GOOD + "====",
     "url-safe alphabet": GOOD[:26] + base64.urlsafe_b64encode(b"\xff" * 42).decode(),
     "unused bits, one padding": GOOD[:-2] + chr(ord(GOOD[-2]) + 1) + "=",
     "unused bits, two padding": GOOD[:26] + base64.b64encode(bytes(40)).decode()[:-3] + "B==",
@@ -55,7 +55,7 @@ def test_malformed_value_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 7, b"sealchemy:v1:", bytearray(b"x"), memoryview(b"x")])
-def test_what_is_not_text_is_refused(value: object) -> None:
+def test_non_text_is_refused(value: object) -> None:
     with pytest.raises(EnvelopeFormatError, match="None" if value is None else type(value).__name__):
         envelope.parse(hide(value))
 
@@ -64,26 +64,26 @@ def test_what_is_not_text_is_refused(value: object) -> None:
     "text",
     ["sealchemy:v2:0123456789ab:" + GOOD[26:], "sealchemy:v999:x", "sealchemy:v1:0123456789ab:row:" + GOOD[26:]],
 )
-def test_later_versions_are_told_apart(text: str) -> None:
+def test_later_versions_raise_their_own_error(text: str) -> None:
     with pytest.raises(UnsupportedVersionError, match=r"version v[0-9]"):
         envelope.parse(text)
 
 
-def test_an_odd_version_is_not_echoed() -> None:
+def test_malformed_version_is_not_echoed() -> None:
     with pytest.raises(EnvelopeFormatError) as caught:
         envelope.parse("sealchemy:vSENTINEL:x")
     assert "SENTINEL" not in str(caught.value)
 
 
 @given(st.binary(min_size=40, max_size=200))
-def test_every_value_has_one_spelling(payload: bytes) -> None:
+def test_any_payload_round_trips(payload: bytes) -> None:
     text = envelope.header("0123456789ab") + envelope.encode(payload)
     assert envelope.parse(text) == ("0123456789ab", payload)
 
 
 @given(st.text())
 @example("sealchemy:v1:")
-def test_nothing_but_our_errors(text: str) -> None:
+def test_any_text_raises_only_envelope_errors(text: str) -> None:
     try:
         envelope.parse(text)
     except EnvelopeError:
@@ -93,11 +93,11 @@ def test_nothing_but_our_errors(text: str) -> None:
 
 
 @pytest.mark.parametrize("context", ["", "a b", "a" * 129, "\u00e4", "a\n", "\uff41", "a:b", None, 7, b"a"])
-def test_malformed_context_is_refused_and_not_shown(context: object) -> None:
+def test_malformed_context_is_refused(context: object) -> None:
     with pytest.raises(ColumnDefinitionError):
         envelope.require_context(hide(context))
 
 
 @pytest.mark.parametrize("context", ["a", "A-Z_09.x", "a" * 128])
-def test_context_is_returned(context: str) -> None:
+def test_valid_context_is_returned(context: str) -> None:
     assert envelope.require_context(context) == context

@@ -1,4 +1,7 @@
-"""Another implementation reads what this library wrote: Google's Tink, with keys that the standard library derives."""
+"""Google's Tink decrypts values from this library, and this library those from Tink.
+
+Keys are derived with the standard library.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def hkdf(secret: bytes, info: bytes, length: int) -> bytes:
 
 
 def read(stored: str, key_text: str, context: str) -> bytes:
-    """Read a stored value by its specification."""
+    """Decrypt a stored value according to its specification."""
     encoded = key_text.removeprefix("sealchemy-key-v1.")
     secret = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
     name, version, key_id, payload = stored.split(":")
@@ -53,13 +56,13 @@ def tink_reader(key: bytes) -> Any:
 
 
 @given(st.text(max_size=3000).filter(lambda text: not text.startswith("sealchemy:") and text.isprintable()))
-def test_tink_reads_what_is_written(plaintext: str) -> None:
+def test_tink_decrypts_values_from_this_library(plaintext: str) -> None:
     stored = KeyRing(primary=KEY).encrypt(plaintext, "a.b")
     assert read(stored, KEY.reveal(), "a.b") == plaintext.encode()
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
-def test_tink_reads_the_frozen_values(vector: dict[str, str]) -> None:
+def test_tink_decrypts_the_frozen_values(vector: dict[str, str]) -> None:
     assert read(vector["stored"], vector["key"], vector["context"]) == vector["plaintext"].encode()
 
 
@@ -69,7 +72,7 @@ def test_tink_refuses_another_context() -> None:
         read(stored, KEY.reveal(), "a.c")
 
 
-def test_what_tink_writes_is_read() -> None:
+def test_values_encrypted_by_tink_are_decrypted() -> None:
     encoded = KEY.reveal().removeprefix("sealchemy-key-v1.")
     data_key = hkdf(base64.urlsafe_b64decode(encoded + "="), b"sealchemy v1 xaes-256-gcm", 32)
     header = f"sealchemy:v1:{KEY.id}:"

@@ -40,7 +40,7 @@ RING = KeyRing(primary=Key(RAW))
 
 
 class TestKey:
-    def test_text_form_is_read_back(self) -> None:
+    def test_text_form_round_trips(self) -> None:
         key = Key.generate()
         assert key.reveal().startswith("sealchemy-key-v1.")
         assert Key.parse(key.reveal()) == key
@@ -78,42 +78,51 @@ class TestKey:
             ("sealchemy-key-v2." + base64.urlsafe_b64encode(RAW).decode(), "characters|alphabets"),
         ],
     )
-    def test_anything_else_is_refused_without_being_shown(self, text: str, reason: str) -> None:
+    def test_malformed_key_text_is_refused_and_not_shown(self, text: str, reason: str) -> None:
         with pytest.raises(KeyFormatError, match=reason) as caught:
             Key.parse(text)
         if len(text) > 30:
             assert_silent(caught.value, text)
 
-    def test_bare_bytes_are_checked_as_well(self) -> None:
+    def test_raw_key_bytes_are_validated(self) -> None:
         for secret in (RAW[:31], RAW + b"x", b"", bytes(32)):
             with pytest.raises(KeyFormatError):
                 Key(secret)
 
-    def test_repr_shows_the_id_only(self) -> None:
+    def test_repr_shows_only_the_id(self) -> None:
         key = Key.generate()
         assert repr(key) == f"Key(id={key.id!r})"
         assert not hasattr(key, "__dict__")
 
     @pytest.mark.parametrize("copier", [copy.copy, copy.deepcopy, pickle.dumps, lambda key: pickle.dumps(key, 0)])
-    def test_copies_and_pickles_are_refused(self, copier: object) -> None:
+    def test_copying_and_pickling_are_refused(self, copier: object) -> None:
         with pytest.raises(TypeError):
             copier(Key.generate())  # type: ignore[operator]
         with pytest.raises(TypeError):
             pickle.dumps(RING)
 
-    def test_equality(self) -> None:
+    def test_equality_compares_key_bytes(self) -> None:
         key = Key.generate()
         assert key == Key.parse(key.reveal())
         assert hash(key) == hash(Key.parse(key.reveal()))
         assert key != Key.generate()
         assert key != key.reveal()
 
-    def test_id_is_derived(self) -> None:
+    def test_id_is_derived_from_the_key_bytes(self) -> None:
         assert re.fullmatch("[0-9a-f]{12}", Key(RAW).id)
         assert Key(RAW).id == Key(RAW).id != Key(RAW[::-1]).id
 
 
 class TestKeyRing:
+    def test_roles_cannot_be_assigned(self) -> None:
+        ring, other = KeyRing(primary=Key.generate(), previous=[Key.generate()]), Key.generate()
+        for name, value in (("primary", other), ("previous", ())):
+            with pytest.raises(AttributeError):
+                setattr(ring, name, value)
+        with pytest.raises(AttributeError):
+            ring.primary.id = other.id  # type: ignore[misc]
+        assert ring.decrypt(ring.encrypt("x", "a.b"), "a.b") == "x"
+
     @given(st.text(st.characters(codec="utf-8")).filter(lambda text: not text.startswith("sealchemy:")))
     def test_round_trip(self, plaintext: str) -> None:
         stored = RING.encrypt(plaintext, "a.b")
@@ -142,7 +151,7 @@ class TestKeyRing:
             with pytest.raises((EnvelopeError, DecryptionError)):
                 RING.decrypt(stored[:length], "a.b")
 
-    def test_errors_can_be_told_apart(self) -> None:
+    def test_each_failure_raises_its_own_error(self) -> None:
         other = KeyRing(primary=Key.generate())
         with pytest.raises(UnknownKeyError) as unknown:
             RING.decrypt(other.encrypt("x", "a.b"), "a.b")
@@ -184,23 +193,23 @@ class TestKeyRing:
             with pytest.raises(EnvelopeError):
                 RING.is_current(malformed)  # type: ignore[arg-type]
 
-    def test_a_key_twice_is_refused(self) -> None:
+    def test_duplicate_keys_are_refused(self) -> None:
         key = Key.generate()
         for ring in ({"primary": key, "previous": [key]}, {"primary": Key.generate(), "previous": [key, key]}):
             with pytest.raises(KeyFormatError, match="twice"):
                 KeyRing(**ring)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("value", [b"bytes", 7, None, ["x"]])
-    def test_what_is_not_text_is_refused(self, value: object) -> None:
+    def test_non_text_is_refused(self, value: object) -> None:
         with pytest.raises(PlaintextTypeError, match="not None" if value is None else type(value).__name__):
             RING.encrypt(value, "a.b")  # type: ignore[arg-type]
 
-    def test_a_lone_surrogate_is_refused_in_silence(self) -> None:
+    def test_lone_surrogate_is_refused_without_showing_the_text(self) -> None:
         with pytest.raises(PlaintextTypeError, match="surrogate") as caught:
             RING.encrypt(f"{SENTINEL}\ud800", "a.b")
         assert_silent(caught.value)
 
-    def test_what_looks_encrypted_is_refused(self) -> None:
+    def test_plaintext_with_the_reserved_prefix_is_refused(self) -> None:
         for text in ("sealchemy:", "sealchemy:v1:x", RING.encrypt("x", "a.b")):
             with pytest.raises(AlreadyEncryptedError):
                 RING.encrypt(text, "a.b")
@@ -211,20 +220,20 @@ class TestKeyRing:
                 call()
 
     @pytest.mark.parametrize("make", [KeyRing, lambda text: KeyRing(Key.generate(), [text])])
-    def test_the_text_of_a_key_is_no_key(self, make: Any) -> None:
+    def test_key_text_is_not_accepted_as_a_key(self, make: Any) -> None:
         text = Key.generate().reveal()
         with pytest.raises(KeyFormatError, match="Key objects") as caught:
             make(text)
         assert_silent(caught.value, text)
 
     @pytest.mark.parametrize("value", [Key(RAW).reveal().encode(), None, 7], ids=["bytes", "None", "int"])
-    def test_a_key_is_parsed_from_text(self, value: Any) -> None:
+    def test_parsing_non_text_is_refused(self, value: Any) -> None:
         with pytest.raises(KeyFormatError) as caught:
             Key.parse(value)
         if isinstance(value, bytes):
             assert_silent(caught.value, value.decode())
 
-    def test_frames_show_nothing_of_what_is_refused(self) -> None:
+    def test_refused_input_does_not_show_in_frames(self) -> None:
         for call in (
             lambda: RING.decrypt(SENTINEL, "a.b"),
             lambda: RING.decrypt(SENTINEL.encode(), "a.b"),  # type: ignore[arg-type]
@@ -235,14 +244,14 @@ class TestKeyRing:
                 call()
             assert_silent(caught.value)
 
-    def test_repr_shows_ids_only(self) -> None:
+    def test_repr_shows_only_ids(self) -> None:
         old = Key.generate()
         assert repr(KeyRing(RING.primary, [old])) == f"KeyRing(primary={RING.primary.id!r}, previous=[{old.id!r}])"
 
     @given(
         st.one_of(st.text(), st.binary(), st.integers(), st.from_regex(r"sealchemy:v1:[0-9a-f]{12}:[A-Za-z0-9+/=]*"))
     )
-    def test_nothing_but_our_errors(self, value: object) -> None:
+    def test_any_input_raises_only_sealchemy_errors(self, value: object) -> None:
         with pytest.raises(SealchemyError):
             RING.decrypt(value, "a.b")  # type: ignore[arg-type]
 
@@ -256,7 +265,7 @@ def nonce_of(stored: str) -> bytes:
 
 
 class TestNonces:
-    def test_no_nonce_repeats_and_the_prefix_changes_in_time(self) -> None:
+    def test_nonces_are_unique_and_prefixes_are_renewed_after_4096_uses(self) -> None:
         encrypt = KeyRing(primary=Key.generate()).encryptor("a.b")
         nonces = [nonce_of(encrypt("x")) for _ in range(100_000)]
         assert len(set(nonces)) == len(nonces)
@@ -283,10 +292,10 @@ class TestNonces:
             assert [str(decrypt(stored)) for stored in result] == [f"{index}:{number}" for number in range(12_000)]
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-    def test_a_fork_drops_the_prefix_of_its_parent(self) -> None:
+    def test_fork_drops_the_nonce_prefix_of_its_parent(self) -> None:
         text = Key.generate().reveal()
         ring = KeyRing(primary=Key.parse(text))
-        equal = Key.parse(text)  # as two engines with one environment have it
+        equal = Key.parse(text)  # as with two engines that read one environment
         assert equal == ring.primary
         before = ring.encrypt("x", "a.b")
         reader, writer = os.pipe()
@@ -302,7 +311,7 @@ class TestNonces:
         assert nonce_of(in_child)[:12] != nonce_of(before)[:12]
         assert ring.decrypt(in_child, "a.b") == "x"
 
-    def test_readers_are_bounded_and_only_authentic_values_enter(self) -> None:
+    def test_reader_cache_is_bounded_and_only_authentic_values_enter_it(self) -> None:
         key = Key.generate()
         ring = KeyRing(primary=key)
         for _ in range(1500):
@@ -315,7 +324,7 @@ class TestNonces:
                 ring.decrypt(envelope.header(key.id) + envelope.encode(os.urandom(60)), "a.b")
         assert len(key._data_key._readers) == size
 
-    def test_what_a_column_has_ready_is_bounded_and_only_authentic_values_enter(self) -> None:
+    def test_column_cache_is_bounded_and_only_authentic_values_enter_it(self) -> None:
         key = Key.generate()
         ring = KeyRing(primary=key)
         decrypt = ring.decryptor("a.b")

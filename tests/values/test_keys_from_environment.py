@@ -1,4 +1,4 @@
-"""`KeyRing.from_env`: every mistake stops the process, with the variable's name and without its value."""
+"""`KeyRing.from_env`: every error names the variable and never shows its value."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def from_env(**variables: str) -> KeyRing:
     return KeyRing.from_env(PREFIX, variables)
 
 
-def test_reads_the_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_read_from_the_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY, ONE.reveal())
     assert KeyRing.from_env(PREFIX).primary == ONE
 
@@ -37,7 +37,7 @@ def test_previous_keys_are_separated_by_commas_or_newlines() -> None:
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
-def test_reads_files(tmp_path: Path, ending: str) -> None:
+def test_keys_are_read_from_files(tmp_path: Path, ending: str) -> None:
     (tmp_path / "key").write_bytes((ONE.reveal() + ending).encode())
     (tmp_path / "previous").write_bytes(f"{TWO.reveal()}\r\n{THREE.reveal()}{ending}".encode())
     ring = from_env(**{f"{KEY}_FILE": str(tmp_path / "key"), f"{PREVIOUS}_FILE": str(tmp_path / "previous")})
@@ -67,23 +67,25 @@ WRONG = {
         PREVIOUS,
     ),
     "no such file": ({f"{KEY}_FILE": "/nowhere/at/all/key-file"}, MissingKeyError, f"{KEY}_FILE"),
-    "a folder": ({f"{KEY}_FILE": "/"}, MissingKeyError, f"{KEY}_FILE"),
-    "the key in place of a path": ({f"{KEY}_FILE": BASE64}, MissingKeyError, f"{KEY}_FILE"),
+    "folder": ({f"{KEY}_FILE": "/"}, MissingKeyError, f"{KEY}_FILE"),
+    "key instead of a path": ({f"{KEY}_FILE": BASE64}, MissingKeyError, f"{KEY}_FILE"),
     "primary among previous": ({KEY: BASE64, PREVIOUS: BASE64}, KeyFormatError, PREVIOUS),
-    "previous twice": ({KEY: ONE.reveal(), PREVIOUS: f"{BASE64},{BASE64}"}, KeyFormatError, PREVIOUS),
+    "duplicate previous": ({KEY: ONE.reveal(), PREVIOUS: f"{BASE64},{BASE64}"}, KeyFormatError, PREVIOUS),
     "malformed previous": ({KEY: ONE.reveal(), PREVIOUS: f"{BASE64},nonsense-{BASE64}"}, KeyFormatError, PREVIOUS),
 }
 
 
 @pytest.mark.parametrize(("variables", "error", "named"), WRONG.values(), ids=WRONG.keys())
-def test_mistake_stops_the_process(variables: dict[str, str], error: type[KeyRingError], named: str) -> None:
+def test_invalid_configuration_is_refused_and_values_are_not_shown(
+    variables: dict[str, str], error: type[KeyRingError], named: str
+) -> None:
     with pytest.raises(error, match=named) as caught:
         from_env(**variables)
     assert_silent(caught.value, *[value for value in variables.values() if len(value) > 12])
 
 
 @pytest.mark.parametrize("case", ["absent", "placeholder", "31 bytes", "hex", "no such file"])
-def test_error_shows_the_command_that_makes_a_key(case: str) -> None:
+def test_error_names_the_command_that_generates_a_key(case: str) -> None:
     with pytest.raises(KeyRingError, match="sealchemy generate-key"):
         from_env(**WRONG[case][0])
 
@@ -99,13 +101,13 @@ def test_error_shows_the_command_that_makes_a_key(case: str) -> None:
     ],
     ids=["empty", "newline", "raw bytes", "nonsense", "two newlines"],
 )
-def test_unusable_file(tmp_path: Path, content: bytes, error: type[KeyRingError]) -> None:
+def test_unusable_key_file_is_refused(tmp_path: Path, content: bytes, error: type[KeyRingError]) -> None:
     (tmp_path / "key").write_bytes(content)
     with pytest.raises(error, match=f"{KEY}_FILE"):
         from_env(**{f"{KEY}_FILE": str(tmp_path / "key")})
 
 
-def test_the_example_is_refused_as_it_stands() -> None:
+def test_unedited_example_file_is_refused() -> None:
     lines = [line.split("=", 1) for line in EXAMPLE.read_text().splitlines() if line and not line.startswith("#")]
     with pytest.raises(KeyFormatError, match=r"placeholder of \.env\.example"):
         from_env(**dict(lines))
@@ -114,7 +116,7 @@ def test_the_example_is_refused_as_it_stands() -> None:
 @pytest.mark.parametrize(
     "prefix", [ONE.reveal(), "", "lower", "A B", None], ids=["key", "empty", "lower", "space", "None"]
 )
-def test_the_prefix_is_the_start_of_a_name(prefix: str) -> None:
+def test_malformed_prefix_is_refused_and_not_shown(prefix: str) -> None:
     with pytest.raises(KeyFormatError, match="prefix") as caught:
         KeyRing.from_env(prefix, {})
     assert_silent(caught.value, ONE.reveal())

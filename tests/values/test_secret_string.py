@@ -1,4 +1,4 @@
-"""`SecretString` is a `str` in all but its `repr`."""
+"""`SecretString` behaves like `str`, except for its `repr`."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ SECRET = SecretString(SENTINEL)
 
 
 @given(st.text())
-def test_equals_hashes_and_formats_as_the_plain_text(text: str) -> None:
+def test_equality_hash_and_formatting_match_plain_str(text: str) -> None:
     secret = SecretString(text)
     assert secret == text
     assert hash(secret) == hash(text)
-    assert f"{secret}" == "%s" % secret == f"{secret}" == text  # noqa: UP031 - each way of formatting
+    assert f"{secret}" == "%s" % secret == f"{secret}" == text  # noqa: UP031 - every formatting style
     assert json.dumps({"token": secret}) == json.dumps({"token": text})
     assert {text: 1}[secret] == 1
 
 
 @given(st.text(min_size=1), st.slices(10))
-def test_parts_are_redacted_as_well(text: str, part: slice) -> None:
+def test_slices_are_redacted(text: str, part: slice) -> None:
     assert SecretString(text)[part] == text[part]
     assert repr(SecretString(text)[part]) == repr(SecretString(text)[0]) == "SecretString('***')"
 
@@ -58,11 +58,11 @@ class Grant:
         lambda secret: logging.LogRecord("x", 20, "x", 1, "%r", (secret,), None).getMessage(),
     ],
 )
-def test_repr_shows_nothing(show: object) -> None:
+def test_repr_never_shows_the_text(show: object) -> None:
     assert "SENTINEL" not in show(SECRET)  # type: ignore[operator]
 
 
-def test_str_gives_the_plain_type() -> None:
+def test_str_returns_a_plain_str() -> None:
     assert type(str(SECRET)) is str
     assert type(SECRET + "") is str
-    assert type(pickle.loads(pickle.dumps(SECRET))) is SecretString  # noqa: S301 - our own
+    assert type(pickle.loads(pickle.dumps(SECRET))) is SecretString  # noqa: S301 - pickled here

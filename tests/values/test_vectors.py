@@ -1,4 +1,4 @@
-"""What version 1 stored is read for ever. `tests/vectors/v1.json` is never regenerated."""
+"""Values stored by version 1 stay readable forever. `tests/vectors/v1.json` is never regenerated."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ VECTORS = json.loads((Path(__file__).parents[1] / "vectors/v1.json").read_text()
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
-def test_frozen_value_is_read(vector: dict[str, str]) -> None:
+def test_frozen_value_is_decrypted(vector: dict[str, str]) -> None:
     key = Key.parse(vector["key"])
     assert key.id == vector["key_id"]
     assert KeyRing(primary=key).decrypt(vector["stored"], vector["context"]) == vector["plaintext"]
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
-def test_frozen_value_is_written_again_under_its_nonce(vector: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encrypting_with_the_same_nonce_reproduces_the_frozen_value(
+    vector: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     nonce = envelope.parse(vector["stored"]).payload[:24]
     halves = iter([nonce[:12], nonce[12:]])
     monkeypatch.setattr("os.urandom", lambda _size: next(halves))

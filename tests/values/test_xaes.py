@@ -1,4 +1,4 @@
-"""XAES-256-GCM against the vectors of its specification, https://c2sp.org/XAES-256-GCM."""
+"""XAES-256-GCM matches the vectors of its specification, https://c2sp.org/XAES-256-GCM."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def encrypt(key: bytes, nonce: bytes, plaintext: bytes, aad: bytes) -> bytes:
         (b"\x03" * 32, b"c2sp.org/XAES-256-GCM", "986ec1832593df5443a179437fd083bf3fdb41abd740a21f71eb769d"),
     ],
 )
-def test_published_vector(key: bytes, aad: bytes, expected: str) -> None:
+def test_published_vector_matches(key: bytes, aad: bytes, expected: str) -> None:
     ciphertext = encrypt(key, NONCE, b"XAES-256-GCM", aad)
     assert ciphertext.hex() == expected
     assert xaes.cipher(key, NONCE[:12]).decrypt(NONCE[12:], ciphertext, aad) == b"XAES-256-GCM"
 
 
 def accumulated(cases: int) -> str:
-    """Return the hash over the ciphertexts of that many pseudo-random cases."""
+    """Return the hash of the ciphertexts of this many pseudorandom cases."""
     source = _Shake()
     sink = hashlib.shake_128()
     for _ in range(cases):
@@ -44,7 +44,7 @@ def accumulated(cases: int) -> str:
 
 
 class _Shake:
-    """SHAKE-128 of nothing, read piece by piece; hashlib only gives it from the start."""
+    """The SHAKE-128 stream of an empty input, read in pieces; hashlib always starts from the beginning."""
 
     def __init__(self) -> None:
         self._size, self._position = 1 << 16, 0
@@ -58,12 +58,12 @@ class _Shake:
         return self._stream[self._position - count : self._position]
 
 
-def test_accumulated_vectors() -> None:
+def test_accumulated_hash_of_10000_cases_matches() -> None:
     assert accumulated(10_000) == "e6b9edf2df6cec60c8cbd864e2211b597fb69a529160cd040d56c0c210081939"
 
 
 @pytest.mark.slow
-def test_accumulated_vectors_in_full() -> None:
+def test_accumulated_hash_of_1000000_cases_matches() -> None:
     assert accumulated(1_000_000) == "2163ae1445985a30b60585ee67daa55674df06901b890593e824b8a7c885ab15"
 
 

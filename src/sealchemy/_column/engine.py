@@ -4,8 +4,6 @@ Keys belong to the engine, as SQLAlchemy's JSON serializer does: so there is non
 in a pickle, in a statement cache key or in a migration file, and two engines can hold two rings.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections import Counter
@@ -27,7 +25,7 @@ from .statements import refuse_expressions
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine  # needs greenlet, which not every application has
 
-    _Engine = TypeVar("_Engine", Engine, AsyncEngine)
+_Engine = TypeVar("_Engine", Engine, "AsyncEngine")
 
 logger = logging.getLogger("sealchemy")
 
@@ -142,10 +140,7 @@ class EngineKeys:
 
 
 def attach_key_ring(
-    engine: _Engine,
-    key_ring: KeyRing,
-    *,
-    rollout: Rollout | Mapping[str, Rollout] = Rollout.STRICT,
+    engine: _Engine, key_ring: KeyRing, *, rollout: Rollout | Mapping[str, Rollout] = Rollout.STRICT
 ) -> _Engine:
     """Give an engine the keys of its encrypted columns, and return the same engine.
 

@@ -1,7 +1,5 @@
 """Redact the errors of an engine: neither SQLAlchemy nor the driver may show the contents of a row."""
 
-from __future__ import annotations
-
 import re
 
 from sqlalchemy import Engine, event

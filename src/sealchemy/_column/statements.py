@@ -4,8 +4,6 @@ SQLAlchemy encrypts the values that it binds with the column's type. An SQL expr
 `values(token=func.coalesce(table.c.token, "ya29..."))` would silently store the text in clear.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`EncryptedString`: the column type."""
 
-from __future__ import annotations
-
 from typing import Any, NoReturn
 
 from sqlalchemy import Column, Table, Text, UniqueConstraint, event

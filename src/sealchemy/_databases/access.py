@@ -1,7 +1,5 @@
 """`Access`: an open table, and how transactions on it begin, end and are run again."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass

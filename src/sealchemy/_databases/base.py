@@ -1,7 +1,5 @@
 """`Database`: how values are tested, locked, written, constrained and scrubbed on one kind of database."""
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -5,8 +5,6 @@ would cascade to child rows. So the text of the table is edited, as "Making Othe
 https://sqlite.org/lang_altertable.html describes.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 

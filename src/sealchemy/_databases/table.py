@@ -1,7 +1,5 @@
 """A table to work on: as it is named by the caller, and as it is found in the database."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The CHECK with which the database itself refuses plaintext, and the width that ciphertext needs."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable, Mapping

@@ -1,9 +1,7 @@
 """`Conversion`: what a rewrite does to one value: encrypt, rekey, decrypt or only verify it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from sqlalchemy import ColumnElement, false, not_
 
@@ -24,7 +22,7 @@ class Cipher(NamedTuple):
     legacy_reader: Callable[[str], str] | None
 
     @classmethod
-    def of(cls, key_ring: KeyRing, context: str, legacy_reader: Callable[[str], str] | None) -> Cipher:
+    def of(cls, key_ring: KeyRing, context: str, legacy_reader: Callable[[str], str] | None) -> Self:
         """Return the functions of a ring for one context."""
         encrypt, decrypt = key_ring.encryptor(context), key_ring.decryptor(context)
         return cls(context, encrypt, decrypt, key_ring.is_current, legacy_reader)

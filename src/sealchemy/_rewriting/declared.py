@@ -1,7 +1,5 @@
 """The encrypted columns that models declare, as a rewrite takes them."""
 
-from __future__ import annotations
-
 from sqlalchemy import MetaData
 
 from sealchemy._column.statements import encrypted_type

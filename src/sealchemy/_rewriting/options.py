@@ -1,7 +1,5 @@
 """`Options`: the limits of a rewrite."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from sealchemy.errors import UnsupportedOperationError

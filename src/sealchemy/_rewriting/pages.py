@@ -1,7 +1,5 @@
 """Read a table page by page, in the order of its primary key."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

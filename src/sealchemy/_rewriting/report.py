@@ -1,7 +1,5 @@
 """The progress and the result of a run over a table. Rows are named by primary key; no value is in here."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 

@@ -5,8 +5,6 @@ in the table decide what needs work, never a cursor kept elsewhere, so a run tha
 again ends in the same state.
 """
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

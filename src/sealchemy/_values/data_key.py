@@ -1,7 +1,5 @@
 """`DataKey`: the functions that encrypt and decrypt the values of one context, with all repeated work done once."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -135,7 +133,8 @@ def decryptor(keys: Mapping[str, DataKey], context: str, on_other: Callable[[Any
         context: the name that the values were encrypted for.
         on_other: called with the hidden value where none of the keys fits.
     """
-    start, size, b64decode, is_canonical = START_SIZE, envelope.HEADER_SIZE, envelope.b64decode, envelope.is_canonical
+    start, size, b64decode = START_SIZE, envelope.HEADER_SIZE, envelope.b64decode
+    one_padding, two_paddings = envelope.ONE_PADDING, envelope.TWO_PADDINGS
     ready: dict[str, tuple[_Cipher, bytes]] = {}
 
     def decrypt(stored: Any) -> Any:
@@ -145,7 +144,7 @@ def decryptor(keys: Mapping[str, DataKey], context: str, on_other: Callable[[Any
             open_, associated_data = ready[stored[:start]]
             text = stored[size:]
             payload = b64decode(text, None, True)  # noqa: FBT003 - positional is measurably faster here
-            if text[-1] != "=" or is_canonical(text):
+            if text[-1] != "=" or text[-2:] in one_padding or text[-3:] in two_paddings:
                 return SecretString(open_(payload[12:24], payload[24:], associated_data).decode())
         except _ANYTHING_ELSE:  # some of these hold plaintext
             pass

@@ -14,8 +14,6 @@ appended to the associated data, each as `0x00 || length (4 bytes, big-endian) |
 Decoding is strict, because a second spelling of a value would let someone change it without notice.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any, NamedTuple, NoReturn
 
@@ -28,13 +26,14 @@ from .secret import type_name
 
 __all__ = [
     "HEADER_SIZE",
+    "ONE_PADDING",
     "PREFIX",
+    "TWO_PADDINGS",
     "Envelope",
     "b64decode",
     "decode",
     "encode",
     "header",
-    "is_canonical",
     "parse",
     "parse_key_id",
     "require_context",
@@ -49,9 +48,10 @@ _CONTEXT = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _HEADER = re.compile(r"sealchemy:v1:([0-9a-f]{12}):")
 _VERSION = re.compile(r"sealchemy:(v[0-9]{1,3}):")
 
-# Before padding, the last symbol carries two or four unused bits. They must be zero, which leaves these.
-_LAST_BEFORE_TWO = frozenset("AQgw")
-_LAST_BEFORE_ONE = frozenset("AEIMQUYcgkosw048")
+# Before padding, the last symbol carries two or four unused bits. They must be zero, or the same bytes would have
+# several spellings; that leaves these endings.
+ONE_PADDING = frozenset(f"{symbol}=" for symbol in "AEIMQUYcgkosw048")
+TWO_PADDINGS = frozenset(f"{symbol}==" for symbol in "AQgw")
 
 
 class Envelope(NamedTuple):
@@ -126,7 +126,8 @@ def decode(text: str, where: str = "encrypted value") -> bytes:
         payload = b64decode(text, None, True)  # noqa: FBT003 - positional is measurably faster here
     except ValueError:
         payload = b""
-    if len(payload) >= PAYLOAD_MINIMUM and is_canonical(text):
+    is_canonical = text[-1:] != "=" or text[-2:] in ONE_PADDING or text[-3:] in TWO_PADDINGS
+    if len(payload) >= PAYLOAD_MINIMUM and is_canonical:
         return payload
     if text.startswith("row:"):
         _refuse_version("v1 with a row", where)
@@ -134,12 +135,3 @@ def decode(text: str, where: str = "encrypted value") -> bytes:
         f"{where}: the encrypted value is damaged: the part after its key id is truncated or not canonical base64;"
         " restore it from a backup"
     )
-
-
-def is_canonical(text: str) -> bool:
-    """Return whether valid base64 is the only spelling of its bytes: unused bits must be zero."""
-    if text[-1] != "=":
-        return True
-    if text[-2] == "=":
-        return text[-3] in _LAST_BEFORE_TWO
-    return text[-2] in _LAST_BEFORE_ONE

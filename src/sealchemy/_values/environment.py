@@ -1,7 +1,5 @@
 """The environment variables and files that hold keys. Errors name the variable and the problem, never the value."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

@@ -1,10 +1,8 @@
 """`KeyRing`: the keys of an application, and the functions that encrypt and decrypt with them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from sealchemy.errors import KeyFormatError, PlaintextTypeError, UnknownKeyError
 
@@ -36,7 +34,7 @@ class KeyRing:
             raise KeyFormatError(f"a key is in the ring twice (primary {primary.id}); remove it from the previous keys")
 
     @classmethod
-    def from_env(cls, prefix: str, environ: Mapping[str, str] | None = None) -> KeyRing:
+    def from_env(cls, prefix: str, environ: Mapping[str, str] | None = None) -> Self:
         """Return the ring that the environment describes.
 
         Reads `<prefix>_KEY`, or the file named by `<prefix>_KEY_FILE`, and likewise `<prefix>_PREVIOUS_KEYS` or

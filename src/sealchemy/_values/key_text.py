@@ -5,8 +5,6 @@
 The prefix lets secret scanners find it. Problems are described without showing any of the text.
 """
 
-from __future__ import annotations
-
 import re
 
 from pybase64 import b64decode, urlsafe_b64encode

@@ -1,10 +1,8 @@
 """`Key`: 256 random bytes with a name derived from them."""
 
-from __future__ import annotations
-
 import hmac
 import os
-from typing import NoReturn
+from typing import NoReturn, Self
 
 from sealchemy.errors import KeyFormatError
 
@@ -34,12 +32,12 @@ class Key:
         self._data_key = DataKey(key_id, xaes.derive(secret, b"sealchemy v1 xaes-256-gcm", xaes.KEY_SIZE))
 
     @classmethod
-    def generate(cls) -> Key:
+    def generate(cls) -> Self:
         """Return a new random key."""
         return cls(os.urandom(xaes.KEY_SIZE))
 
     @classmethod
-    def parse(cls, text: str) -> Key:
+    def parse(cls, text: str) -> Self:
         """Return the key in its text form.
 
         Args:

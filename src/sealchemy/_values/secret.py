@@ -1,7 +1,5 @@
 """`SecretString`, a `str` that does not print itself, and `hide`, which wraps secrets where they enter."""
 
-from __future__ import annotations
-
 from typing import Any, SupportsIndex
 
 
@@ -21,7 +19,7 @@ class SecretString(str):
         """Return three stars."""
         return "SecretString('***')"
 
-    def __getitem__(self, index: SupportsIndex | slice) -> SecretString:
+    def __getitem__(self, index: SupportsIndex | slice) -> "SecretString":
         """Return a part, masked as well: pretty-printers cut a text before they print it."""
         return SecretString(super().__getitem__(index))
 

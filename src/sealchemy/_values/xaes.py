@@ -4,8 +4,6 @@ Specification and vectors: https://c2sp.org/XAES-256-GCM (v1). It derives a key 
 block of CMAC-AES-256, and encrypts with plain AES-256-GCM under that key.
 """
 
-from __future__ import annotations
-
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES

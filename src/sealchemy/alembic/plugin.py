@@ -25,12 +25,11 @@ sys.modules[__name__].__class__ = _IterableModule
 def setup(plugin: Plugin) -> None:
     """Register the operations, and the comparators for users who name the plugin in `env.py`.
 
-    They are imported here and not above because Alembic loads this module while it is itself being imported, and
-    `operations`, if it is the module that imported Alembic, is then not complete yet.
+    They are imported here and not above because Alembic loads this module while it is itself being imported.
     """
     from alembic.util import DispatchPriority  # noqa: PLC0415
 
-    from . import operations  # noqa: F401, PLC0415 - importing it registers the operations
+    from . import implementations  # noqa: F401, PLC0415 - importing it registers the operations
 
     first, last = DispatchPriority.FIRST, DispatchPriority.LAST
     plugin.add_autogenerate_comparator(_later("render_types"), "autogenerate", "sealchemy", priority=first)

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from .service import disconnect_integration_async as disconnect_integration_async
     from .service import get_valid_token as get_valid_token
     from .service import get_valid_token_async as get_valid_token_async
-    from .service import upsert_integration as upsert_integration
     from .settings import IntegrationSettings as IntegrationSettings
     from .settings import create_protected_engine as create_protected_engine
     from .settings import create_protected_engine_async as create_protected_engine_async
     from .token_grant import TokenGrant as TokenGrant
+    from .upsert import upsert_integration as upsert_integration
 
 _MODULES = {
     "AuthorizationRequest": "oauth",
@@ -43,7 +43,7 @@ _MODULES = {
     "disconnect_integration_async": "service",
     "get_valid_token": "service",
     "get_valid_token_async": "service",
-    "upsert_integration": "service",
+    "upsert_integration": "upsert",
 }
 __all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 

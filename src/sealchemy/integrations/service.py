@@ -1,4 +1,4 @@
-"""Store the grants of providers, and hand out access tokens that work.
+"""Hand out access tokens that work, refreshing them where necessary.
 
 A refresh has two short transactions with the HTTP request between them, and holds nothing meanwhile:
 
@@ -22,11 +22,8 @@ import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-from sqlalchemy import select
-from sqlalchemy.dialects import mysql, postgresql, sqlite
-from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
@@ -34,65 +31,21 @@ from sqlalchemy.orm import Session
 from sealchemy import IntegrationError, ReauthorizationRequiredError, RefreshFailedError, SecretString
 from sealchemy._values.secret import hide
 
-from .integration_row import Claim, IntegrationRow, Snapshot, require_identity, values_of
-from .models import Integration, IntegrationMixin, utc_now
+from .integration_row import Claim, IntegrationRow, Snapshot
+from .models import Integration, IntegrationMixin
 from .sync_async import AsyncRunner, BlockingRunner, Runner, run, run_to_its_end
 from .token_grant import TokenGrant, require_text
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession  # needs greenlet, which not every application has
 
-    from .oauth import OAuthClient  # needs an HTTP client, which `upsert_integration` does not
+    from .oauth import OAuthClient
 
 logger = logging.getLogger("sealchemy")
 
 _LONGEST_LEEWAY = 365 * 24 * 3600.0
 _MARGIN = 15.0  # seconds of a lease after the HTTP request: to store the response, even if the database restarts
 _LATEST = 5.0  # of these, the seconds that may pass before the request
-_INSERTS: dict[str, Callable[..., Any]] = {
-    "postgresql": postgresql.insert,
-    "sqlite": sqlite.insert,
-    "mysql": mysql.insert,
-    "mariadb": mysql.insert,
-}
-_Table = TypeVar("_Table", bound=IntegrationMixin)
-
-
-def upsert_integration(
-    session: Session,
-    *,
-    user_id: str,
-    provider: str,
-    grant: TokenGrant,
-    model: type[_Table] = Integration,  # type: ignore[assignment] # the default of a type variable
-) -> _Table:
-    """Store the grant of a user who has connected, in the one row of this user and provider.
-
-    It is part of the caller's transaction: commit the session. Two callers at once make one row, and the later one
-    wins. A grant without a refresh token, or without a scope, keeps the stored one.
-
-    Args:
-        session: with a key ring on its engine. From an `AsyncSession`:
-            `await session.run_sync(upsert_integration, user_id=..., provider=..., grant=...)`.
-        user_id: the application's id of the user.
-        provider: the application's name of the provider, such as `google-calendar`.
-        grant: the tokens.
-        model: the table, if it is not the ready-made one.
-
-    Returns:
-        the integration, without its tokens loaded.
-    """
-    require_identity(user_id, provider)
-    identity = {"user_id": user_id, "provider": provider}
-    now = session.scalars(select(utc_now()), bind_arguments={"mapper": model}).one()
-    values = {**values_of(grant, now), "reauthorization_required": False, "updated_at": utc_now()}
-    session.flush()
-    session.execute(_upsert(session.get_bind(model).dialect, model, identity, values))
-    query = select(model).filter_by(**identity).execution_options(populate_existing=True)
-    integration = session.scalars(query).one()
-    session.expire(integration, ["access_token", "refresh_token"])
-    logger.info("integration %s (%s): connected", integration.id, provider)
-    return integration
 
 
 def get_valid_token(
@@ -184,15 +137,6 @@ async def disconnect_integration_async(
 ) -> None:
     """Do what `disconnect_integration` does, with `async_sessionmaker(engine)`."""
     await run_to_its_end(_disconnect(AsyncRunner(session_factory), IntegrationRow(model, user_id, provider), client))
-
-
-def _upsert(dialect: Dialect, model: type[IntegrationMixin], identity: dict[str, Any], values: dict[str, Any]) -> Any:
-    """Return the INSERT that updates the row of this identity if there is one, in the syntax of the database."""
-    insert: Any = _INSERTS[dialect.name](model).values(**identity, **values)
-    if isinstance(insert, mysql.Insert):
-        return insert.on_duplicate_key_update({name: insert.inserted[name] for name in values})
-    replaced = {name: insert.excluded[name] for name in values}
-    return insert.on_conflict_do_update(index_elements=list(identity), set_=replaced)
 
 
 async def _valid_token(

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PREFIX = "INTEGRATION_TOKEN_ENCRYPTION"
 
+_ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite"}
+
 
 class IntegrationSettings(BaseSettings):
     """`DATABASE_URL`, and the keys and rollout stage under `INTEGRATION_TOKEN_ENCRYPTION_...`.
@@ -100,8 +102,7 @@ async def create_protected_engine_async(
     from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - needs greenlet
 
     key_ring, url = settings.key_ring(), _url(settings)
-    if url.drivername == "sqlite":
-        url = url.set(drivername="sqlite+aiosqlite")
+    url = url.set(drivername=_ASYNC_DRIVERS.get(url.drivername, url.drivername))
     engine = create_async_engine(url, **{"hide_parameters": True, **options})
     attach_key_ring(engine, key_ring, rollout=settings.integration_token_encryption_rollout)
     try:

@@ -1,0 +1,72 @@
+"""`upsert_integration`: store the grant of a user who has connected."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy import select
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import Session
+
+from .integration_row import require_identity, values_of
+from .models import Integration, IntegrationMixin, utc_now
+from .token_grant import TokenGrant
+
+logger = logging.getLogger("sealchemy")
+
+_INSERTS: dict[str, Callable[..., Any]] = {
+    "postgresql": postgresql.insert,
+    "sqlite": sqlite.insert,
+    "mysql": mysql.insert,
+    "mariadb": mysql.insert,
+}
+_Table = TypeVar("_Table", bound=IntegrationMixin)
+
+
+def upsert_integration(
+    session: Session,
+    *,
+    user_id: str,
+    provider: str,
+    grant: TokenGrant,
+    model: type[_Table] = Integration,  # type: ignore[assignment] # the default of a type variable
+) -> _Table:
+    """Store the grant of a user who has connected, in the one row of this user and provider.
+
+    It is part of the caller's transaction: commit the session. Two callers at once make one row, and the later one
+    wins. A grant without a refresh token, or without a scope, keeps the stored one.
+
+    Args:
+        session: with a key ring on its engine. From an `AsyncSession`:
+            `await session.run_sync(upsert_integration, user_id=..., provider=..., grant=...)`.
+        user_id: the application's id of the user.
+        provider: the application's name of the provider, such as `google-calendar`.
+        grant: the tokens.
+        model: the table, if it is not the ready-made one.
+
+    Returns:
+        the integration, without its tokens loaded.
+    """
+    require_identity(user_id, provider)
+    identity = {"user_id": user_id, "provider": provider}
+    now = session.scalars(select(utc_now()), bind_arguments={"mapper": model}).one()
+    values = {**values_of(grant, now), "reauthorization_required": False, "updated_at": utc_now()}
+    session.flush()
+    session.execute(_upsert(session.get_bind(model).dialect, model, identity, values))
+    query = select(model).filter_by(**identity).execution_options(populate_existing=True)
+    integration = session.scalars(query).one()
+    session.expire(integration, ["access_token", "refresh_token"])
+    logger.info("integration %s (%s): connected", integration.id, provider)
+    return integration
+
+
+def _upsert(dialect: Dialect, model: type[IntegrationMixin], identity: dict[str, Any], values: dict[str, Any]) -> Any:
+    """Return the INSERT that updates the row of this identity if there is one, in the syntax of the database."""
+    insert: Any = _INSERTS[dialect.name](model).values(**identity, **values)
+    if isinstance(insert, mysql.Insert):
+        return insert.on_duplicate_key_update({name: insert.inserted[name] for name in values})
+    replaced = {name: insert.excluded[name] for name in values}
+    return insert.on_conflict_do_update(index_elements=list(identity), set_=replaced)

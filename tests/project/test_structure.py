@@ -1,0 +1,23 @@
+"""The structure stays small enough to read."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import structure
+
+FIGURES = structure.measure(structure.HERE)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("lines of the core", 3500),
+        ("modules of more than 250 lines", 4),
+        ("functions of more than 40 lines", 1),
+        ("del statements", 12),
+        ("dialect branches outside the databases", 0),
+    ],
+)
+def test_a_figure_stays_within_its_bound(name: str, most: int) -> None:
+    assert FIGURES[name] <= most
