@@ -1,6 +1,7 @@
 """Encrypted columns for SQLAlchemy, and an in-place migration from plaintext that is safe on a live table."""
 
 from importlib import import_module
+from threading import RLock
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,14 +21,17 @@ else:
         "SecretString": "_values.secret",
         "attach_key_ring": "_column.engine",
     }
+    _SUBMODULES = {"engine", "errors", "redaction", "types"}
+    _lock = RLock()  # several threads that import parts of SQLAlchemy for the first time block each other
 
     def __getattr__(name: str) -> object:
         """Import a public name when it is first used: `sealchemy --help` must not wait for SQLAlchemy."""
         if name == "__all__":
-            errors = vars(import_module(".errors", __name__))
-            public = (key for key, value in errors.items() if _is_public(value) and not key.startswith("_"))
-            return sorted({*_MODULES, *public})
-        value = None if name.startswith("_") else vars(_module_of(name)).get(name)
+            public = (key for key, value in vars(_import("errors")).items() if _is_public(value))
+            return sorted({*_MODULES, *(key for key in public if not key.startswith("_"))})
+        if name in _SUBMODULES:
+            return _import(name)
+        value = None if name.startswith("_") else vars(_import(_MODULES.get(name, "errors"))).get(name)
         if not _is_public(value):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value
@@ -36,8 +40,9 @@ else:
     def __dir__() -> list[str]:
         return sorted({*globals(), *__getattr__("__all__")})
 
-    def _module_of(name: str) -> object:
-        return import_module(f".{_MODULES.get(name, 'errors')}", __name__)
+    def _import(name: str) -> object:
+        with _lock:
+            return import_module(f".{name}", __name__)
 
     def _is_public(value: object) -> bool:
         return getattr(value, "__module__", None) == __name__

@@ -27,12 +27,12 @@ Messages name the column or variable, the key id, and what to do. No message, at
 carries a plaintext, an encrypted value or a key.
 """
 
-from typing import Any
+from typing import Any as _Any
 
-from sqlalchemy.exc import DontWrapMixin
+from sqlalchemy.exc import DontWrapMixin as _DontWrapMixin
 
 
-class SealchemyError(DontWrapMixin, Exception):
+class SealchemyError(_DontWrapMixin, Exception):
     """Base of all errors of this library.
 
     `DontWrapMixin` keeps SQLAlchemy from wrapping it in a `StatementError`, whose text prints the unencrypted
@@ -128,7 +128,7 @@ class RewriteError(SealchemyError):
         report: the `sealchemy.rewrite.Report` of the run; it names rows by primary key, never by value.
     """
 
-    def __init__(self, message: str, report: Any = None) -> None:
+    def __init__(self, message: str, report: _Any = None) -> None:
         super().__init__(message)
         self.report = report
 

@@ -17,6 +17,7 @@ __all__ = [
     "ENCRYPT",
     "REKEY",
     "VERIFY",
+    "Conversion",
     "Failure",
     "Options",
     "Progress",
@@ -24,6 +25,9 @@ __all__ = [
     "RewriteError",
     "rewrite",
 ]
+
+
+Operation = Conversion  # the name in version 0.1
 
 
 def rewrite(

@@ -8,8 +8,8 @@ from sealchemy.errors import ColumnDefinitionError
 __all__ = ["describe_scrub", "scrub"]
 
 OUT_OF_REACH = (
-    "WAL archives, replicas and backups keep the old values as long as they are kept themselves; a token that may"
-    " have been in one is safe only once it is re-issued"
+    "WAL archives, replicas and backups still hold the old values; a token that may be in one of them is safe only"
+    " once it is re-issued"
 )
 
 
@@ -43,7 +43,7 @@ def scrub(
             plaintext may remain.
     """
     database = database_of(engine.dialect)
-    database.describe_scrub(table, online=online)
+    database.describe_scrub(table, online=online)  # which refuses, before anything is opened
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         preparer = connection.dialect.identifier_preparer
         name = f"{preparer.quote(schema)}.{preparer.quote(table)}" if schema else preparer.quote(table)

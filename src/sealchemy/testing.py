@@ -1,4 +1,4 @@
-"""Helpers for the tests of applications: a key ring for the time of a test, and a check of the stored values.
+"""Helpers for the tests of applications: a key ring for each test, and a check of the stored values.
 
 Enable the fixtures with `pytest_plugins = ["sealchemy.testing"]` in the top `conftest.py`.
 """

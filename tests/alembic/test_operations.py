@@ -395,3 +395,32 @@ def test_every_operation_has_a_reverse_and_renders(operation: Any, reverse: type
 )
 def test_imports_work_in_any_order(program: str) -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+
+
+@pytest.mark.parametrize("columns", [["a token"], {"a token": "any context, even this"}])
+def test_allow_plaintext_needs_no_context(tmp_path: Path, engine: Engine, columns: Any) -> None:
+    with engine.begin() as connection:
+        connection.execute(text('CREATE TABLE "my table" (id INTEGER PRIMARY KEY, "a token" TEXT)'))
+    project = Project(tmp_path, engine)
+    project.revision("op.require_encryption('my table', {'a token': 'my.token'})")
+    project.revision(f"op.allow_plaintext('my table', {columns!r})")
+    project.upgrade("r0")
+    plaintext = text("INSERT INTO \"my table\" VALUES (1, 'plain')")
+    with pytest.raises(IntegrityError), engine.begin() as connection:
+        connection.execute(plaintext)
+    project.upgrade()
+    with engine.begin() as connection:
+        connection.execute(plaintext)
+
+
+def test_allow_plaintext_drops_a_check_that_covers_two_columns_once(tmp_path: Path, make_engine: Any) -> None:
+    engine = make_engine(f"sqlite:///{tmp_path / 'x.db'}", RING)
+    test = "access GLOB 'sealchemy:v1:?*' AND refresh GLOB 'sealchemy:v1:?*'"
+    with engine.begin() as connection:
+        columns = "id INTEGER PRIMARY KEY, access TEXT, refresh TEXT"
+        connection.execute(text(f"CREATE TABLE two ({columns}, CONSTRAINT ck_two_encrypted CHECK ({test}))"))
+    project = Project(tmp_path, engine)
+    project.revision("op.allow_plaintext('two', ['access', 'refresh'])")
+    project.upgrade()
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO two VALUES (1, 'plain', 'plain')"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -249,3 +251,19 @@ def test_stage_change_during_a_write_does_not_break_the_write(
     monkeypatch.setattr(engine_module, "hide", meanwhile)
     assert write("token") == "token"  # the whole write uses one stage
     assert ring.decrypt(write("token"), "a.b") == "token"
+
+
+def test_a_child_that_is_forked_while_a_ring_is_replaced_can_encrypt() -> None:
+    ring = KeyRing(primary=Key.generate())
+    engine = attach_key_ring(create_engine("sqlite://"), ring)
+    type_ = EncryptedString("a.b")
+    type_.bind_processor(engine.dialect)
+    keys = engine_module.engine_keys(engine.dialect)
+    with keys._lock:  # as another thread holds it
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            stored = type_.bind_processor(engine.dialect)("x")
+            os._exit(0 if ring.decrypt(stored, "a.b") == "x" else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    engine.dispose()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def test_values_know_nothing_of_sqlalchemy() -> None:
 def test_integrations_are_built_on_the_public_api() -> None:
     used = {name for path in MODULES if room_of(path) == "integrations" for name in imported(path)}
     private = {name for name in used if name.startswith("sealchemy._")}
-    assert private <= {"sealchemy._values.secret.hide", "sealchemy._values.secret.type_name"}
+    assert private <= {f"sealchemy._values.secret.{name}" for name in ("hide", "type_name", "has_lone_surrogate")}
 
 
 def test_public_objects_name_the_package_they_are_imported_from() -> None:
@@ -114,3 +115,18 @@ def test_star_import_gives_the_public_names() -> None:
     assert set(sealchemy.__all__) <= set(names)
     assert set(sealchemy.__all__) <= set(dir(sealchemy))
     assert sys.modules["sealchemy"].SecretString is names["SecretString"]
+
+
+@pytest.mark.parametrize("name", ["errors", "types", "engine", "redaction"])
+def test_a_module_is_found_as_an_attribute_of_the_package(name: str) -> None:
+    subprocess.run([sys.executable, "-c", f"import sealchemy; sealchemy.{name}"], check=True)
+
+
+def test_threads_may_use_the_package_for_the_first_time_together() -> None:
+    names = [*sealchemy.__all__] * 2
+    code = (
+        "import sealchemy; from concurrent.futures import ThreadPoolExecutor\n"
+        f"list(ThreadPoolExecutor(8).map(lambda name: getattr(sealchemy, name), {names}))"
+    )
+    for _ in range(5):
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -105,9 +105,9 @@ class EngineKeys:
     def _current(
         self, functions: dict[str, Callable[[Any], Any]], make: Callable[[str], Callable[[Any], Any]], context: str
     ) -> Callable[[Any], Any]:
-        with self._lock:
-            if context not in functions:
-                functions[context] = make(context)
+        if context not in functions:  # a lock that another thread holds during a fork stays locked in the child
+            with self._lock:
+                functions.setdefault(context, make(context))
 
         def current(value: Any) -> Any:
             try:
@@ -161,6 +161,9 @@ def attach_key_ring(
         given = f"{type(engine).__name__} and {type(key_ring).__name__}"
         engine, key_ring, target = hide(engine), hide(key_ring), None  # one of them may be the text of a key
         raise UnsupportedOperationError(f"attach_key_ring takes an Engine or AsyncEngine and a KeyRing, not {given}")
+    rollout = (
+        {hide(key): hide(stage) for key, stage in rollout.items()} if isinstance(rollout, Mapping) else hide(rollout)
+    )
     stages = _parse_rollout(rollout)
     keys = engine_keys(target.dialect)
     keys.replace(key_ring, stages)
@@ -184,12 +187,11 @@ def engine_keys(dialect: Dialect) -> EngineKeys:
 
 def _parse_rollout(rollout: object) -> Mapping[str, Rollout] | Rollout:
     if isinstance(rollout, Mapping):
-        return {require_context(hide(context)): _parse_stage(stage, context) for context, stage in rollout.items()}
+        return {require_context(context): _parse_stage(stage, context) for context, stage in rollout.items()}
     return _parse_stage(rollout, "all contexts")
 
 
 def _parse_stage(stage: Any, context: str) -> Rollout:
-    stage = hide(stage)
     if isinstance(stage, str) and stage in list(Rollout):
         return Rollout(stage)
     raise RolloutError(f"the rollout stage of {context} must be one of {', '.join(Rollout)}")

@@ -28,6 +28,7 @@ class _Comparator(TypeDecorator.Comparator[str]):
 
     __slots__ = ()
 
+    @override
     def operate(  # type: ignore[override] # one overload of two: it changes no result type
         self, op: OperatorType, *other: Any, **kwargs: Any
     ) -> ColumnElement[str]:
@@ -98,6 +99,7 @@ class EncryptedString(EncryptedType, TypeDecorator[str]):
         """Return the declaration."""
         return f"EncryptedString({self.context!r})"
 
+    @override
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Return TEXT, or MEDIUMTEXT where there is one (MySQL, MariaDB), since TEXT ends at 65 535 bytes there."""
         types: dict[str, type[TypeEngine[Any]]] = getattr(dialect, "ischema_names", {})
@@ -111,6 +113,7 @@ class EncryptedString(EncryptedType, TypeDecorator[str]):
             " dialect"
         )
 
+    @override
     def bind_processor(self, dialect: Dialect) -> Any:
         """Return the function that encrypts one parameter."""
         return engine_keys(dialect).encryptor(self.context)
@@ -120,6 +123,7 @@ class EncryptedString(EncryptedType, TypeDecorator[str]):
         """Return the function that decrypts one value of a row."""
         return engine_keys(dialect).decryptor(self.context)
 
+    @override
     def literal_processor(self, dialect: Dialect) -> Any:
         """Return the function that renders one literal, as ciphertext.
 
@@ -135,6 +139,7 @@ class EncryptedString(EncryptedType, TypeDecorator[str]):
 
         return process
 
+    @override
     def bind_expression(self, bindparam: BindParameter[str]) -> BindParameter[str]:
         """Return the parameter as it is, or refuse a value that cannot be rendered as a literal."""
         problem = self._find_problem(bindparam)

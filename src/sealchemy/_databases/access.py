@@ -30,14 +30,14 @@ def database_of(dialect: Dialect) -> Database:
     """Return the kind of database of a dialect, or raise `UnsupportedOperationError`."""
     if not is_supported(dialect):
         raise UnsupportedOperationError(
-            f"rewriting is not supported on {dialect.name}; supported are {', '.join(_DATABASES)}"
+            f"sealchemy does not support tables on {dialect.name}; it supports {', '.join(_DATABASES)}"
         )
     return _DATABASES[dialect.name]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """A table, a connection to it, and how transactions there begin, end and are run again.
+    """A table, a connection to it, and how transactions on it begin, end and are run again.
 
     On a connection that the caller passed in, everything happens in the transaction that it is in.
     """
@@ -56,7 +56,7 @@ class Access:
             yield
 
     def run(self, work: Callable[[], _Result], *, attempts: int = ATTEMPTS) -> _Result:
-        """Return the result of `work` in a transaction, run again if others were in the way."""
+        """Return the result of `work` in a transaction, run again after a deadlock or a lock timeout."""
 
         def transaction() -> _Result:
             with self.transaction(write=True):

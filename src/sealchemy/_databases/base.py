@@ -145,7 +145,7 @@ class Database:
         raise NotImplementedError
 
     def retry(self, transaction: Callable[[], _Result], attempts: int = ATTEMPTS) -> _Result:
-        """Run a transaction, again if others were in the way: a deadlock, or a lock that could not be had."""
+        """Run a transaction, and run it again after a deadlock or a lock timeout."""
         for attempt in range(attempts - 1):
             try:
                 return transaction()
@@ -166,7 +166,7 @@ class Database:
             UnsupportedOperationError: there is no scrub on this kind of database.
         """
         raise UnsupportedOperationError(
-            "scrub supports PostgreSQL and SQLite only; rebuild the table with your database's own means"
+            "scrub supports PostgreSQL and SQLite only; on other databases, rebuild the table with its own commands"
         )
 
     def scrub(self, connection: sa.Connection, name: str, *, online: bool, lock_timeout: float) -> list[str]:

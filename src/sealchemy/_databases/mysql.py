@@ -17,11 +17,13 @@ _TIMEOUTS = ("innodb_lock_wait_timeout", "lock_wait_timeout")  # for rows, and f
 class MySQL(Database):
     """MariaDB 10.6 and later, MySQL 8.0.19 and later."""
 
+    @override
     def matches(self, stored: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
         """Return `col LIKE BINARY ...`: the usual collations ignore case."""
         return stored.op("LIKE BINARY", is_comparison=True)(literal(to_like(pattern)))
 
     @contextmanager
+    @override
     def session(self, connection: Connection, lock_timeout: float) -> Iterator[None]:
         """Set the time limits for locks, which cannot be limited to a transaction."""
         before = connection.execute(text(f"SELECT {', '.join(f'@@{name}' for name in _TIMEOUTS)}")).one()
@@ -37,12 +39,14 @@ class MySQL(Database):
         connection.execute(text(f"SET {', '.join(settings)}"))
         connection.commit()
 
+    @override
     def after(self, key: Sequence[ColumnElement[Any]], previous: RowKey) -> ColumnElement[bool]:
         """Return it without a comparison of rows, for which these servers do not use the index."""
         first, *others = key
         beyond: ColumnElement[bool] = first > previous[0]
         return and_(first >= previous[0], or_(beyond, self.after(others, previous[1:]))) if others else beyond
 
+    @override
     def unchanged(self, connection: Connection, target: Target) -> dict[str, Any]:
         """Return the columns with ON UPDATE CURRENT_TIMESTAMP."""
         query = text(
@@ -52,6 +56,7 @@ class MySQL(Database):
         names = connection.scalars(query, {"table": target.table.name, "schema": target.table.schema})
         return {name: target.table.c[name] for name in names}
 
+    @override
     def widening(self, connection: Connection, target: Target) -> list[str]:
         """Return it for columns that are neither MEDIUMTEXT nor LONGTEXT; a default is dropped, as it is plaintext."""
         query = text(
@@ -67,11 +72,11 @@ class MySQL(Database):
             if name in names and type_ not in {"mediumtext", "longtext"}
         ]
 
+    @override
     def is_retryable(self, error: DBAPIError) -> bool:
         """Return whether it is a deadlock or a lock timeout."""
         return bool(error.orig and error.orig.args and error.orig.args[0] in {1205, 1213, 3572})
 
     @override
     def finish(self, connection: Connection, target: Target) -> list[str]:
-        """Return where old values remain."""
         return ["the old rows are in free pages, the undo and binary logs, replicas and backups"]

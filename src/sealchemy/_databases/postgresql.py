@@ -38,14 +38,17 @@ class PostgreSQL(Database):
 
     validates_separately = True
 
+    @override
     def matches(self, stored: sa.ColumnElement[str], pattern: str) -> sa.ColumnElement[bool]:
         """Return `col COLLATE "C" LIKE ...`; the cast is for citext, whose LIKE ignores case."""
         return sa.collate(sa.cast(stored, sa.Text), "C").like(to_like(pattern))
 
+    @override
     def can_store(self, plaintext: str) -> bool:
         """Return whether it has no NUL."""
         return "\0" not in plaintext
 
+    @override
     def refuse_ambiguous_keys(self, connection: sa.Connection, target: Target) -> None:
         """Refuse keys whose parameters do not compare as the values in the table do.
 
@@ -67,6 +70,7 @@ class PostgreSQL(Database):
                 f"table {target.name!r} cannot be rewritten: other tables inherit from it; name each of them"
             )
 
+    @override
     def schema_of(self, connection: sa.Connection, table: str, schema: str | None) -> str | None:
         """Return where the search_path of this connection finds the table: another connection may have another one."""
         if schema is not None:
@@ -85,14 +89,17 @@ class PostgreSQL(Database):
         settings = "SELECT set_config('lock_timeout', :timeout, true), set_config('row_security', 'off', true)"
         connection.execute(sa.text(settings), {"timeout": f"{max(round(lock_timeout * 1000), 1)}ms"})
 
+    @override
     def after(self, key: Sequence[sa.ColumnElement[Any]], previous: RowKey) -> sa.ColumnElement[bool]:
         """Return it with the types of the columns: a `real` in the table does not compare with a double."""
         return sa.tuple_(*key) > _typed(key, previous)
 
+    @override
     def in_shard(self, key: Sequence[sa.ColumnElement[Any]], number: int, count: int) -> sa.ColumnElement[bool]:
         """Assign rows by a hash of their key, so that a row which is inserted later has its share as well."""
         return sa.func.abs(sa.func.hash_record_extended(sa.func.row(*key), 0) % count) == number - 1
 
+    @override
     def write(self, connection: sa.Connection, target: Target, rows: Mapping[RowKey, RowKey]) -> list[sa.Row[Any]]:
         """Write all rows with one statement, from arrays.
 
@@ -116,6 +123,7 @@ class PostgreSQL(Database):
         parameters = {name: list(items) for name, items in zip(types, values, strict=True)}
         return list(connection.execute(statement, parameters).all())  # iterating fetches one row at a time
 
+    @override
     def widening(self, connection: sa.Connection, target: Target) -> list[str]:
         """Return it for columns that are not TEXT."""
         found = sa.inspect(connection).get_columns(target.table.name, schema=target.table.schema)
@@ -124,10 +132,12 @@ class PostgreSQL(Database):
         narrow = [quote(item.name) for item in target.columns if types[item.name] != "TEXT"]
         return [f"{alter_table(connection, target)} ALTER COLUMN {name} TYPE TEXT" for name in narrow]
 
+    @override
     def is_retryable(self, error: DBAPIError) -> bool:
         """Return whether it is a deadlock, a serialization failure or a lock timeout."""
         return _sqlstate(error) in {"40P01", "40001", "55P03"}
 
+    @override
     def finish(self, connection: sa.Connection, target: Target) -> list[str]:
         """Replace the planner's statistics: the old ones hold samples of the column."""
         left = ["old values are in the table's files until `sealchemy scrub`, and in WAL, replicas and backups"]
@@ -144,8 +154,8 @@ class PostgreSQL(Database):
             left.append("samples of old values may remain in pg_stats: ANALYZE had to wait for too long; run it again")
         return left
 
+    @override
     def describe_scrub(self, table: str, *, online: bool) -> str:
-        """Return it for VACUUM."""
         if online:
             return f"VACUUM takes a SHARE UPDATE EXCLUSIVE lock on {table}: reads and writes go on"
         return (
@@ -153,6 +163,7 @@ class PostgreSQL(Database):
             " ends; it needs free space of the size of the table"
         )
 
+    @override
     def scrub(self, connection: sa.Connection, name: str, *, online: bool, lock_timeout: float) -> list[str]:
         """Run `VACUUM (FULL, ANALYZE)`, or `VACUUM (ANALYZE)`, and verify that it did its work."""
         # VACUUM cannot run in a transaction, so the limit cannot end with one.

@@ -23,11 +23,13 @@ class SQLite(Database):
     isolation_level = "SERIALIZABLE"
     can_alter_types = False
 
+    @override
     def refuse_missing(self, url: URL) -> None:
         """Refuse a file that does not exist, which the driver would create."""
         if not Path(url.database or "").is_file():
             raise UnsupportedOperationError(f"there is no database {url.database!r} here; set DATABASE_URL or --url")
 
+    @override
     def matches(self, stored: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
         """Return `col GLOB ...`: LIKE ignores case here."""
         return stored.op("GLOB", is_comparison=True)(literal(pattern))
@@ -37,6 +39,7 @@ class SQLite(Database):
         """Return no type: a key may hold values that SQLAlchemy's types cannot read, or tell apart."""
         return NullType()
 
+    @override
     def refuse_ambiguous_keys(self, connection: Connection, target: Target) -> None:
         """Refuse NULL in a primary key, which SQLite allows: such rows have neither an order nor a name."""
         is_nameless = or_(*(item.is_(None) for item in target.key))
@@ -75,19 +78,20 @@ class SQLite(Database):
         """Return the statement as it is: there is one writer."""
         return statement
 
+    @override
     def named_checks(self, connection: Connection, table: str, schema: str | None) -> dict[str, NamedCheck]:
-        """Return them from the text of the table."""
         found = sqlite_schema.named_checks(connection, schema, table)
         return {name: NamedCheck(condition, is_validated=True) for name, condition in found.items()}
 
+    @override
     def add_check(self, connection: Connection, target: Target, name: str, condition: str) -> None:
-        """Add it to the text of the table."""
         sqlite_schema.add_check(connection, target.table.schema, target.table.name, name, condition)
 
+    @override
     def drop_check(self, connection: Connection, target: Target, name: str) -> None:
-        """Take it out of the text of the table."""
         sqlite_schema.drop_check(connection, target.table.schema, target.table.name, name)
 
+    @override
     def is_retryable(self, error: DBAPIError) -> bool:
         """Return whether another connection has the write lock."""
         return getattr(error.orig, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
@@ -102,7 +106,6 @@ class SQLite(Database):
 
     @override
     def describe_scrub(self, table: str, *, online: bool) -> str:
-        """Return it for VACUUM."""
         return "VACUUM takes the write lock of the file: others cannot write until it ends"
 
     @override
@@ -117,7 +120,7 @@ class SQLite(Database):
 
 
 def _checkpoint_is_blocked(connection: Connection) -> bool:
-    """Move SQLite's write-ahead log into the file and empty it; return whether another connection was in the way."""
+    """Move SQLite's write-ahead log into the file and empty it; return whether another connection prevented that."""
     cursor = connection.connection.cursor()  # a checkpoint cannot run in a transaction, and SQLAlchemy begins one
     cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     row: Any = cursor.fetchone()

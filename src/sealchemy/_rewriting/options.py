@@ -13,7 +13,7 @@ class Options:
     """The limits of a rewrite.
 
     Attributes:
-        batch_size: rows in a transaction; no one waits for longer than one of them takes.
+        batch_size: rows in a transaction; other sessions wait for one batch at most.
         lock_timeout: seconds to wait for a row, or a table's definition, that another session has locked.
         pause: seconds to rest between two batches.
         max_rows: rows after which to stop; a later run goes on.

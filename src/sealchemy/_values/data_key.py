@@ -1,7 +1,6 @@
 """`DataKey`: the functions that encrypt and decrypt the values of one context, with all repeated work done once."""
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any, NamedTuple, TypeAlias
@@ -10,12 +9,11 @@ from weakref import WeakSet
 from sealchemy.errors import AlreadyEncryptedError, DecryptionError, PlaintextTypeError
 
 from . import envelope, xaes
-from .secret import SecretString, hide, type_name
+from .secret import SecretString, has_lone_surrogate, hide, type_name
 from .xaes import InvalidTag
 
 _VALUES_PER_PREFIX = 4096
 _PREFIXES_PER_READER = 1024
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 START_SIZE = envelope.HEADER_SIZE + 16
 """Characters up to the end of the nonce's prefix, whose 12 bytes are exactly 16 characters of base64."""
@@ -146,7 +144,7 @@ def decryptor(keys: Mapping[str, DataKey], context: str, on_other: Callable[[Any
             payload = b64decode(text, None, True)  # noqa: FBT003 - positional is measurably faster here
             if text[-1] != "=" or text[-2:] in one_padding or text[-3:] in two_paddings:
                 return SecretString(open_(payload[12:24], payload[24:], associated_data).decode())
-        except _ANYTHING_ELSE:  # some of these hold plaintext
+        except _NOT_READY:  # some of these hold plaintext
             pass
         stored = hide(stored)
         if isinstance(stored, str) and (key := keys.get(str(stored[:size]))):
@@ -156,7 +154,7 @@ def decryptor(keys: Mapping[str, DataKey], context: str, on_other: Callable[[Any
     return decrypt
 
 
-_ANYTHING_ELSE = (LookupError, TypeError, ValueError, BytesWarning, InvalidTag)
+_NOT_READY = (LookupError, TypeError, ValueError, BytesWarning, InvalidTag)
 
 
 def require_encryptable(plaintext: Any, context: str) -> None:
@@ -167,7 +165,7 @@ def require_encryptable(plaintext: Any, context: str) -> None:
         raise AlreadyEncryptedError(
             f"{context}: the text starts with {envelope.PREFIX!r}, as only encrypted values do; pass the plaintext"
         )
-    if _LONE_SURROGATE.search(plaintext):
+    if has_lone_surrogate(plaintext):
         raise PlaintextTypeError(f"{context}: the text has a lone surrogate and no UTF-8 form")
 
 

@@ -13,9 +13,15 @@ from .secret import SecretString, hide
 _FILE_SIZE_MAXIMUM = 65_536
 
 
+def variables(prefix: Any) -> list[str]:
+    """Return the names of the variables that `read_keys` reads; none for a malformed prefix, which may be a key."""
+    names = ("KEY", "KEY_FILE", "PREVIOUS_KEYS", "PREVIOUS_KEYS_FILE") if _is_prefix(prefix) else ()
+    return [f"{prefix}_{name}" for name in names]
+
+
 def read_keys(prefix: Any, environ: Mapping[str, str]) -> tuple[Key, list[Key]]:
     """Return the primary key and the previous ones, from hidden values; see `KeyRing.from_env`."""
-    if not isinstance(prefix, str) or re.fullmatch(r"[A-Z][A-Z0-9_]{0,99}", prefix) is None:
+    if not _is_prefix(prefix):
         raise KeyFormatError(
             "the prefix is the start of the variable names, such as INTEGRATION_TOKEN_ENCRYPTION: A-Z, 0-9 and _"
         )
@@ -29,6 +35,10 @@ def read_keys(prefix: Any, environ: Mapping[str, str]) -> tuple[Key, list[Key]]:
     previous = [_parse(previous_source, entry) for entry in entries if entry]
     _refuse_duplicates(source, primary, previous_source, previous)
     return primary, previous
+
+
+def _is_prefix(prefix: Any) -> bool:
+    return isinstance(prefix, str) and re.fullmatch(r"[A-Z][A-Z0-9_]{0,99}", prefix) is not None
 
 
 def _read_variable(environ: Mapping[str, str], name: str) -> tuple[str, SecretString]:

@@ -8,7 +8,7 @@ from sealchemy.errors import KeyFormatError, PlaintextTypeError, UnknownKeyError
 
 from . import envelope
 from .data_key import decryptor
-from .environment import read_keys
+from .environment import read_keys, variables
 from .keys import Key
 from .secret import SecretString, hide
 
@@ -50,7 +50,7 @@ class KeyRing:
             KeyFormatError: a key that cannot be used; the message names the variable, never the value.
         """
         prefix = hide(prefix)
-        environ = {name: hide(value) for name, value in (os.environ if environ is None else environ).items()}
+        environ = {name: hide((os.environ if environ is None else environ).get(name, "")) for name in variables(prefix)}
         return cls(*read_keys(prefix, environ))
 
     @property

@@ -59,7 +59,7 @@ class Key:
         return self._data_key.id
 
     def reveal(self) -> str:
-        """Return the key as text. Whoever has it can decrypt everything: give it to a secret store only."""
+        """Return the key as text. It decrypts every value: give it to a secret store only."""
         return key_text.encode(self._secret)
 
     def __repr__(self) -> str:

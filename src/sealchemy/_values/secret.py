@@ -1,6 +1,9 @@
 """`SecretString`, a `str` that does not print itself, and `hide`, which wraps secrets where they enter."""
 
+import re
 from typing import Any, SupportsIndex
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class SecretString(str):
@@ -34,6 +37,11 @@ def hide(value: object) -> Any:
         # Of `str` itself: a subclass may show a mask, or a name, in place of its characters.
         return SecretString(str.__str__(value))
     return value if value is None or isinstance(value, type) else type(value)
+
+
+def has_lone_surrogate(text: str) -> bool:
+    """Return whether a text has no UTF-8 form; encoding it would raise an error that holds the text."""
+    return _LONE_SURROGATE.search(text) is not None
 
 
 def type_name(hidden: Any) -> str:

@@ -66,7 +66,7 @@ def _require_encryption(operations: Operations, operation: RequireEncryptionOp) 
 
 @Operations.implementation_for(AllowPlaintextOp)
 def _allow_plaintext(operations: Operations, operation: AllowPlaintextOp) -> None:
-    with _open(operations, operation) as access:
+    with _open(operations, operation, columns=dict.fromkeys(operation.columns, "any")) as access:
         constraint.allow_plaintext(access)
 
 
@@ -75,10 +75,12 @@ def _open(
     operations: Operations,
     operation: ColumnsOp,
     require: Callable[[Connection, Mapping[str, str]], object] | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Iterator[Access]:
     """Open the table on a connection of its own, after a commit of the migration's work so far.
 
-    Whatever `require` refuses is refused before that commit, so that the whole revision can be run again.
+    Whatever `require` refuses is refused before that commit, so that the whole revision can be run again. `columns`
+    replaces the operation's own, whose contexts may be malformed where they do not matter.
     """
     context, connection = operations.migration_context, operations.get_bind()
     if context.as_sql:
@@ -88,7 +90,7 @@ def _open(
         )
     if require is not None:
         require(connection, operation.columns)
-    wanted = TableColumns(operation.table_name, operation.columns, _schema(connection, operation))
+    wanted = TableColumns(operation.table_name, columns or operation.columns, _schema(connection, operation))
     if not operation.own_transaction:
         with open_table(connection, wanted) as access:
             yield access

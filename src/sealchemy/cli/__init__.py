@@ -2,10 +2,12 @@
 
 import sys
 
+_HINT = 'the command line needs {}: pip install "sealchemy[cli]"'
+
 try:
     from .commands import app
 except ModuleNotFoundError as error:
-    raise SystemExit(f'the command line needs {error.name}: pip install "sealchemy[cli]"') from None
+    raise SystemExit(_HINT.format(error.name)) from None
 
 __all__ = ["app", "main"]
 
@@ -14,6 +16,8 @@ def main() -> None:
     """Run the command; an error that the user can fix is one line on standard error, with exit status 1."""
     try:
         app()
+    except ModuleNotFoundError as error:
+        line: str | None = _HINT.format(error.name) if error.name in {"dotenv", "rich"} else str(error)
     except Exception as error:
         from .output import describe
 

@@ -58,7 +58,7 @@ def generate_key(
 
         print(add_new_key())
     else:
-        from sealchemy._values import key_text
+        from sealchemy._values import key_text  # and not Key, whose errors import SQLAlchemy
 
         print(key_text.encode(os.urandom(key_text.KEY_SIZE)))
 

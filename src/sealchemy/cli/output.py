@@ -31,7 +31,7 @@ def describe(error: Exception) -> str | None:
     """Return the line for an error that the user can fix; None for any other."""
     if isinstance(error, DBAPIError):
         return redact_errors.describe(error)
-    return str(error) if isinstance(error, SealchemyError | SQLAlchemyError | ModuleNotFoundError) else None
+    return str(error) if isinstance(error, SealchemyError | SQLAlchemyError) else None
 
 
 def roles(key_ring: KeyRing | None) -> dict[str, str]:

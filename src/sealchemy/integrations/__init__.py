@@ -1,4 +1,4 @@
-"""A ready-made table for OAuth integrations that keeps their tokens valid, built on the public API of sealchemy."""
+"""A ready-made table for OAuth integrations that keeps their tokens valid, built on the public API and `hide`."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

@@ -98,12 +98,11 @@ def _database(url: str | None) -> Iterator[tuple[str, Path | None]]:
             yield f"sqlite:///{path}", path
         return
     parsed = make_url(url)
-    make_schema = {"postgresql": _schema}.get(parsed.get_backend_name())
-    if make_schema is None:
+    if not parsed.drivername.startswith("postgresql"):
         raise UnsupportedOperationError(
             "the demonstration runs on SQLite (without --url) and on PostgreSQL (postgresql+psycopg://...)"
         )
-    with make_schema(parsed) as inside:
+    with _schema(parsed) as inside:
         yield inside, None
 
 

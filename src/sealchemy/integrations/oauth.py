@@ -216,7 +216,7 @@ class OAuthClient:
                 session.revoke_token(self.revocation_endpoint, token=token, allow_redirects=False), needs_body=False
             ),
         )
-        # Some providers respond so for a token that has already expired.
+        # Some providers respond with this error for a token that has already expired.
         if isinstance(refused, Refused) and refused.code not in {"invalid_token", *GRANT_IS_DEAD}:
             raise RevocationFailedError(
                 f"the token was not revoked: the provider at {_host(self.revocation_endpoint)} {refused}"
@@ -259,7 +259,7 @@ class OAuthClient:
         """Return the response, or a new `Refused`.
 
         The errors of Authlib and `requests` are not raised from here: they carry the request with its tokens, and so
-        do the frames of their tracebacks. An exception of a signal handler loses its traceback.
+        do the frames of their tracebacks. The exception of a signal handler is raised without its traceback.
         """
         began = time.monotonic()
         try:

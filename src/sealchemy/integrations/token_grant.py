@@ -10,11 +10,10 @@ from datetime import datetime
 from typing import Any
 
 from sealchemy import IntegrationError, PlaintextTypeError
-from sealchemy._values.secret import hide, type_name
+from sealchemy._values.secret import has_lone_surrogate, hide, type_name
 
 _LONGEST_LIFE = 10 * 365 * 24 * 3600.0
 _SCOPE = re.compile(r"[\x20-\x7e]{1,4096}")  # RFC 6749 3.3, and the width of the column
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _TOKEN_TYPE = re.compile(r"[\x21-\x7e]{1,32}")
 
 
@@ -35,6 +34,8 @@ class TokenGrant:
         PlaintextTypeError: a token is not text, is empty, or has no UTF-8 form.
         IntegrationError: `expires_at` has no time zone.
     """
+
+    __module__ = "sealchemy.integrations"
 
     access_token: str
     refresh_token: str | None
@@ -98,7 +99,7 @@ def _check(name: str, hidden: Any) -> None:
     require_text(f"the {name} of a grant", hidden)
     if not hidden:
         raise PlaintextTypeError(f"the {name} of a grant is empty")
-    if _LONE_SURROGATE.search(hidden):
+    if has_lone_surrogate(hidden):
         raise PlaintextTypeError(f"the {name} of a grant has a lone surrogate and no UTF-8 form")
     if hidden.startswith("sealchemy:"):
         raise PlaintextTypeError(f"the {name} of a grant is an encrypted value, not a token")

@@ -11,6 +11,8 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Session
 
+from sealchemy import UnsupportedOperationError
+
 from .integration_row import require_identity, values_of
 from .models import Integration, IntegrationMixin, utc_now
 from .token_grant import TokenGrant
@@ -65,6 +67,8 @@ def upsert_integration(
 
 def _upsert(dialect: Dialect, model: type[IntegrationMixin], identity: dict[str, Any], values: dict[str, Any]) -> Any:
     """Return the INSERT that updates the row of this identity if there is one, in the syntax of the database."""
+    if dialect.name not in _INSERTS:
+        raise UnsupportedOperationError(f"upsert_integration supports {', '.join(_INSERTS)}, not {dialect.name}")
     insert: Any = _INSERTS[dialect.name](model).values(**identity, **values)
     if isinstance(insert, mysql.Insert):
         return insert.on_duplicate_key_update({name: insert.inserted[name] for name in values})
