@@ -258,11 +258,12 @@ def test_a_child_that_is_forked_while_a_ring_is_replaced_can_encrypt() -> None:
     engine = attach_key_ring(create_engine("sqlite://"), ring)
     type_ = EncryptedString("a.b")
     type_.bind_processor(engine.dialect)
-    keys = engine_module.engine_keys(engine.dialect)
-    with keys._lock:  # as another thread holds it
+    with engine_module._lock:  # as another thread holds it
         child = os.fork()
         if child == 0:
             signal.alarm(10)
+            EncryptedString("first.use").bind_processor(engine.dialect)
+            attach_key_ring(engine, ring)
             stored = type_.bind_processor(engine.dialect)("x")
             os._exit(0 if ring.decrypt(stored, "a.b") == "x" else 1)
     assert os.waitpid(child, 0)[1] == 0

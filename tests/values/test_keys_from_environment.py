@@ -120,3 +120,30 @@ def test_malformed_prefix_is_refused_and_not_shown(prefix: str) -> None:
     with pytest.raises(KeyFormatError, match="prefix") as caught:
         KeyRing.from_env(prefix, {})
     assert_silent(caught.value, ONE.reveal())
+
+
+def test_the_name_of_a_file_may_be_a_path(tmp_path: Path) -> None:
+    key, path = Key.generate(), tmp_path / "key"
+    path.write_text(key.reveal())
+    assert KeyRing.from_env("P", {"P_KEY_FILE": path}).primary == key  # type: ignore[dict-item]
+
+
+def test_only_its_own_variables_are_read() -> None:
+    class Lazy(dict[str, str]):
+        def get(self, name: str, default: object = None) -> object:  # type: ignore[override]
+            assert name.startswith("P_"), name
+            return super().get(name, default)
+
+        def items(self) -> object:  # type: ignore[override]
+            raise AssertionError
+
+    key = Key.generate()
+    assert KeyRing.from_env("P", Lazy(P_KEY=key.reveal())).primary == key
+
+
+def test_a_key_in_place_of_the_prefix_stays_out_of_the_frames() -> None:
+    key = Key.generate().reveal()
+    for prefix in (key, key + "\ud800"):
+        with pytest.raises(KeyFormatError) as caught:
+            KeyRing.from_env(prefix)
+        assert_silent(caught.value, key[20:])

@@ -5,6 +5,7 @@ in a pickle, in a statement cache key or in a migration file, and two engines ca
 """
 
 import logging
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -57,6 +58,19 @@ class Rollout(StrEnum):
         raise RolloutError(f"a rollout stage must be one of {', '.join(cls)}")
 
 
+_lock = threading.Lock()  # without it, a function of the old ring could be entered after the ring was replaced
+
+
+def _renew_lock() -> None:
+    # Another thread may have held it during the fork.
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 class EngineKeys:
     """The ring and the stages of an engine, and its functions for each context.
 
@@ -65,7 +79,7 @@ class EngineKeys:
     function up for each value.
     """
 
-    __slots__ = ("_decryptors", "_encryptors", "_lock", "has_listeners", "key_ring", "rollout")
+    __slots__ = ("_decryptors", "_encryptors", "has_listeners", "key_ring", "rollout")
 
     key_ring: KeyRing | None
     rollout: Mapping[str, Rollout] | Rollout
@@ -73,7 +87,6 @@ class EngineKeys:
     def __init__(self) -> None:
         """Start without a ring: every value raises `KeyRingNotAttachedError`."""
         self.key_ring, self.rollout, self.has_listeners = None, Rollout.STRICT, False
-        self._lock = threading.Lock()  # or a function of the old ring could be entered after it was replaced
         self._encryptors: dict[str, Callable[[Any], Any]] = {}
         self._decryptors: dict[str, Callable[[Any], Any]] = {}
 
@@ -95,7 +108,7 @@ class EngineKeys:
 
     def replace(self, key_ring: KeyRing, rollout: Mapping[str, Rollout] | Rollout) -> None:
         """Use another ring and other stages from now on."""
-        with self._lock:
+        with _lock:
             self.key_ring, self.rollout = key_ring, rollout
             for context in self._encryptors:
                 self._encryptors[context] = self._make_encryptor(context)
@@ -105,8 +118,8 @@ class EngineKeys:
     def _current(
         self, functions: dict[str, Callable[[Any], Any]], make: Callable[[str], Callable[[Any], Any]], context: str
     ) -> Callable[[Any], Any]:
-        if context not in functions:  # a lock that another thread holds during a fork stays locked in the child
-            with self._lock:
+        if context not in functions:
+            with _lock:
                 functions.setdefault(context, make(context))
 
         def current(value: Any) -> Any:

@@ -108,6 +108,7 @@ class EncryptedString(EncryptedType, TypeDecorator[str]):
     @override
     def with_variant(self, type_: object, *dialect_names: str) -> NoReturn:
         """Refuse: the variant would store plaintext."""
+        type_ = hide(type_)
         raise ColumnDefinitionError(
             f"{self.context}: a variant of EncryptedString would store plaintext; leave it out, the type fits every"
             " dialect"

@@ -50,7 +50,9 @@ class KeyRing:
             KeyFormatError: a key that cannot be used; the message names the variable, never the value.
         """
         prefix = hide(prefix)
-        environ = {name: hide((os.environ if environ is None else environ).get(name, "")) for name in variables(prefix)}
+        environ = {
+            name: _text((os.environ if environ is None else environ).get(name, "")) for name in variables(prefix)
+        }
         return cls(*read_keys(prefix, environ))
 
     @property
@@ -137,3 +139,7 @@ class KeyRing:
         """Return the ids, never a key."""
         ids = list(getattr(self, "_keys", {})) or [None]
         return f"KeyRing(primary={ids[0]!r}, previous={ids[1:]!r})"
+
+
+def _text(value: object) -> Any:
+    return hide(value if isinstance(value, str) else str(value))  # the name of a file may be a Path

@@ -35,11 +35,20 @@ from .integration_row import Claim, IntegrationRow, Snapshot
 from .models import Integration, IntegrationMixin
 from .sync_async import AsyncRunner, BlockingRunner, Runner, run, run_to_its_end
 from .token_grant import TokenGrant, require_text
+from .upsert import upsert_integration  # the path in version 0.1
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession  # needs greenlet, which not every application has
 
     from .oauth import OAuthClient
+
+__all__ = [
+    "disconnect_integration",
+    "disconnect_integration_async",
+    "get_valid_token",
+    "get_valid_token_async",
+    "upsert_integration",
+]
 
 logger = logging.getLogger("sealchemy")
 
