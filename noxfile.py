@@ -19,7 +19,7 @@ nox.options.error_on_missing_interpreters = False
 @nox.parametrize("sqlalchemy", ["2.0", "2.1"])
 def tests(session: nox.Session, sqlalchemy: str) -> None:
     """Run the tests with the newest versions of everything else."""
-    session.install("-e", ".[dev]", f"sqlalchemy~={sqlalchemy}.0")
+    session.install("-e", ".[test]", f"sqlalchemy~={sqlalchemy}.0")
     session.run("pytest", *session.posargs)
 
 
@@ -31,6 +31,6 @@ def lowest(session: nox.Session) -> None:
     names = ("alembic", "cli", "integrations", "postgresql")
     wanted = [*project["dependencies"], *(item for name in names for item in extras[name])]
     found = [re.fullmatch(r"([A-Za-z0-9_-]+)(?:\[\w+\])?>=([0-9.]+)", item) for item in wanted]
-    session.install("-e", ".[dev]", *(f"{item[1]}=={item[2]}" for item in found if item))
+    session.install("-e", ".[test]", *(f"{item[1]}=={item[2]}" for item in found if item))
     # Old releases call functions that newer releases of other packages deprecate.
     session.run("pytest", "-W", "default::DeprecationWarning", *session.posargs)

@@ -34,7 +34,6 @@ from sqlalchemy import (
     create_engine,
     insert,
     select,
-    type_coerce,
     update,
 )
 from sqlalchemy.types import TypeDecorator
@@ -120,7 +119,7 @@ class Setting:
         self.table = self.declare(self.key)
         self.table.create(self.engine)
         raw = LargeBinary() if library.binary else Text()
-        self.raw = [type_coerce(self.table.c[name], raw).label(name) for name in "ab"]
+        self.plain = Table("t", MetaData(), *(Column(name, raw) for name in "ab"))
 
     def declare(self, key: str) -> Table:
         columns = [Column(name, self.library.column(name, key), nullable=True) for name in "ab"]
@@ -137,12 +136,11 @@ class Setting:
 
     def stored(self) -> Any:
         with self.engine.connect() as connection:
-            return connection.execute(select(*self.raw).select_from(self.table)).one()
+            return connection.execute(select(self.plain)).one()
 
     def store(self, column: str, value: Any) -> None:
-        plain = Table("t", MetaData(), Column("id", Integer), Column(column, self.raw[0].type))
         with self.engine.begin() as connection:
-            connection.execute(update(plain).values({column: value}))
+            connection.execute(update(self.plain).values({column: value}))
 
 
 def _fails(call: Callable[[], Any]) -> bool:

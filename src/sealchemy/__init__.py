@@ -5,8 +5,8 @@ from threading import RLock
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._column.engine import Rollout as Rollout
     from ._column.engine import attach_key_ring as attach_key_ring
+    from ._column.engine_keys import Rollout as Rollout
     from ._column.types import EncryptedString as EncryptedString
     from ._values.key_ring import KeyRing as KeyRing
     from ._values.keys import Key as Key
@@ -17,7 +17,7 @@ else:
         "EncryptedString": "_column.types",
         "Key": "_values.keys",
         "KeyRing": "_values.key_ring",
-        "Rollout": "_column.engine",
+        "Rollout": "_column.engine_keys",
         "SecretString": "_values.secret",
         "attach_key_ring": "_column.engine",
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import ColumnElement, Connection, Engine, MetaData, Text, case, cast, func, literal, select
 
-from sealchemy._column.engine import Rollout, engine_keys
+from sealchemy._column.engine_keys import Rollout, engine_keys
 from sealchemy._databases.access import open_table
 from sealchemy._databases.base import ANY_ENCRYPTED_VALUE, Database
 from sealchemy._databases.table import TableColumns

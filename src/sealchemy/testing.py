@@ -13,8 +13,8 @@ from sqlalchemy import Engine, create_engine, inspect, select
 from sqlalchemy.orm import InstrumentedAttribute, Mapper, Session
 from sqlalchemy.pool import StaticPool
 
+from ._column.encrypted_type import EncryptedType
 from ._column.engine import attach_key_ring
-from ._column.statements import EncryptedType
 from ._values.key_ring import KeyRing
 from ._values.keys import Key
 from .errors import SealchemyError

@@ -30,7 +30,7 @@ from sealchemy import (
     UnsupportedVersionError,
     attach_key_ring,
 )
-from sealchemy._column import engine as engine_module
+from sealchemy._column import engine_keys as engine_module
 from sealchemy.engine import plaintext_reads
 from tests.support.leaks import SENTINEL, assert_silent
 from tests.support.models import Account, create

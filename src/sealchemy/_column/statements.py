@@ -1,95 +1,203 @@
-"""Refuse INSERT and UPDATE statements that would store anything other than an encrypted value.
+"""Refuse statements that ask an encrypted column for something it cannot answer, or that would store plaintext.
 
-SQLAlchemy encrypts the values that it binds with the column's type. An SQL expression brings a type of its own, and
-`values(token=func.coalesce(table.c.token, "ya29..."))` would silently store the text in clear.
+The refusals are in the dialect's compiler, which sees every statement that is rendered: Core and ORM, lambda
+statements, CTEs, upserts, `execute(compiled)`. A cached statement was checked when it was compiled and costs nothing.
+
+The rule is to refuse by default. An encrypted column renders only in a position that permits it: the columns clause or
+RETURNING, `IS NULL`, `count()`, a comparison with a column of the same context, and as a value for such a column. The
+position permits the very object that it is about to render, once; anything that does not know the rule, such as a
+function, an operator, ORDER BY or a construct of a later SQLAlchemy, has no permit to give.
 """
 
+import traceback
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
-from sqlalchemy import Insert, Update, text
+from sqlalchemy.engine import Dialect
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter, ColumnClause, Null
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.sql.functions import count
+from sqlalchemy.sql.selectable import ScalarSelect
 
-from sealchemy.errors import UnsupportedOperationError
+from sealchemy.errors import SealchemyError, UnsupportedOperationError
 
+from .encrypted_type import context_of
+from .writes import accepted_values, has_primary_key_of, is_null, outputs, require_plain_rows, unwrap
 
-class EncryptedType:
-    """Marks the types whose columns are protected."""
+_NULL_TESTS = frozenset({operators.is_, operators.is_not})
+_COLUMN_TESTS = frozenset({operators.eq, operators.ne})
 
-    context: str
-
-
-def encrypted_type(type_: object) -> EncryptedType | None:
-    """Return the encrypted type of a column, also where a `TypeDecorator` wraps it; None if there is none."""
-    while not isinstance(type_, EncryptedType):
-        if not isinstance(type_, TypeDecorator):
-            return None
-        type_ = type_.impl_instance
-    return type_
+_OTHER_WAYS = (
+    "only IS NULL, count() and comparisons with a column of the same context work. Select the column, and use its value"
+    " in Python"
+)
 
 
-def refuse_expressions(_connection: object, statement: Any, *_parameters: object) -> None:
-    """Raise `UnsupportedOperationError` if an encrypted column is given an expression: listens to `before_execute`."""
-    if not isinstance(statement, Insert | Update):
-        return
-    context = _find_expression(statement)
-    if context is not None:
-        statement, _parameters = type(statement), ()  # error trackers print the variables of a frame
-        raise UnsupportedOperationError(
-            f"{context}: an SQL expression cannot be the value of an encrypted column, because it would be stored in"
-            " clear; compute the value in Python, or assign NULL or a column of the same context; in the set_ of an"
-            " upsert, name the column by its key"
-        )
+def protect(dialect: Dialect) -> None:
+    """Have the compiler of a dialect refuse such statements."""
+    compiler = dialect.statement_compiler
+    if not issubclass(compiler, ProtectedCompiler):
+        dialect.statement_compiler = type(compiler.__name__, (ProtectedCompiler, compiler), {})
 
 
-def _find_expression(statement: Any) -> str | None:
-    """Return the context of a column that would be given an expression."""
-    for column, value in _assignments(statement):
-        type_ = encrypted_type(getattr(column, "type", None))
-        if type_ is not None and not _is_encrypted(value, type_.context):
-            return type_.context
-    return None
+class ProtectedCompiler(SQLCompiler):
+    """A mixin over the compiler of a dialect."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Compile; a refusal leaves no values in the frames of its traceback."""
+        self._permits: Counter[int] = Counter()
+        try:
+            super().__init__(*args, **kwargs)
+        except SealchemyError as error:
+            args, kwargs = (), {}
+            traceback.clear_frames(error.__traceback__)  # parameters show their values
+            raise
+
+    @contextmanager
+    def _permitting(self, *elements: object) -> Iterator[None]:
+        """Permit each of these objects to be rendered once."""
+        before = self._permits.copy()
+        self._permits.update(map(id, elements))
+        try:
+            yield
+        finally:
+            self._permits = before
+
+    def _require_permit(self, element: Any) -> None:
+        context = context_of(element)
+        if context is None:
+            return
+        if not self._permits[id(element)]:
+            _refuse(context, "an expression over it, or ORDER BY or GROUP BY")
+        self._permits[id(element)] -= 1
+
+    def visit_column(self, column: ColumnClause[Any], *args: Any, **kwargs: Any) -> str:
+        """Render a column, if its position permits it."""
+        self._require_permit(column)
+        return super().visit_column(column, *args, **kwargs)
+
+    def visit_grouping(self, grouping: Any, *args: Any, **kwargs: Any) -> str:
+        """Render parentheses, or a scalar subquery if its position permits it."""
+        if isinstance(grouping, ScalarSelect):
+            self._require_permit(grouping)
+        return super().visit_grouping(grouping, *args, **kwargs)
+
+    def _label_select_column(self, select: Any, column: Any, *args: Any, **kwargs: Any) -> Any:
+        """Render an item of a columns clause or of RETURNING."""
+        context = context_of(column)
+        if context is None:
+            return super()._label_select_column(select, column, *args, **kwargs)
+        element = unwrap(column)
+        if not isinstance(element, ColumnClause | ScalarSelect | BindParameter) and not is_null(element):
+            _refuse(context, "an expression over it")
+        with self._permitting(element):
+            return super()._label_select_column(select, column, *args, **kwargs)
+
+    def visit_label(self, label: Any, *args: Any, **kwargs: Any) -> str:
+        """Render a label; by its name alone in ORDER BY and GROUP BY."""
+        if kwargs.get("render_label_as_label") is label and (context := context_of(label)) is not None:
+            _refuse(context, "ORDER BY or GROUP BY")
+        return super().visit_label(label, *args, **kwargs)
+
+    def visit_binary(self, binary: Any, *args: Any, **kwargs: Any) -> str:
+        """Render an operator, if it can work on ciphertext."""
+        sides = [unwrap(binary.left), unwrap(binary.right)]
+        contexts = [context_of(side) for side in sides]
+        encrypted = [context for context in contexts if context is not None]
+        if not encrypted:
+            if binary.operator in {operators.in_op, operators.not_in_op}:
+                self._refuse_output(sides[1], "the operator IN")
+            return super().visit_binary(binary, *args, **kwargs)
+        if not _is_meaningful(binary.operator, sides, contexts):
+            _refuse(encrypted[0], f"the operator {binary.operator.__name__}")
+        with self._permitting(*sides):
+            return super().visit_binary(binary, *args, **kwargs)
+
+    def visit_unary(self, unary: Any, *args: Any, **kwargs: Any) -> str:
+        """Render an operator; EXISTS does not look at the values."""
+        permitted = [unary.element] if unary.operator is operators.exists else []
+        with self._permitting(*permitted):
+            return super().visit_unary(unary, *args, **kwargs)
+
+    def visit_function(self, func: Any, *args: Any, **kwargs: Any) -> str:
+        """Render a function; `count()` looks for NULL only."""
+        permitted = [unwrap(item) for item in func.clauses] if isinstance(func, count) else []
+        with self._permitting(*(item for item in permitted if isinstance(item, ColumnClause))):
+            return super().visit_function(func, *args, **kwargs)
+
+    def get_select_precolumns(self, select: Any, **kwargs: Any) -> str:
+        """Render DISTINCT, which works with the primary key only: two encryptions of one text differ."""
+        if select._distinct and not select._distinct_on:
+            self._refuse_unless_keyed(list(select.selected_columns), "DISTINCT")
+        return super().get_select_precolumns(select, **kwargs)
+
+    def visit_compound_select(self, cs: Any, *args: Any, **kwargs: Any) -> str:
+        """Render UNION and its kin, if each column has one context."""
+        keyword = self.compound_keywords[cs.keyword]
+        rows = outputs(cs)
+        for column in zip(*rows, strict=False):
+            contexts = {context_of(item) for item in column if not is_null(unwrap(item))}
+            if len(contexts) > 1:
+                _refuse(next(filter(None, contexts)), f"{keyword} with a column of another context")
+        if keyword != "UNION ALL":
+            for row in rows:
+                self._refuse_unless_keyed(row, keyword)
+        return super().visit_compound_select(cs, *args, **kwargs)
+
+    def visit_textual_select(self, taf: Any, *args: Any, **kwargs: Any) -> str:
+        """Render text with the types of its columns, which it selects."""
+        with self._permitting(*taf.column_args):
+            return super().visit_textual_select(taf, *args, **kwargs)
+
+    def visit_values(self, element: Any, *args: Any, **kwargs: Any) -> str:
+        """Render VALUES, if the values for encrypted columns are plain data."""
+        require_plain_rows(element)
+        return super().visit_values(element, *args, **kwargs)
+
+    def visit_insert(self, insert_stmt: Any, *args: Any, **kwargs: Any) -> str:
+        """Render INSERT, if every value for an encrypted column will be encrypted."""
+        with self._permitting(*self._accepted_values(insert_stmt, kwargs)):
+            return super().visit_insert(insert_stmt, *args, **kwargs)
+
+    def visit_update(self, update_stmt: Any, *args: Any, **kwargs: Any) -> str:
+        """Render UPDATE, if every value for an encrypted column will be encrypted."""
+        with self._permitting(*self._accepted_values(update_stmt, kwargs)):
+            return super().visit_update(update_stmt, *args, **kwargs)
+
+    def _accepted_values(self, statement: Any, options: dict[str, Any]) -> Iterable[object]:
+        options = {name: value for name, value in options.items() if name not in {"visiting_cte", "visited_bindparam"}}
+        return accepted_values(statement._compile_state_factory(statement, self, **options))
+
+    def _refuse_output(self, side: Any, what: str) -> None:
+        """Refuse a subquery that is compared with something."""
+        for row in outputs(side):
+            for column in row:
+                if (context := context_of(column)) is not None:
+                    _refuse(context, what)
+
+    def _refuse_unless_keyed(self, columns: list[Any], what: str) -> None:
+        for column in columns:
+            context = context_of(column)
+            if context is not None and not is_null(unwrap(column)) and not has_primary_key_of(unwrap(column), columns):
+                _refuse(context, f"{what} without the primary key")
 
 
-def _assignments(statement: Any) -> Iterator[tuple[Any, Any]]:
-    columns = statement.table.c
-    yield from _pairs(columns, (statement._values or {}).items())  # noqa: SLF001 - there is no public way to them
-    yield from _pairs(columns, getattr(statement, "_ordered_values", None) or ())
-    for several in getattr(statement, "_multi_values", ()):
-        for row in several:
-            yield from _pairs(columns, row.items() if isinstance(row, dict) else zip(columns, row, strict=False))
-    conflict = getattr(statement, "_post_values_clause", None)
-    update = getattr(conflict, "update_values_to_set", None) or getattr(conflict, "update", None) or ()
-    yield from _pairs(columns, update.items() if isinstance(update, dict) else update)
-    for key in update if isinstance(update, dict) else [item[0] for item in update]:
-        if isinstance(key, str) and key not in columns:
-            # SQLAlchemy takes it for the name of an unknown column, and binds the value as it is.
-            yield from ((column, text("")) for column in columns if column.name.casefold() == key.casefold())
-    if getattr(statement, "select", None) is not None:
-        names = statement._select_names or columns.keys()  # noqa: SLF001
-        selected = list(statement.select.selected_columns)
-        if len(selected) != len(names):  # it has text(), which is not in that list
-            selected = [statement.select] * len(names)
-        yield from _pairs(columns, zip(names, selected, strict=True))
+def _is_meaningful(operator: Any, sides: list[Any], contexts: list[str | None]) -> bool:
+    if operator in _NULL_TESTS:
+        return isinstance(sides[1], Null)
+    is_compared_with_itself = operator in _COLUMN_TESTS and contexts[0] == contexts[1]
+    return (
+        is_compared_with_itself
+        and type(sides[0]) is not ScalarSelect
+        and all(isinstance(side, ColumnClause) for side in sides)
+    ) or all(isinstance(side, BindParameter) for side in sides)
 
 
-def _pairs(columns: Any, items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
-    for key, value in items:
-        yield (columns.get(key) if isinstance(key, str) else key), value
-
-
-def _is_encrypted(value: Any, context: str) -> bool:
-    """Return whether a value is NULL, encrypted for this context, or encrypted when it is bound."""
-    if not hasattr(value, "_propagate_attrs") and not hasattr(value, "__clause_element__"):
-        return True  # a plain value: it is bound with the column's type
-    element = value.__clause_element__() if hasattr(value, "__clause_element__") else value
-    if isinstance(element, Null):
-        return True
-    if isinstance(element, BindParameter):
-        return element.type._isnull or _is_of(element, context)  # noqa: SLF001 - no type yet: it gets the column's
-    return isinstance(element, ColumnClause) and _is_of(element, context)
-
-
-def _is_of(element: Any, context: str) -> bool:
-    return isinstance(element.type, EncryptedType) and element.type.context == context
+def _refuse(context: str, what: str) -> NoReturn:
+    raise UnsupportedOperationError(
+        f"{context}: {what} is not supported, because two encryptions of one text differ and ciphertext has no order;"
+        f" {_OTHER_WAYS}"
+    )

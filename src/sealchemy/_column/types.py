@@ -16,8 +16,9 @@ from sealchemy._values.envelope import require_context
 from sealchemy._values.secret import SecretString, hide, type_name
 from sealchemy.errors import ColumnDefinitionError, PlaintextTypeError, SealchemyError, UnsupportedOperationError
 
-from .engine import engine_keys
-from .statements import EncryptedType
+from . import last_line  # noqa: F401 - its listeners protect every engine that meets the type
+from .encrypted_type import EncryptedType
+from .engine_keys import engine_keys
 
 _NULL_TESTS = frozenset({operators.eq, operators.ne, operators.is_, operators.is_not})
 _COLUMN_TESTS = frozenset({operators.eq, operators.ne})

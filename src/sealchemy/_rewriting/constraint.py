@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Text, func, not_, sele
 from sqlalchemy import column as sql_column
 from sqlalchemy.exc import IntegrityError
 
-from sealchemy._column.engine import Rollout, engine_keys
+from sealchemy._column.engine_keys import Rollout, engine_keys
 from sealchemy._databases.access import Access, database_of
 from sealchemy._databases.base import ANY_ENCRYPTED_VALUE
 from sealchemy._values.envelope import PREFIX

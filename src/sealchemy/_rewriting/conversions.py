@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, false, not_
 from sealchemy._databases.base import ANY_ENCRYPTED_VALUE, Database
 from sealchemy._values import envelope
 from sealchemy._values.key_ring import KeyRing
-from sealchemy._values.secret import SecretString, hide, type_name
+from sealchemy._values.secret import SecretString, StoredPlaintext, hide, type_name
 from sealchemy.errors import EnvelopeFormatError, PlaintextFoundError
 
 
@@ -65,7 +65,7 @@ def _encrypt(cipher: Cipher, stored: str) -> Change | None:
 
 def _read_legacy(cipher: Cipher, stored: str) -> SecretString:
     try:
-        plaintext = hide(cipher.legacy_reader(stored) if cipher.legacy_reader else stored)
+        plaintext = hide(cipher.legacy_reader(StoredPlaintext(stored)) if cipher.legacy_reader else stored)
         problem = f"returned {type_name(plaintext)}, not str" if not isinstance(plaintext, str) else None
     except Exception as error:  # noqa: BLE001 - whatever it is, it may hold the value
         problem = f"raised {type(error).__name__}"
@@ -92,7 +92,7 @@ def _decrypt(cipher: Cipher, stored: str) -> Change | None:
     if _is_plaintext(stored):
         return None
     plaintext = cipher.decrypt(stored)
-    return Change(plaintext, plaintext)
+    return Change(StoredPlaintext(plaintext), plaintext)
 
 
 def _verify(cipher: Cipher, stored: str) -> None:

@@ -2,7 +2,7 @@
 
 from sqlalchemy import MetaData
 
-from sealchemy._column.statements import encrypted_type
+from sealchemy._column.encrypted_type import encrypted_type
 from sealchemy._databases.table import TableColumns
 from sealchemy.errors import ColumnDefinitionError
 

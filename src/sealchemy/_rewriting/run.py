@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, and_, or_, tuple_
 from sqlalchemy.exc import DBAPIError
 
-from sealchemy._column.engine import Rollout, engine_keys
+from sealchemy._column.engine_keys import Rollout, engine_keys
 from sealchemy._databases.access import Access
 from sealchemy._databases.base import ATTEMPTS
 from sealchemy._databases.table import RowKey

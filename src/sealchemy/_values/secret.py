@@ -27,6 +27,12 @@ class SecretString(str):
         return SecretString(super().__getitem__(index))
 
 
+class StoredPlaintext(SecretString):
+    """Plaintext that may be stored as it is: in stage PREPARE, or by a rewrite that decrypts."""
+
+    __slots__ = ()
+
+
 def hide(value: object) -> Any:
     """Return a value in a form that shows nothing: None as None, text as `SecretString`, anything else as its type.
 

@@ -16,7 +16,7 @@ from alembic.util import PriorityDispatchResult
 from sqlalchemy import Column, Table
 from sqlalchemy.types import LargeBinary, NullType, String
 
-from sealchemy._column.statements import encrypted_type
+from sealchemy._column.encrypted_type import encrypted_type
 from sealchemy._databases.access import database_of, is_supported
 from sealchemy._rewriting.constraint import ExistingConstraint, existing_constraints
 from sealchemy.errors import ColumnDefinitionError

@@ -10,7 +10,7 @@ from alembic.autogenerate.render import renderers  # not from alembic.autogenera
 from alembic.operations import MigrateOperation, Operations
 from sqlalchemy.types import TypeDecorator
 
-from sealchemy._column.statements import EncryptedType
+from sealchemy._column.encrypted_type import EncryptedType
 
 if TYPE_CHECKING:  # Alembic loads this module while it is itself being imported
     from alembic.autogenerate.api import AutogenContext
