@@ -1,14 +1,27 @@
 """Redact the errors of an engine: neither SQLAlchemy nor the driver may show the contents of a row."""
 
+import copy
 import re
+from collections.abc import Callable
+from typing import Any
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.exc import StatementError
+
+from sealchemy.errors import SealchemyError
 
 # PostgreSQL's DETAIL and CONTEXT show rows, keys and parameters; sqlite3 shows a text that is not UTF-8.
 _ROW_CONTENTS = re.compile(r"\s*(?:DETAIL|HINT|CONTEXT): .*|(?<= )with text '.*", re.DOTALL)
-_TEXTS_OF_TRIGGERS_AND_CASTS = ("P0", "22")
+_QUOTED = re.compile(r"""(?<!\w)'.*'|".*\"""", re.DOTALL)
+_TRIGGER_TEXT = "a trigger or a function raised an error, whose text is left out because it may show a value"
+
+# MySQL and MariaDB quote names and values alike. These errors quote names only: a column that is NULL, unknown, without
+# a value or too short, a table or database that is unknown or exists, a key, access, foreign keys, locks, a CHECK.
+_MYSQL_QUOTES_NAMES = frozenset(
+    {1044, 1045, 1048, 1049, 1050, 1054, 1061, 1142, 1143, 1146, 1205, 1213, 1364, 1406, 1451, 1452, 3819, 4025}
+)
+_MYSQL_SIGNAL = 1644
 
 
 def redact_errors(engine: Engine) -> None:
@@ -16,23 +29,28 @@ def redact_errors(engine: Engine) -> None:
     event.listen(engine, "handle_error", _redact, insert=True)
 
 
-def describe(error: DBAPIError) -> str:
-    """Return the text of a redacted error, or its SQLSTATE alone where a trigger or a cast may quote a value."""
-    state = getattr(error.orig, "sqlstate", None) or ""
-    if state.startswith(_TEXTS_OF_TRIGGERS_AND_CASTS):
-        return f"{type(error).__name__}, SQLSTATE {state}"
-    return str(error)
+@event.listens_for(Engine, "handle_error")
+def _replace_own_error(context: ExceptionContext) -> SealchemyError | None:
+    """Return a copy of an error of ours: SQLAlchemy raises it from itself, and some loggers follow that for ever."""
+    error, raised = context.original_exception, context.sqlalchemy_exception
+    return copy.copy(error) if isinstance(error, SealchemyError) and raised == error else None
 
 
 def _redact(context: ExceptionContext) -> None:
-    if isinstance(context.sqlalchemy_exception, StatementError):
-        context.sqlalchemy_exception.params = None
-        context.sqlalchemy_exception.hide_parameters = True
-    driver_error = context.original_exception
-    details = _take_details(driver_error)
-    for error in (context.sqlalchemy_exception, driver_error, driver_error.__cause__):
-        if error is not None:
-            error.args = tuple(_without(argument, details) for argument in error.args)
+    error, driver_error = context.sqlalchemy_exception, context.original_exception
+    if isinstance(error, StatementError):
+        error.params, error.hide_parameters = None, True
+    if isinstance(driver_error, SealchemyError):
+        return
+    details, before, redact = _take_details(driver_error), str(driver_error), _redactor(driver_error)
+    for source in (driver_error, driver_error.__cause__):
+        if source is not None:
+            source.args = tuple(redact(_without(item, details)) for item in source.args)
+    if error is not None and error is not driver_error:  # its text repeats that of the driver's error
+        after = str(driver_error)
+        error.args = tuple(
+            _without(item.replace(before, after) if isinstance(item, str) else item, details) for item in error.args
+        )
 
 
 def _take_details(error: BaseException) -> list[str]:
@@ -50,9 +68,21 @@ def _take_details(error: BaseException) -> list[str]:
     return [text for text in details if text]
 
 
-def _without(argument: object, details: list[str]) -> object:
+def _without(argument: Any, details: list[str]) -> Any:
     if not isinstance(argument, str):
         return argument
     for text in details:
         argument = argument.replace(text, "")
     return _ROW_CONTENTS.sub("", argument)
+
+
+def _redactor(error: BaseException) -> Callable[[Any], Any]:
+    """Return the function that removes values from the texts of a driver's error."""
+    state, number = str(getattr(error, "sqlstate", None) or ""), error.args[0] if error.args else None
+    is_from_trigger = getattr(error, "sqlite_errorname", None) == "SQLITE_CONSTRAINT_TRIGGER"
+    if state.startswith("P0") or number == _MYSQL_SIGNAL or is_from_trigger:
+        return lambda item: _TRIGGER_TEXT if isinstance(item, str) else item
+    # 22 is a value that does not fit its type, in PostgreSQL.
+    if state.startswith("22") or (isinstance(number, int) and number not in _MYSQL_QUOTES_NAMES):
+        return lambda item: _QUOTED.sub("'***'", item) if isinstance(item, str) else item
+    return lambda item: item

@@ -2,7 +2,7 @@
 
 from typing import Any, NoReturn
 
-from sqlalchemy import Column, Table, Text, UniqueConstraint, event
+from sqlalchemy import Column, Text, event
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql import operators
@@ -17,6 +17,7 @@ from sealchemy._values.secret import SecretString, hide, type_name
 from sealchemy.errors import ColumnDefinitionError, PlaintextTypeError, SealchemyError, UnsupportedOperationError
 
 from . import last_line  # noqa: F401 - its listeners protect every engine that meets the type
+from .declarations import check_column, refuse_declaration
 from .encrypted_type import EncryptedType
 from .engine_keys import engine_keys
 
@@ -172,36 +173,7 @@ def _known_values(bindparam: BindParameter[str]) -> list[Any]:
     return [value for value in values if value is not None]
 
 
-@event.listens_for(EncryptedString, "after_parent_attach")
-def _refuse_column(_type: EncryptedString, column: object) -> None:
-    if isinstance(column, Column):
-        _refuse_declaration(column)
-        event.listen(column, "after_parent_attach", _refuse_column_in_table)
-
-
-def _refuse_column_in_table(column: Column[Any], _table: Table) -> None:
-    _refuse_declaration(column)
-
-
-def _refuse_declaration(column: Column[Any]) -> None:
-    """Refuse what the database would compare, or fill with plaintext."""
-    declared = {
-        "primary_key": column.primary_key,
-        "unique": column.unique,
-        "index": column.index,
-        "server_default": column.server_default is not None and column.computed is None,
-        "an SQL expression as default": any(
-            default is not None and default.is_clause_element for default in (column.default, column.onupdate)
-        ),
-        "Computed": column.computed is not None,
-        "ForeignKey": bool(column.foreign_keys),
-    }
-    for name, is_declared in declared.items():
-        if is_declared:
-            raise ColumnDefinitionError(
-                f"{column.type!r} on column {column.name!r}: {name} is not supported. Two encryptions of one text"
-                " differ, so the database can neither compare nor compute them; keep a keyed hash in another column"
-            )
+event.listen(EncryptedString, "after_parent_attach", check_column)
 
 
 @event.listens_for(Mapper, "mapper_configured")
@@ -209,21 +181,8 @@ def _prepare_attributes(mapper: Mapper[Any], class_: type) -> None:
     for attribute in mapper.column_attrs:
         column = attribute.columns[0]
         if attribute.parent is mapper and isinstance(column, Column) and isinstance(column.type, EncryptedString):
-            _refuse_declaration(column)
-            _refuse_table_level(column)
+            refuse_declaration(column)
             event.listen(getattr(class_, attribute.key), "set", _hide_assigned, retval=True, propagate=True)
-
-
-def _refuse_table_level(column: Column[Any]) -> None:
-    if not isinstance(column.table, Table):
-        return  # a mapped subquery
-    constraints = {item for item in column.table.constraints if isinstance(item, UniqueConstraint)}
-    for item in constraints | column.table.indexes:
-        if item.columns.contains_column(column):
-            raise ColumnDefinitionError(
-                f"{type(item).__name__} {item.name!r} covers the encrypted column {column.name!r}. Two encryptions of"
-                " one text differ, so it can neither find nor exclude anything; leave the column out"
-            )
 
 
 def _hide_assigned(_target: object, value: Any, _old: object, initiator: Any) -> SecretString | None:

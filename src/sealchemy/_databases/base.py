@@ -13,7 +13,7 @@ from sqlalchemy.types import TypeEngine
 from sealchemy._values.envelope import PREFIX
 from sealchemy.errors import UnsupportedOperationError
 
-from .table import RowKey, Target, without_collation
+from .table import RowKey, Target, inspecting, without_collation
 
 ANY_ENCRYPTED_VALUE = f"{PREFIX}v1:{'?' * 12}:?*"
 """The pattern of every encrypted value, with `?` for one character and `*` for any number."""
@@ -119,10 +119,11 @@ class Database:
 
     def named_checks(self, connection: sa.Connection, table: str, schema: str | None) -> dict[str, NamedCheck]:
         """Return the CHECKs of a table that have a name."""
-        return {
-            str(item["name"]): NamedCheck(item["sqltext"], not item.get("dialect_options", {}).get("not_valid"))
-            for item in sa.inspect(connection).get_check_constraints(table, schema=schema)
-        }
+        with inspecting(connection) as inspector:
+            return {
+                str(item["name"]): NamedCheck(item["sqltext"], not item.get("dialect_options", {}).get("not_valid"))
+                for item in inspector.get_check_constraints(table, schema=schema)
+            }
 
     def add_check(self, connection: sa.Connection, target: Target, name: str, condition: str) -> None:
         """Add a CHECK, in the transaction of the connection."""

@@ -1,12 +1,13 @@
 """A table to work on: as it is named by the caller, and as it is found in the database."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import ColumnClause, ColumnElement, Connection, TableClause, Text, column, inspect, table
-from sqlalchemy.engine import Dialect
+from sqlalchemy.engine import Dialect, Inspector
 from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.types import NullType, String, TypeDecorator, TypeEngine
 from typing_extensions import override
@@ -81,12 +82,12 @@ def look_up(
     """
     name, contexts, schema = wanted
     _refuse_translation(connection, name, schema)
-    inspector = inspect(connection)
-    try:
-        found = {item["name"]: item["type"] for item in inspector.get_columns(name, schema=schema)}
-    except NoSuchTableError:
-        found = {}
-    key = inspector.get_pk_constraint(name, schema=schema)["constrained_columns"] if found else []
+    with inspecting(connection) as inspector:
+        try:
+            found = {item["name"]: item["type"] for item in inspector.get_columns(name, schema=schema)}
+        except NoSuchTableError:
+            found = {}
+        key = inspector.get_pk_constraint(name, schema=schema)["constrained_columns"] if found else []
     problem = _find_problem(connection.engine.url.database, contexts, found, key)
     if problem is not None:
         raise ColumnDefinitionError(f"table {name!r}: {problem}")
@@ -99,6 +100,19 @@ def look_up(
         columns=tuple(light.c[item] for item in contexts),
         contexts=tuple(require_context(context) for context in contexts.values()),
     )
+
+
+@contextmanager
+def inspecting(connection: Connection) -> Iterator[Inspector]:
+    """Inspect a database; afterwards, errors of the connection are redacted as before.
+
+    SQLAlchemy's reflection of MySQL turns the events of errors off, and leaves them off on this connection.
+    """
+    before = connection.get_execution_options().get("skip_user_error_events", False)
+    try:
+        yield inspect(connection)
+    finally:
+        connection.execution_options(skip_user_error_events=before)
 
 
 def without_collation(type_: TypeEngine[Any]) -> TypeEngine[Any]:

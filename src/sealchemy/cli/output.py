@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from sealchemy import KeyRing, SealchemyError
-from sealchemy._column import redact_errors
 from sealchemy.rewrite import Progress as RowsDone
 from sealchemy.status import ColumnStatus
 
@@ -29,8 +28,6 @@ class _Rate(TextColumn):
 
 def describe(error: Exception) -> str | None:
     """Return the line for an error that the user can fix; None for any other."""
-    if isinstance(error, DBAPIError):
-        return redact_errors.describe(error)
     return str(error) if isinstance(error, SealchemyError | SQLAlchemyError) else None
 
 

@@ -1,0 +1,67 @@
+"""Refuse declarations that look protected and are not: what the database would compare, compute or fill in clear."""
+
+from typing import Any
+
+from sqlalchemy import CheckConstraint, Column, Index, Table, event
+from sqlalchemy.schema import ColumnCollectionConstraint
+
+from sealchemy.errors import ColumnDefinitionError
+
+from .encrypted_type import encrypted_type
+
+_WHY = (
+    "Two encryptions of one text differ, so the database can neither compare nor compute them; keep a keyed hash in"
+    " another column"
+)
+
+
+def check_column(type_: object, column: object) -> None:
+    """Refuse a column of this type; a listener for `after_parent_attach` of the type."""
+    if not isinstance(column, Column):
+        return
+    if encrypted_type(column.type) is not type_:
+        raise ColumnDefinitionError(
+            f"{type_!r} inside {column.type!r}, on column {column.name!r}: values would be stored in clear where the"
+            " outer type or a variant of it applies; use the type itself, or a TypeDecorator whose impl it is"
+        )
+    if column.name is not None:  # a declarative class gives it one later
+        refuse_declaration(column)
+    event.listen(column, "after_parent_attach", _check_column_in_table)
+
+
+def refuse_declaration(column: Column[Any]) -> None:
+    """Raise `ColumnDefinitionError` if the database would compare, compute or fill this encrypted column."""
+    defaults = [default for default in (column.default, column.onupdate) if default is not None]
+    declared = {
+        "primary_key": column.primary_key,
+        "unique": column.unique,
+        "index": column.index,
+        "Computed": column.computed is not None,
+        "Identity": column.identity is not None,
+        "Sequence": any(default.is_sequence for default in defaults),
+        "server_default": column.server_default is not None,
+        "server_onupdate": column.server_onupdate is not None,
+        "an SQL expression as default": any(default.is_clause_element for default in defaults),
+        "ForeignKey": bool(column.foreign_keys),
+    }
+    for name, is_declared in declared.items():
+        if is_declared:
+            raise ColumnDefinitionError(f"{column.type!r} on column {column.name!r}: {name} is not supported. {_WHY}")
+
+
+def _check_column_in_table(column: Column[Any], table: Table) -> None:
+    refuse_declaration(column)
+    for item in (*table.constraints, *table.indexes):
+        _check_item(item, table)
+
+
+@event.listens_for(ColumnCollectionConstraint, "after_parent_attach")
+@event.listens_for(Index, "after_parent_attach")
+def _check_item(item: Any, _table: object) -> None:
+    if isinstance(item, CheckConstraint):
+        return
+    for column in getattr(item, "columns", ()):
+        if encrypted_type(column.type) is not None:
+            raise ColumnDefinitionError(
+                f"{type(item).__name__} {item.name!r} covers the encrypted column {column.name!r}. {_WHY}"
+            )
