@@ -32,8 +32,8 @@ def redact_errors(engine: Engine) -> None:
 @event.listens_for(Engine, "handle_error")
 def _replace_own_error(context: ExceptionContext) -> SealchemyError | None:
     """Return a copy of an error of ours: SQLAlchemy raises it from itself, and some loggers follow that for ever."""
-    error, raised = context.original_exception, context.sqlalchemy_exception
-    return copy.copy(error) if isinstance(error, SealchemyError) and raised == error else None
+    error, raised = context.original_exception, id(context.sqlalchemy_exception)
+    return copy.copy(error) if isinstance(error, SealchemyError) and raised == id(error) else None
 
 
 def _redact(context: ExceptionContext) -> None:
