@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -85,14 +86,13 @@ def postgresql_database(postgresql_server: str) -> Iterator[str]:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.fixture
-def postgresql_url(postgresql_database: str) -> Iterator[str]:
-    """The URL of an empty schema."""
+@contextmanager
+def _empty_schema(database: str) -> Iterator[str]:
     schema = f"t_{secrets.token_hex(6)}"
-    engine = create_engine(postgresql_database)
+    engine = create_engine(database)
     with engine.begin() as connection:
         connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
-    url = make_url(postgresql_database).update_query_dict({"options": f"-csearch_path={schema}"})
+    url = make_url(database).update_query_dict({"options": f"-csearch_path={schema}"})
     yield url.render_as_string(hide_password=False)
     with engine.begin() as connection:
         connection.exec_driver_sql(f"DROP SCHEMA {schema} CASCADE")
@@ -100,15 +100,27 @@ def postgresql_url(postgresql_database: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def mariadb_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of an empty database on MariaDB."""
-    config = request.config
+def postgresql_url(postgresql_database: str) -> Iterator[str]:
+    """The URL of an empty schema."""
+    with _empty_schema(postgresql_database) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def module_postgresql_url(postgresql_database: str) -> Iterator[str]:
+    """The URL of a schema that the tests of a module share."""
+    with _empty_schema(postgresql_database) as url:
+        yield url
+
+
+@contextmanager
+def _empty_database(config: pytest.Config) -> Iterator[str]:
     if hasattr(config, "workerinput"):
         server = config.workerinput.get("mariadb")
     else:
         server = config.stash[MARIADB].url if MARIADB in config.stash else None
     if server is None:
-        pytest.skip(mariadb.WHAT_TO_INSTALL)  # the report header says so too
+        pytest.skip(mariadb.WHAT_TO_INSTALL)  # the header of the run says so as well
     name = f"t_{secrets.token_hex(6)}"
     engine = create_engine(server)
     with engine.begin() as connection:
@@ -117,6 +129,20 @@ def mariadb_url(request: pytest.FixtureRequest) -> Iterator[str]:
     with engine.begin() as connection:
         connection.exec_driver_sql(f"DROP DATABASE {name}")
     engine.dispose()
+
+
+@pytest.fixture
+def mariadb_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of an empty database on MariaDB."""
+    with _empty_database(request.config) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def module_mariadb_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a database on MariaDB that the tests of a module share."""
+    with _empty_database(request.config) as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -1,5 +1,8 @@
 """`EncryptedType`: the mark of the types whose columns are protected."""
 
+from typing import Any
+
+from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
 
@@ -18,7 +21,10 @@ def encrypted_type(type_: object) -> EncryptedType | None:
     return type_
 
 
-def context_of(element: object) -> str | None:
-    """Return the context of an SQL expression; None if its type is not encrypted."""
-    type_ = encrypted_type(getattr(element, "type", None))
-    return None if type_ is None else type_.context
+def context_of(element: object, dialect: Dialect) -> str | None:
+    """Return the context of an SQL expression; None if its type is not encrypted on this dialect."""
+    type_: Any = getattr(element, "type", None)
+    found = encrypted_type(type_)
+    if found is None and (isinstance(type_, TypeDecorator) or getattr(type_, "_variant_mapping", None)):
+        found = encrypted_type(type_.dialect_impl(dialect))  # a `load_dialect_impl` or a variant may choose it
+    return None if found is None else found.context

@@ -4,21 +4,24 @@ The listeners are on the class `Engine`: an engine without a key ring must not s
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
+from weakref import WeakSet
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import Dialect
+from sqlalchemy.sql.compiler import SQLCompiler
 
-from sealchemy._values.secret import SecretString
+from sealchemy._values.secret import SecretString, hide
 from sealchemy.errors import UnsupportedOperationError
 
 from .engine_keys import EngineKeys
 from .statements import ProtectedCompiler, protect
-from .writes import accepted_values
 
 logger = logging.getLogger("sealchemy")
+
+_checked: WeakSet[SQLCompiler] = WeakSet()
 
 _CONTAINERS = frozenset({dict, list, tuple})
 
@@ -30,33 +33,44 @@ def _protect_dialect(dialect: Dialect, *_: object) -> None:
 
 @event.listens_for(Engine, "do_execute")
 def _check_one(_cursor: object, _statement: object, parameters: Any, context: Any) -> None:
-    _check(lambda: _values(parameters or ()), context)
+    _check_compiled(context)
+    _check_parameters([parameters] if parameters else [], context)
 
 
 @event.listens_for(Engine, "do_executemany")
 def _check_many(_cursor: object, _statement: object, parameters: Any, context: Any) -> None:
-    _check(lambda: chain.from_iterable(map(_values, parameters)), context)
+    _check_compiled(context)
+    _check_parameters(parameters, context)
 
 
-def _check(values: Callable[[], Iterable[Any]], context: Any) -> None:
-    keys: EngineKeys | None = context.dialect.__dict__.get("_sealchemy")
-    if keys is not None and keys.key_ring is not None and _has_secret(values):
-        _refuse_secret(keys)
+def _check_compiled(context: Any) -> None:
+    """Check a statement that was compiled before its dialect was protected, or for another dialect."""
     compiled = context.compiled
-    if compiled is not None and compiled.dml_compile_state and not isinstance(compiled, ProtectedCompiler):
-        accepted_values(compiled.dml_compile_state)  # compiled before its dialect was protected
+    if isinstance(compiled, ProtectedCompiler) or not isinstance(compiled, SQLCompiler) or compiled in _checked:
+        return
+    if compiled.statement is not None:
+        protect(context.dialect)
+        compiled.statement.compile(dialect=context.dialect, column_keys=compiled.column_keys)
+        _checked.add(compiled)
 
 
-def _has_secret(values: Callable[[], Iterable[Any]]) -> bool:
-    types = set(map(type, values()))
-    if types.isdisjoint(_CONTAINERS):
+def _check_parameters(rows: Any, context: Any) -> None:
+    keys: EngineKeys | None = context.dialect.__dict__.get("_sealchemy")
+    if keys is not None and keys.key_ring is not None and _has_secret(rows):
+        rows = hide(rows)
+        _refuse_secret(keys)
+
+
+def _has_secret(rows: Any) -> bool:
+    types = set(map(type, chain.from_iterable(map(_values, rows))))
+    if SecretString in types or types.isdisjoint(_CONTAINERS):
         return SecretString in types
-    items = chain.from_iterable(_values(value) for value in values() if type(value) in _CONTAINERS)
-    return SecretString in types or SecretString in map(type, items)
+    containers = [item for row in rows for item in _values(row) if type(item) in _CONTAINERS]
+    return _has_secret(containers)
 
 
-def _values(parameters: Any) -> Iterable[Any]:
-    return parameters.values() if isinstance(parameters, dict) else parameters
+def _values(container: Any) -> Iterable[Any]:
+    return container.values() if isinstance(container, dict) else container
 
 
 def _refuse_secret(keys: EngineKeys) -> None:

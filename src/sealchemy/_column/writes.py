@@ -5,14 +5,16 @@ store the text in clear. Accepted are plain values and NULL, parameters of the c
 encrypted values of that context.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
+from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import (
     BindParameter,
     Cast,
     ClauseElement,
+    CollectionAggregate,
     ColumnClause,
     Grouping,
     Label,
@@ -20,41 +22,157 @@ from sqlalchemy.sql.elements import (
     TextClause,
     TypeCoerce,
 )
-from sqlalchemy.sql.selectable import CompoundSelect, FromClause, Join, ScalarSelect, TableClause, Values
+from sqlalchemy.sql.selectable import (
+    CompoundSelect,
+    FromClause,
+    Join,
+    ScalarSelect,
+    SelectBase,
+    SelectStatementGrouping,
+    TableClause,
+    Values,
+)
 
 from sealchemy.errors import UnsupportedOperationError
 
 from .encrypted_type import context_of
 
+PERMIT = "sealchemy permit"
+"""The annotation of an element that may be rendered; see `ProtectedCompiler`."""
 
-def accepted_values(state: Any) -> list[object]:
-    """Return the columns and subqueries among the values of an INSERT or UPDATE, all of which are acceptable.
 
-    Raises:
-        UnsupportedOperationError: a value for an encrypted column would be stored in clear, or a key could be one.
-    """
-    statement = state.statement
-    tables = [*_tables(statement.table), *getattr(state, "_extra_froms", ())]
-    if not any(context_of(column) for table in tables for column in table.c):
-        return []
-    accepted: list[object] = []
-    for key, value in _assignments(statement, state):
-        contexts = [context for column in _targets(key, tables) if (context := context_of(column)) is not None]
-        for context in contexts:
-            if not _is_encrypted(value, context):
-                _refuse(context, "an SQL expression as the value of an encrypted column")
-        if contexts:
-            accepted.append(unwrap(value))
-    for key, value in _conflict_assignments(statement):
-        column = _column_of_table(key, statement.table)
-        context = context_of(column)
-        if context is not None and not _is_encrypted(value, context):
-            _refuse(context, "an SQL expression as the value of an encrypted column")
-        if context is not None:
-            accepted.append(unwrap(value))
-    if getattr(statement, "select", None) is not None:
-        _require_same_contexts(statement)
-    return [item for item in accepted if isinstance(item, ColumnClause | ScalarSelect)]
+class WriteRules:
+    """The rules for values, with the types of columns as one dialect has them."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+
+    def check(self, state: Any) -> list[object]:
+        """Check an INSERT or UPDATE by its compile state; return permits for the elements that it may render.
+
+        Accepted columns and subqueries are replaced, in the state, by copies that are annotated with a permit: the same
+        object may be used elsewhere in the statement, where it is not accepted, and a dialect may clone it.
+
+        Raises:
+            UnsupportedOperationError: a value for an encrypted column would be stored in clear, or a key could be one.
+        """
+        statement = state.statement
+        tables = [*_tables(statement.table), *getattr(state, "_extra_froms", ())]
+        if getattr(statement, "select", None) is not None:
+            self._require_same_contexts(statement)
+        if self._first_context(tables) is None:
+            return []
+        accepted: list[object] = []
+
+        def replace(columns: list[Any], value: Any) -> Any:
+            contexts = [context for column in columns if (context := self._context_of(column)) is not None]
+            for context in contexts:
+                if not self._is_encrypted(value, context):
+                    _refuse(context, "an SQL expression as the value of an encrypted column")
+            if not contexts or not isinstance(unwrap(value), ColumnClause | ScalarSelect):
+                return value
+            accepted.append(permit := object())
+            return unwrap(value)._annotate({PERMIT: permit})
+
+        if getattr(statement, "select", None) is None:
+            _replace_values(state, lambda key, value: replace(self._targets(key, tables), value))
+        _replace_in_upsert(state, lambda key, value: self._replace_in_upsert(replace, key, value, statement))
+        # MySQL renders the targets of an UPDATE of several tables as columns.
+        keys = [unwrap(key) for key in state._dict_parameters or ()]
+        return [*accepted, *(key for key in keys if isinstance(key, ColumnClause))]
+
+    def _replace_in_upsert(self, replace: Any, key: Any, value: Any, statement: Any) -> Any:
+        target = self._target_of_upsert(key, statement)
+        if self._context_of(target) is None and isinstance(value, ClauseElement):
+            for item in visitors.iterate(value):
+                if (context := self._context_of(item)) is not None:
+                    _refuse(context, "copying ciphertext to another column, in an upsert")
+        return replace([target], value)
+
+    def require_plain_rows(self, values: Any) -> None:
+        """Refuse VALUES with expressions for encrypted columns."""
+        contexts = [self._context_of(column) for column in values._column_args]
+        for row in (row for rows in values._data for row in rows) if any(contexts) else ():
+            for context, value in zip(contexts, row, strict=False):
+                if context is not None and not self._is_encrypted(value, context, is_typed=True):
+                    _refuse(context, "an SQL expression in VALUES")
+
+    def _context_of(self, element: object) -> str | None:
+        return context_of(element, self._dialect)
+
+    def _first_context(self, tables: Iterable[FromClause]) -> str | None:
+        columns = (column for table in tables for column in table.c)
+        return next((context for column in columns if (context := self._context_of(column)) is not None), None)
+
+    def _targets(self, key: Any, tables: list[FromClause]) -> list[Any]:
+        """Return the columns that a key may name; SQLAlchemy goes by the name of a column alone."""
+        key = unwrap(key)
+        if not isinstance(key, str | ColumnClause):
+            _refuse(str(self._first_context(tables)), "an SQL expression in place of a column")
+        names = {key} if isinstance(key, str) else {key.key, key.name}
+        found = [column for table in tables for column in table.c if not names.isdisjoint({column.key, column.name})]
+        return found if isinstance(key, str) else [*found, key]
+
+    def _target_of_upsert(self, key: Any, statement: Any) -> Any:
+        """Return the column that a key of an upsert names; SQLAlchemy stores the value of an unknown one as it is."""
+        key, columns = unwrap(key), statement.table.c
+        if isinstance(key, str):
+            found = columns.get(key)
+        else:
+            found = next((item for item in columns if isinstance(key, ColumnClause) and hash(item) == hash(key)), None)
+        if found is None:
+            context = str(self._first_context([statement.table]))
+            _refuse(context, "in the set_ of an upsert, anything but a column of the table by its key")
+        return found
+
+    def _require_same_contexts(self, statement: Any) -> None:
+        """Refuse INSERT ... SELECT between columns of different contexts."""
+        if getattr(statement.table, "name", "").startswith("_alembic_tmp_"):
+            return  # Alembic's batch mode copies the rows of a table as they are
+        names = list(statement._select_names or statement.table.c.keys())
+        targets = [self._context_of(statement.table.c.get(name)) for name in names]
+        for row in outputs(statement.select) or [[]]:
+            sources = row if len(row) == len(targets) else [TextClause("")] * len(targets)
+            for target, source in zip(targets, sources, strict=True):
+                source_context = self._context_of(source)
+                if target is not None and not self._is_encrypted(source, target, is_typed=True):
+                    _refuse(target, "a column that does not hold its encrypted values, in INSERT ... SELECT")
+                if target is None and source_context is not None:
+                    _refuse(source_context, "copying ciphertext to another column, in INSERT ... SELECT")
+
+    def _is_encrypted(self, value: Any, context: str, *, is_typed: bool = False) -> bool:
+        """Return whether a value is NULL, will be encrypted when it is bound, or comes from such a column.
+
+        `is_typed` says that nothing gives a parameter the type of the column.
+        """
+        if not isinstance(value, ClauseElement) and not hasattr(value, "__clause_element__"):
+            return True  # a plain value: it is bound with the column's type
+        element = unwrap(value)
+        if is_null(element):
+            return True
+        if isinstance(element, BindParameter):
+            return self._context_of(element) == context or (bool(element.type._isnull) and not is_typed)
+        if isinstance(element, ScalarSelect):
+            rows = outputs(element)
+            return bool(rows) and all(
+                len(row) == 1 and self._is_encrypted(row[0], context, is_typed=True) for row in rows
+            )
+        return self._is_stored(element, context)
+
+    def _is_stored(self, element: Any, context: str) -> bool:
+        """Return whether a column, through all subqueries, is one of a table."""
+        if not isinstance(element, ColumnClause) or element.is_literal or self._context_of(element) != context:
+            return False
+        table: Any = element.table
+        rows = outputs(getattr(table, "element", None))
+        if rows:
+            at = next((at for at, item in enumerate(table.c) if item.key == element.key), None)
+            return at is not None and all(
+                len(row) > at and self._is_encrypted(row[at], context, is_typed=True) for row in rows
+            )
+        if element._proxies:
+            return all(self._is_encrypted(proxy, context, is_typed=True) for proxy in element._proxies)
+        return isinstance(table, TableClause | Values)
 
 
 def unwrap(element: Any) -> Any:
@@ -75,33 +193,20 @@ def is_null(element: Any) -> bool:
 
 def outputs(selectable: Any) -> list[list[Any]]:
     """Return the columns of each SELECT in a subquery or compound; an empty list for anything else."""
-    while isinstance(selectable, Grouping | ScalarSelect) or (
-        hasattr(selectable, "element") and not hasattr(selectable, "selected_columns")
-    ):
+    while isinstance(selectable, Grouping | ScalarSelect | SelectStatementGrouping | CollectionAggregate):
         selectable = selectable.element
     if isinstance(selectable, CompoundSelect):
         return [row for item in selectable.selects for row in outputs(item)]
-    columns = getattr(selectable, "selected_columns", None)
+    columns = selectable.selected_columns if isinstance(selectable, SelectBase) else None
     return [] if columns is None else [list(columns)]
 
 
 def has_primary_key_of(column: Any, columns: list[Any]) -> bool:
     """Return whether the primary key of a column's table is among some columns."""
     table = getattr(column, "table", None)
-    key = list(table.primary_key) if isinstance(table, FromClause) else []
-    return bool(key) and all(any(item.shares_lineage(unwrap(other)) for other in columns) for item in key)
-
-
-def require_plain_rows(values: Any) -> None:
-    """Refuse VALUES with expressions for encrypted columns."""
-    contexts = [context_of(column) for column in values._column_args]
-    if not any(contexts):
-        return
-    for rows in values._data:
-        for row in rows:
-            for context, value in zip(contexts, row, strict=False):
-                if context is not None and not _is_encrypted(value, context):
-                    _refuse(context, "an SQL expression in VALUES")
+    key = {item.key for item in table.primary_key} if isinstance(table, FromClause) else set()
+    others = [unwrap(other) for other in columns]
+    return bool(key) and key <= {other.key for other in others if getattr(other, "table", None) is table}
 
 
 def _tables(table: Any) -> Iterator[FromClause]:
@@ -111,82 +216,30 @@ def _tables(table: Any) -> Iterator[FromClause]:
             yield item
 
 
-def _assignments(statement: Any, state: Any) -> Iterator[tuple[Any, Any]]:
-    if getattr(statement, "select", None) is None:
-        yield from (state._dict_parameters or {}).items()
-        yield from getattr(state, "_ordered_values", None) or ()
-        for row in getattr(state, "_multi_parameters", None) or ():
-            yield from row.items()
+def _replace_values(state: Any, replace: Callable[[Any, Any], Any]) -> None:
+    """Replace the values in the state of an INSERT or UPDATE."""
+    rows = getattr(state, "_multi_parameters", None)
+    if rows:
+        state._multi_parameters = [{key: replace(key, value) for key, value in row.items()} for row in rows]
+        state._dict_parameters = state._multi_parameters[0]
+        return
+    if state._dict_parameters:
+        state._dict_parameters = {key: replace(key, value) for key, value in state._dict_parameters.items()}
+    if getattr(state, "_ordered_values", None):  # SQLAlchemy 2.0
+        state._ordered_values = [(key, state._dict_parameters[key]) for key, _ in state._ordered_values]
 
 
-def _conflict_assignments(statement: Any) -> Iterator[tuple[Any, Any]]:
-    conflict = getattr(statement, "_post_values_clause", None)
-    update = getattr(conflict, "update_values_to_set", None) or getattr(conflict, "update", None) or ()
-    yield from update.items() if isinstance(update, dict) else update
-
-
-def _targets(key: Any, tables: Iterable[FromClause]) -> list[Any]:
-    """Return the columns that a key may name; SQLAlchemy goes by the name of a column alone."""
-    key = unwrap(key)
-    if not isinstance(key, str | ColumnClause):
-        context = next(context for table in tables for column in table.c if (context := context_of(column)))
-        _refuse(context, "an SQL expression in place of a column")
-    names = {key} if isinstance(key, str) else {key.key, key.name}
-    found = [column for table in tables for column in table.c if not names.isdisjoint({column.key, column.name})]
-    return found if isinstance(key, str) else [*found, key]
-
-
-def _column_of_table(key: Any, table: Any) -> Any:
-    """Return the column that a key of an upsert names; SQLAlchemy stores the value of an unknown one as it is."""
-    key = unwrap(key)
-    column = table.c.get(key) if isinstance(key, str) else next((item for item in table.c if item is key), None)
-    if column is None and isinstance(key, ColumnClause):
-        column = next((item for item in table.c if hash(item) == hash(key)), None)
-    if column is None:
-        context = next(context for item in table.c if (context := context_of(item)))
-        _refuse(context, "in the set_ of an upsert, anything but a column of the table by its key")
-    return column
-
-
-def _require_same_contexts(statement: Any) -> None:
-    """Refuse INSERT ... SELECT between columns of different contexts."""
-    names = list(statement._select_names or statement.table.c.keys())
-    targets = [context_of(statement.table.c.get(name)) for name in names]
-    for row in outputs(statement.select) or [[]]:
-        sources = row if len(row) == len(targets) else [TextClause("")] * len(targets)
-        for target, source in zip(targets, sources, strict=True):
-            if target is not None and not _is_encrypted(source, target, is_typed=True):
-                _refuse(target, "a column that does not hold its encrypted values, in INSERT ... SELECT")
-            source_context = context_of(source)
-            if target is None and source_context is not None:
-                _refuse(source_context, "copying ciphertext to another column, in INSERT ... SELECT")
-
-
-def _is_encrypted(value: Any, context: str, *, is_typed: bool = False) -> bool:
-    """Return whether a value is NULL, will be encrypted when it is bound, or comes from such a column.
-
-    `is_typed` says that nothing gives a parameter the type of the column.
-    """
-    if not isinstance(value, ClauseElement) and not hasattr(value, "__clause_element__"):
-        return True  # a plain value: it is bound with the column's type
-    element = unwrap(value)
-    if is_null(element):
-        return True
-    if isinstance(element, BindParameter):
-        return context_of(element) == context or (bool(element.type._isnull) and not is_typed)
-    if isinstance(element, ScalarSelect):
-        rows = outputs(element)
-        return bool(rows) and all(len(row) == 1 and _is_encrypted(row[0], context, is_typed=True) for row in rows)
-    return _is_stored(element, context)
-
-
-def _is_stored(element: Any, context: str) -> bool:
-    """Return whether a column, through all subqueries, is one of a table."""
-    if not isinstance(element, ColumnClause) or element.is_literal or context_of(element) != context:
-        return False
-    if element._proxies:
-        return all(_is_encrypted(proxy, context, is_typed=True) for proxy in element._proxies)
-    return isinstance(element.table, TableClause | Values)
+def _replace_in_upsert(state: Any, replace: Callable[[Any, Any], Any]) -> None:
+    """Replace the values in the ON CONFLICT or ON DUPLICATE KEY clause of an INSERT."""
+    clause: Any = getattr(state.statement, "_post_values_clause", None)
+    for name in ("update_values_to_set", "update"):
+        values = getattr(clause, name, None)
+        if values:
+            pairs = values.items() if isinstance(values, dict) else values
+            replaced = [(key, replace(key, value)) for key, value in pairs]
+            state.statement, clause = state.statement._clone(), clause._clone()
+            setattr(clause, name, dict(replaced) if isinstance(values, dict) else replaced)
+            state.statement._post_values_clause = clause
 
 
 def _refuse(context: str, what: str) -> NoReturn:
