@@ -1,0 +1,305 @@
+"""Statements that got past earlier versions of the statement layer, and statements that it refused by mistake."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    Column,
+    Connection,
+    Engine,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    any_,
+    bindparam,
+    cast,
+    column,
+    create_engine,
+    func,
+    insert,
+    literal,
+    literal_column,
+    select,
+    text,
+    tuple_,
+    union,
+    union_all,
+    update,
+    values,
+)
+from sqlalchemy.dialects import mssql, mysql, oracle, postgresql, sqlite
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
+from sqlalchemy.pool import StaticPool
+from sqlalchemy.types import TypeDecorator
+
+from sealchemy import EncryptedString, Key, KeyRing, SecretString, UnsupportedOperationError, attach_key_ring
+from sealchemy._column.statements import protect
+from tests.support.leaks import SENTINEL, frames_of
+
+S, C = SENTINEL, "t.tok"
+RING = KeyRing(primary=Key.generate())
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Chosen(TypeDecorator[str]):
+    """A type that becomes the encrypted one when a dialect asks."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Any) -> Any:
+        return EncryptedString("t.chosen")
+
+
+class M(Base):
+    __tablename__ = "t"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    note: Mapped[str | None] = mapped_column(String(300))
+    tok: Mapped[str | None] = mapped_column(EncryptedString(C))
+    tok2: Mapped[str | None] = mapped_column(EncryptedString(C))
+    other: Mapped[str | None] = mapped_column(EncryptedString("t.other"))
+    zz: Mapped[Any | None] = mapped_column(JSON)
+    chosen: Mapped[str | None] = mapped_column(Chosen)
+
+
+t = M.__table__
+assert isinstance(t, Table)
+u = Table("u", Base.metadata, Column("tid", Integer, primary_key=True), Column("tok", EncryptedString(C)))
+p = Table("p", Base.metadata, Column("id", Integer, primary_key=True), Column("note", String(300)))
+
+
+@pytest.fixture
+def connection(engine: Engine) -> Iterator[Connection]:
+    Base.metadata.create_all(engine)
+    with engine.connect() as opened, opened.begin() as transaction:
+        opened.execute(insert(t), {"id": 1, "note": "n", "tok": "tok1", "tok2": "tok1"})
+        opened.execute(insert(u), {"tid": 1, "tok": "u1"})
+        opened.execute(insert(p), {"id": 1, "note": S})
+        yield opened
+        transaction.rollback()
+
+
+def sqlite_insert() -> Any:
+    return sqlite.insert(t).values(id=1, tok=S)
+
+
+def nested(*branches: Any) -> Any:
+    return union_all(select(t.c.id + 100, t.c.tok), union_all(select(t.c.id + 200, t.c.tok), *branches))
+
+
+subquery = select(u.c.tok).limit(1).scalar_subquery()
+inserted = sqlite_insert()
+a, b = aliased(M), aliased(M)
+REFUSED: dict[str, Callable[[], Any]] = {
+    "one name, encrypted and JSON": lambda: insert(t).values(tok=bindparam("x"), zz=bindparam("x")),
+    "one name, encrypted and plain": lambda: insert(t).values(tok=bindparam("x"), note=bindparam("x")),
+    "one name, two contexts": lambda: update(t).values(tok=bindparam("x"), other=bindparam("x")),
+    "one name, value and criterion": lambda: update(t).values(tok=bindparam("x")).where(t.c.note == bindparam("x")),
+    "a nested compound": lambda: insert(t).from_select(
+        ["id", "tok"], nested(select(p.c.id + 300, literal_column("p.note", EncryptedString(C))))
+    ),
+    "a subquery of a nested compound": lambda: insert(t).from_select(
+        ["id", "tok"], select(nested(select(p.c.id + 300, literal_column("p.note", EncryptedString(C)))).subquery())
+    ),
+    "a nested union": lambda: union(
+        select(t.c.id, t.c.tok), union_all(select(t.c.id, t.c.tok), select(p.c.id, t.c.tok))
+    ),
+    "an untyped parameter in VALUES": lambda: insert(t).from_select(
+        ["id", "tok"],
+        select(values(column("id", Integer), column("tok", EncryptedString(C)), name="v").data([(50, bindparam("x"))])),
+    ),
+    "a type that a dialect chooses": lambda: insert(t).values(chosen=func.lower(S)),
+    "a function of such a type": lambda: select(func.upper(t.c.chosen)),
+    "one column, as a value and in a function": lambda: update(t).values(note=func.lower(u.c.tok), tok=u.c.tok),
+    "one subquery, as a value and in a function": lambda: update(t).values(note=func.lower(subquery), tok=subquery),
+    "excluded, as a value and in a function": lambda: inserted.on_conflict_do_update(
+        index_elements=["id"], set_={"note": func.coalesce(inserted.excluded.tok, "x"), "tok": inserted.excluded.tok}
+    ),
+    "a value that is also in index_where": lambda: inserted.on_conflict_do_update(
+        index_elements=["id"], index_where=func.lower(t.c.tok) == "x", set_={"tok": t.c.tok}
+    ),
+    "ciphertext into a table without encrypted columns": lambda: insert(p).from_select(
+        ["id", "note"], select(t.c.id + 500, t.c.tok)
+    ),
+    "a whole row": lambda: select(func.row_to_json(t.table_valued())),
+    "an ordered whole row": lambda: select(t.c.id).order_by(t.table_valued()),
+    "a cast whole row": lambda: select(cast(t.table_valued(), Text)),
+    "a subquery of two columns": lambda: select(t.c.id).where(
+        tuple_(t.c.id, t.c.note) < select(t.c.id, t.c.tok).limit(1).scalar_subquery()
+    ),
+    "any_ of two columns": lambda: select(t.c.id).where(
+        tuple_(t.c.id, t.c.note) == any_(select(t.c.id, t.c.tok).scalar_subquery())
+    ),
+    "distinct with the key of another alias": lambda: select(a.id, b.tok).distinct(),
+    "a secret in a nested list": lambda: text("SELECT :a").bindparams(bindparam("a", [[SecretString(S)]])),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_statement_is_refused(connection: Connection, name: str) -> None:
+    if "excluded" in name or "index_where" in name:
+        protect(sqlite_dialect := sqlite.dialect())
+        with pytest.raises(UnsupportedOperationError):
+            REFUSED[name]().compile(dialect=sqlite_dialect)
+        return
+    with pytest.raises(UnsupportedOperationError):
+        connection.execute(REFUSED[name](), {"x": S} if "name" in name or "VALUES" in name else {})
+    for row in connection.execute(text("SELECT id, tok, other, chosen, zz FROM t")):
+        assert S not in str(row)
+
+
+def test_upsert_of_mysql_copies_no_ciphertext() -> None:
+    dialect = mysql.dialect()
+    protect(dialect)
+    statement = mysql.insert(t).values(id=1, tok="x")
+    for value in (statement.inserted.tok, func.lower(statement.inserted.tok)):
+        with pytest.raises(UnsupportedOperationError):
+            statement.on_duplicate_key_update(note=value).compile(dialect=dialect)
+    statement.on_duplicate_key_update(tok=statement.inserted.tok).compile(dialect=dialect)
+
+
+@pytest.mark.parametrize("how", ["creator", "pool"])
+def test_an_engine_without_a_ring_and_without_connect_events_refuses(tmp_path: Any, how: str) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    attached = attach_key_ring(create_engine(url, poolclass=StaticPool), RING)
+    Base.metadata.create_all(attached)
+    options: dict[str, Any] = {
+        "creator": {"creator": lambda: sqlite3.connect(tmp_path / "x.db")},
+        "pool": {"pool": attached.pool},
+    }
+    bare = create_engine(url, **options[how])
+    for statement in (
+        update(t).values(tok=func.lower(S)),
+        select(func.lower(t.c.tok)),
+        select(t.c.id).order_by(t.c.tok),
+        insert(t).from_select(["id", "tok"], select(literal(9), literal(S))),
+    ):
+        with pytest.raises(UnsupportedOperationError) as caught, bare.begin() as opened:
+            opened.execute(statement)
+        assert S not in str(caught.value)
+    with bare.begin() as opened:
+        opened.execute(update(t).values(note="fine"))
+        assert opened.execute(text("SELECT tok FROM t")).all() == []
+    bare.dispose()
+    attached.dispose()
+
+
+def test_a_statement_compiled_for_another_dialect_is_checked(connection: Connection) -> None:
+    compiled: Any = select(func.lower(t.c.tok)).compile(dialect=type(connection.dialect)())
+    if not hasattr(compiled, "_execute_on_connection"):
+        pytest.skip("SQLAlchemy 2.1 does not execute compiled statements")
+    with pytest.raises(UnsupportedOperationError):
+        connection.execute(compiled)
+
+
+def test_a_refusal_leaves_the_text_in_no_frame(connection: Connection) -> None:
+    for statement in (
+        update(t).values(tok=literal(S)),
+        update(t).values(tok=func.coalesce(t.c.tok, S)),
+        select(t.c.id).where(literal(S) == t.c.tok),
+    ):
+        with pytest.raises(UnsupportedOperationError) as caught:
+            connection.execute(statement)
+        shown = frames_of(caught.value)
+        assert [line[:200] for line in shown.splitlines() if S in line] == []
+
+
+ACCEPTED: dict[str, Callable[[], Any]] = {
+    "entity from text": lambda: select(M).from_statement(text("SELECT * FROM t")),
+    "columns from text": lambda: select(M.id, M.tok).from_statement(text("SELECT id, tok FROM t")),
+    "update from another table": lambda: update(t).values(tok=u.c.tok).where(t.c.id == u.c.tid),
+    "one column for two": lambda: update(t).values(tok=u.c.tok, tok2=u.c.tok).where(t.c.id == u.c.tid),
+    "one subquery for two": lambda: update(t).values(tok=subquery, tok2=subquery),
+    "insert from a nested compound": lambda: insert(t).from_select(
+        ["id", "tok"], select(nested(select(u.c.tid + 300, u.c.tok)).subquery())
+    ),
+    "distinct of an alias with its key": lambda: select(a.id, a.tok).distinct(),
+    "returning from an upsert": lambda: (
+        sqlite_insert()
+        .on_conflict_do_update(index_elements=["id"], set_={"tok": inserted.excluded.tok})
+        .returning(t.c.tok)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_statement_is_accepted(connection: Connection, name: str) -> None:
+    if ("upsert" in name) != (connection.dialect.name == "sqlite") and ("upsert" in name or "nested" in name):
+        pytest.skip("not in the syntax of this database")
+    result = connection.execute(ACCEPTED[name]())
+    if result.returns_rows:
+        assert "sealchemy:" not in str([str(item) for row in result for item in row])
+
+
+def test_constant_table_of_plain_values(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(postgresql_url)
+    Base.metadata.create_all(engine)
+    rows = values(column("id", Integer), column("tok", EncryptedString(C)), name="v").data([(50, S), (51, None)])
+    with engine.begin() as opened:
+        opened.execute(insert(t).from_select(["id", "tok"], select(rows.c.id, rows.c.tok)))
+        assert opened.scalars(select(t.c.tok).order_by(t.c.id)).all() == [S, None]
+        assert S not in str(opened.execute(text("SELECT tok FROM t")).all())
+    arrays = Table("a", MetaData(), Column("d", ARRAY(Text, dimensions=2)))
+    with engine.connect() as opened:
+        arrays.create(opened)
+        with pytest.raises(UnsupportedOperationError, match="SecretString"):
+            opened.execute(insert(arrays), {"d": [[SecretString(S)]]})
+
+
+def test_update_of_two_tables_on_mysql() -> None:
+    dialect = mysql.dialect()
+    protect(dialect)
+    for statement in (
+        update(t).values({t.c.note: "x", u.c.tok: S}).where(t.c.id == u.c.tid),
+        update(t.join(u, t.c.id == u.c.tid)).values({u.c.tok: t.c.tok}),
+    ):
+        assert "SET" in str(statement.compile(dialect=dialect))
+    for statement in (
+        update(t).values({t.c.note: func.lower(u.c.tok), u.c.tok: S}).where(t.c.id == u.c.tid),
+        update(t.join(u, func.lower(u.c.tok) == t.c.note)).values({t.c.tok: u.c.tok}),
+    ):
+        with pytest.raises(UnsupportedOperationError):
+            statement.compile(dialect=dialect)
+
+
+@pytest.mark.parametrize("make", [oracle.dialect, mssql.dialect, postgresql.dialect, sqlite.dialect, mysql.dialect])
+def test_returning_on_every_dialect(make: Callable[[], Any]) -> None:
+    dialect = make()
+    protect(dialect)
+    for statement in (insert(t).values(id=1).returning(t.c.tok), update(t).values(note="x").returning(t.c.tok)):
+        assert "tok" in str(statement.compile(dialect=dialect))
+        with pytest.raises(UnsupportedOperationError):
+            insert(t).values(id=1).returning(func.lower(t.c.tok)).compile(dialect=dialect)
+
+
+def test_a_check_of_the_length_can_be_created(engine: Engine) -> None:
+    table = Table("c", MetaData(), Column("id", Integer, primary_key=True), Column("tok", EncryptedString("c.tok")))
+    table.append_constraint(CheckConstraint(func.length(table.c.tok) < 5000))
+    table.create(engine)
+    with engine.begin() as opened:
+        opened.execute(insert(table), {"id": 1, "tok": "x"})
+
+
+def test_session_and_statement_agree_after_evaluating(engine: Engine) -> None:
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add(M(id=1, tok="same", tok2="same", note="before"))
+        session.commit()
+        item = session.get_one(M, 1)
+        session.execute(
+            update(M).where(M.tok.is_not(None)).values(note="hit"),
+            execution_options={"synchronize_session": "evaluate"},
+        )
+        assert item.note == "hit"
