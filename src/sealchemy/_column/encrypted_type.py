@@ -24,7 +24,10 @@ def encrypted_type(type_: object) -> EncryptedType | None:
 def context_of(element: object, dialect: Dialect) -> str | None:
     """Return the context of an SQL expression; None if its type is not encrypted on this dialect."""
     type_: Any = getattr(element, "type", None)
-    found = encrypted_type(type_)
-    if found is None and (isinstance(type_, TypeDecorator) or getattr(type_, "_variant_mapping", None)):
-        found = encrypted_type(type_.dialect_impl(dialect))  # a `load_dialect_impl` or a variant may choose it
+    if isinstance(type_, EncryptedType):
+        return type_.context
+    if not isinstance(type_, TypeDecorator) and not getattr(type_, "_variant_mapping", None):
+        return None
+    # A wrapper's own type, or one that its `load_dialect_impl` or a variant chooses.
+    found = encrypted_type(type_) or encrypted_type(type_.dialect_impl(dialect))
     return None if found is None else found.context

@@ -56,17 +56,18 @@ def _check_compiled(context: Any) -> None:
 
 def _check_parameters(rows: Any, context: Any) -> None:
     keys: EngineKeys | None = context.dialect.__dict__.get("_sealchemy")
-    if keys is not None and keys.key_ring is not None and _has_secret(rows):
+    if keys is not None and keys.key_ring is not None and rows and _has_secret(rows):
         rows = hide(rows)
         _refuse_secret(keys)
 
 
 def _has_secret(rows: Any) -> bool:
-    types = set(map(type, chain.from_iterable(map(_values, rows))))
+    values = map(dict.values, rows) if isinstance(rows[0], dict) else rows
+    types = set(map(type, chain.from_iterable(values)))
     if SecretString in types or types.isdisjoint(_CONTAINERS):
         return SecretString in types
-    containers = [item for row in rows for item in _values(row) if type(item) in _CONTAINERS]
-    return _has_secret(containers)
+    containers = [item for row in rows for item in _values(row) if type(item) in _CONTAINERS and item]
+    return any(_has_secret([container]) for container in containers)
 
 
 def _values(container: Any) -> Iterable[Any]:

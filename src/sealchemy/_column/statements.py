@@ -10,9 +10,7 @@ function, an operator, ORDER BY or a construct of a later SQLAlchemy, has no per
 """
 
 import traceback
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from sqlalchemy.engine import Dialect
@@ -45,7 +43,7 @@ class ProtectedCompiler(SQLCompiler):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Compile; a refusal leaves no values in the frames of its traceback."""
-        self._permits: Counter[int] = Counter()
+        self._permits: dict[int, int] = {}
         try:
             super().__init__(*args, **kwargs)
             self._require_one_context_per_parameter()
@@ -57,12 +55,16 @@ class ProtectedCompiler(SQLCompiler):
             args, kwargs = (), {}
             raise
 
-    @contextmanager
-    def _permitting(self, *elements: object) -> Iterator[None]:
-        """Permit each of these objects to be rendered once, and no others."""
-        outer, self._permits = self._permits, Counter(map(id, elements))
+    def _render(self, render: Callable[..., Any], permitted: Iterable[object], *args: Any, **kwargs: Any) -> Any:
+        """Render something that permits each of these objects once, and no others."""
+        permits: dict[int, int] = {}
+        for item in permitted:
+            permits[id(item)] = permits.get(id(item), 0) + 1
+        if not permits and not self._permits:
+            return render(*args, **kwargs)
+        outer, self._permits = self._permits, permits
         try:
-            yield
+            return render(*args, **kwargs)
         finally:
             self._permits = outer
 
@@ -74,7 +76,7 @@ class ProtectedCompiler(SQLCompiler):
         if context is None or self.statement is None:  # which is so for expressions in DDL
             return
         permit = id(element._annotations.get(PERMIT, element))
-        if not self._permits[permit]:
+        if not self._permits.get(permit):
             _refuse(context, _EXPRESSION)
         self._permits[permit] -= 1
 
@@ -113,18 +115,19 @@ class ProtectedCompiler(SQLCompiler):
         is_value = isinstance(element, ColumnClause | ScalarSelect | BindParameter) or is_null(element)
         if context is not None and not is_value:
             _refuse(context, _EXPRESSION)
-        with self._permitting(*([element] if context is not None else [])):
-            return super()._label_select_column(select, column, *args, **kwargs)
+        return self._render(
+            super()._label_select_column, [element] if context is not None else [], select, column, *args, **kwargs
+        )
 
     def returning_clause(self, stmt: Any, returning_cols: Any, *args: Any, **kwargs: Any) -> str:
         """Render RETURNING, whose columns some dialects render by themselves."""
-        with self._permitting(*map(unwrap, returning_cols)):
-            return super().returning_clause(stmt, returning_cols, *args, **kwargs)
+        return self._render(
+            super().returning_clause, map(unwrap, returning_cols), stmt, returning_cols, *args, **kwargs
+        )
 
     def visit_textual_select(self, taf: Any, *args: Any, **kwargs: Any) -> str:
         """Render text with the types of its columns, which it selects."""
-        with self._permitting(*taf.column_args):
-            return super().visit_textual_select(taf, *args, **kwargs)
+        return self._render(super().visit_textual_select, taf.column_args, taf, *args, **kwargs)
 
     def visit_label(self, label: Any, *args: Any, **kwargs: Any) -> str:
         """Render a label; by its name alone in ORDER BY and GROUP BY."""
@@ -136,26 +139,30 @@ class ProtectedCompiler(SQLCompiler):
         """Render an operator, if it can work on ciphertext."""
         sides = [unwrap(binary.left), unwrap(binary.right)]
         for side in sides:
-            for column in () if isinstance(side, ColumnClause) else (item for row in outputs(side) for item in row):
-                if (context := self._context_of(column)) is not None:
-                    _refuse(context, "comparing a subquery over it")
+            if not isinstance(side, ColumnClause | BindParameter):
+                self._refuse_outputs(side)
         contexts = [self._context_of(side) for side in sides]
         context = contexts[0] or contexts[1]
         if context is not None and not _is_meaningful(binary.operator, sides, contexts):
             _refuse(context, f"the operator {binary.operator.__name__}")
-        with self._permitting(*(sides if context is not None else [])):
-            return super().visit_binary(binary, *args, **kwargs)
+        return self._render(super().visit_binary, sides if context is not None else [], binary, *args, **kwargs)
 
     def visit_unary(self, unary: Any, *args: Any, **kwargs: Any) -> str:
         """Render an operator; EXISTS does not look at the values."""
-        with self._permitting(*([unary.element] if unary.operator is operators.exists else [])):
-            return super().visit_unary(unary, *args, **kwargs)
+        return self._render(
+            super().visit_unary, [unary.element] if unary.operator is operators.exists else [], unary, *args, **kwargs
+        )
 
     def visit_function(self, func: Any, *args: Any, **kwargs: Any) -> str:
         """Render a function; `count()` looks for NULL only."""
         arguments = [unwrap(item) for item in func.clauses] if isinstance(func, count) else []
-        with self._permitting(*(item for item in arguments if isinstance(item, ColumnClause))):
-            return super().visit_function(func, *args, **kwargs)
+        return self._render(
+            super().visit_function,
+            (item for item in arguments if isinstance(item, ColumnClause)),
+            func,
+            *args,
+            **kwargs,
+        )
 
     def get_select_precolumns(self, select: Any, **kwargs: Any) -> str:
         """Render DISTINCT, which works with the primary key only: two encryptions of one text differ."""
@@ -177,8 +184,7 @@ class ProtectedCompiler(SQLCompiler):
     def visit_values(self, element: Any, *args: Any, **kwargs: Any) -> str:
         """Render VALUES, if the values for encrypted columns are plain data."""
         WriteRules(self.dialect).require_plain_rows(element)
-        with self._permitting(*element._column_args, *element.c):
-            return super().visit_values(element, *args, **kwargs)
+        return self._render(super().visit_values, [*element._column_args, *element.c], element, *args, **kwargs)
 
     def visit_insert(self, insert_stmt: Any, *args: Any, **kwargs: Any) -> str:
         """Render INSERT, if every value for an encrypted column will be encrypted."""
@@ -194,9 +200,12 @@ class ProtectedCompiler(SQLCompiler):
         permitted = WriteRules(self.dialect).check(state)
         statement = statement._clone()
         statement._compile_state_factory = lambda *_args, **_kwargs: state
-        with self._permitting(*permitted):
-            text: str = visit(statement, *args, **kwargs)
-            return text
+        return str(self._render(visit, permitted, statement, *args, **kwargs))
+
+    def _refuse_outputs(self, side: Any) -> None:
+        for column in (column for row in outputs(side) for column in row):
+            if (context := self._context_of(column)) is not None:
+                _refuse(context, "comparing a subquery over it")
 
     def _refuse_unless_keyed(self, columns: list[Any], what: str) -> None:
         for column in columns:

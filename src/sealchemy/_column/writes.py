@@ -5,7 +5,7 @@ store the text in clear. Accepted are plain values and NULL, parameters of the c
 encrypted values of that context.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from sqlalchemy.engine import Dialect
@@ -57,7 +57,7 @@ class WriteRules:
             UnsupportedOperationError: a value for an encrypted column would be stored in clear, or a key could be one.
         """
         statement = state.statement
-        tables = [*_tables(statement.table), *getattr(state, "_extra_froms", ())]
+        tables = _tables(statement.table) + list(getattr(state, "_extra_froms", ()))
         if getattr(statement, "select", None) is not None:
             self._require_same_contexts(statement)
         if self._first_context(tables) is None:
@@ -209,11 +209,9 @@ def has_primary_key_of(column: Any, columns: list[Any]) -> bool:
     return bool(key) and key <= {other.key for other in others if getattr(other, "table", None) is table}
 
 
-def _tables(table: Any) -> Iterator[FromClause]:
-    """Yield the tables of a target, which may be a join."""
-    for item in visitors.iterate(table):
-        if isinstance(item, FromClause) and not isinstance(item, Join):
-            yield item
+def _tables(table: Any) -> list[FromClause]:
+    """Return the tables of a target, which may be a join."""
+    return [item for item in table._from_objects if not isinstance(item, Join)]
 
 
 def _replace_values(state: Any, replace: Callable[[Any, Any], Any]) -> None:
