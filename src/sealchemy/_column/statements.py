@@ -71,9 +71,8 @@ class ProtectedCompiler(SQLCompiler):
     def _context_of(self, element: object) -> str | None:
         return context_of(element, self.dialect)
 
-    def _require_permit(self, element: Any) -> None:
-        context = self._context_of(element)
-        if context is None or self.statement is None:  # which is so for expressions in DDL
+    def _take_permit(self, element: Any, context: str) -> None:
+        if self.statement is None:  # which is so for expressions in DDL
             return
         permit = id(element._annotations.get(PERMIT, element))
         if not self._permits.get(permit):
@@ -91,14 +90,16 @@ class ProtectedCompiler(SQLCompiler):
 
     def visit_column(self, column: ColumnClause[Any], *args: Any, **kwargs: Any) -> str:
         """Render a column, if its position permits it."""
-        if self.stack or kwargs.get("add_to_result_map") is None:  # else a column of text(), which is not rendered
-            self._require_permit(column)
+        context = context_of(column, self.dialect)
+        # Outside of a SELECT, a column with a place in the result is one of text(), which is not rendered.
+        if context is not None and (self.stack or kwargs.get("add_to_result_map") is None):
+            self._take_permit(column, context)
         return super().visit_column(column, *args, **kwargs)
 
     def visit_grouping(self, grouping: Any, *args: Any, **kwargs: Any) -> str:
         """Render parentheses, or a scalar subquery if its position permits it."""
-        if isinstance(grouping, ScalarSelect):
-            self._require_permit(grouping)
+        if isinstance(grouping, ScalarSelect) and (context := self._context_of(grouping)) is not None:
+            self._take_permit(grouping, context)
         return super().visit_grouping(grouping, *args, **kwargs)
 
     def visit_table_valued_column(self, element: Any, *args: Any, **kwargs: Any) -> str:
@@ -110,14 +111,12 @@ class ProtectedCompiler(SQLCompiler):
 
     def _label_select_column(self, select: Any, column: Any, *args: Any, **kwargs: Any) -> Any:
         """Render an item of a columns clause or of RETURNING."""
-        context = self._context_of(column)
-        element = unwrap(column)
-        is_value = isinstance(element, ColumnClause | ScalarSelect | BindParameter) or is_null(element)
-        if context is not None and not is_value:
-            _refuse(context, _EXPRESSION)
-        return self._render(
-            super()._label_select_column, [element] if context is not None else [], select, column, *args, **kwargs
-        )
+        context, permitted = self._context_of(column), []
+        if context is not None:
+            permitted = [unwrap(column)]
+            if not isinstance(permitted[0], ColumnClause | ScalarSelect | BindParameter) and not is_null(permitted[0]):
+                _refuse(context, _EXPRESSION)
+        return self._render(super()._label_select_column, permitted, select, column, *args, **kwargs)
 
     def returning_clause(self, stmt: Any, returning_cols: Any, *args: Any, **kwargs: Any) -> str:
         """Render RETURNING, whose columns some dialects render by themselves."""
@@ -137,32 +136,28 @@ class ProtectedCompiler(SQLCompiler):
 
     def visit_binary(self, binary: Any, *args: Any, **kwargs: Any) -> str:
         """Render an operator, if it can work on ciphertext."""
-        sides = [unwrap(binary.left), unwrap(binary.right)]
+        sides: list[Any] = [binary.left, binary.right]
         for side in sides:
             if not isinstance(side, ColumnClause | BindParameter):
                 self._refuse_outputs(side)
-        contexts = [self._context_of(side) for side in sides]
+        contexts = [context_of(side, self.dialect) for side in sides]
         context = contexts[0] or contexts[1]
-        if context is not None and not _is_meaningful(binary.operator, sides, contexts):
-            _refuse(context, f"the operator {binary.operator.__name__}")
-        return self._render(super().visit_binary, sides if context is not None else [], binary, *args, **kwargs)
+        if context is not None:
+            sides = [unwrap(side) for side in sides]
+            if not _is_meaningful(binary.operator, sides, contexts):
+                _refuse(context, f"the operator {binary.operator.__name__}")
+        return self._render(super().visit_binary, sides if context else [], binary, *args, **kwargs)
 
     def visit_unary(self, unary: Any, *args: Any, **kwargs: Any) -> str:
         """Render an operator; EXISTS does not look at the values."""
-        return self._render(
-            super().visit_unary, [unary.element] if unary.operator is operators.exists else [], unary, *args, **kwargs
-        )
+        permitted = [unary.element] if unary.operator is operators.exists else []
+        return self._render(super().visit_unary, permitted, unary, *args, **kwargs)
 
     def visit_function(self, func: Any, *args: Any, **kwargs: Any) -> str:
         """Render a function; `count()` looks for NULL only."""
         arguments = [unwrap(item) for item in func.clauses] if isinstance(func, count) else []
-        return self._render(
-            super().visit_function,
-            (item for item in arguments if isinstance(item, ColumnClause)),
-            func,
-            *args,
-            **kwargs,
-        )
+        permitted = [item for item in arguments if isinstance(item, ColumnClause)]
+        return self._render(super().visit_function, permitted, func, *args, **kwargs)
 
     def get_select_precolumns(self, select: Any, **kwargs: Any) -> str:
         """Render DISTINCT, which works with the primary key only: two encryptions of one text differ."""

@@ -177,7 +177,7 @@ class WriteRules:
 
 def unwrap(element: Any) -> Any:
     """Return an expression without its labels, parentheses and ORM attribute."""
-    if hasattr(element, "__clause_element__"):
+    if not isinstance(element, ClauseElement) and hasattr(element, "__clause_element__"):
         element = element.__clause_element__()
     while isinstance(element, Label | Grouping) or type(element).__name__ == "_CompileLabel":
         element = element.element
