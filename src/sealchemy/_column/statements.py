@@ -52,7 +52,7 @@ class ProtectedCompiler(SQLCompiler):
             traceback.clear_frames(error.__traceback__)
             for parameter in getattr(kwargs.get("cache_key"), "bindparams", None) or ():
                 parameter.value = hide(parameter.value) if isinstance(parameter.value, str) else parameter.value
-            args, kwargs = (), {}
+            args, kwargs, parameter = (), {}, None
             raise
 
     def _render(self, render: Callable[..., Any], permitted: Iterable[object], *args: Any, **kwargs: Any) -> Any:
