@@ -147,6 +147,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*inherit_cache")  # SQLAlchemy's own, about whole rows
 @pytest.mark.parametrize("name", REFUSED)
 def test_statement_is_refused(connection: Connection, name: str) -> None:
     if "excluded" in name or "index_where" in name:

@@ -551,12 +551,13 @@ UPDATED = (
 )
 INTERNALS = "These show the value that the caller passed, before it is bound. Pass `SecretString(token)`."
 PLAIN_STR = ("Core, `str`", "ORM bulk, `str`", "ORM `update()`, `str`")
+HIDDEN_BY_THE_COMPILER = {("failed bind of the encrypted column", "ORM `update()`, `str`")}
 OPEN: dict[tuple[str, str], str] = {
     **{
         (f"{name}: frame variables", way): FRAMES
         for name, (_, ways) in FAILURES.items()
         for way in PLAIN_STR
-        if way in ways
+        if way in ways and (name, way) not in HIDDEN_BY_THE_COMPILER
     },
     **{("sentry-sdk, default options", way): FRAMES for way in PLAIN_STR},
     ("sentry-sdk, default options", "ORM, `str` assigned"): OWN_FRAME,
