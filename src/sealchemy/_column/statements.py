@@ -219,7 +219,7 @@ def _is_meaningful(operator: Any, sides: list[Any], contexts: list[str | None]) 
 
 def _refuse(context: str, what: str) -> NoReturn:
     raise UnsupportedOperationError(
-        f"{context}: {what} is not supported, because two encryptions of one text differ and ciphertext has no order;"
-        " only IS NULL, count() and comparisons with a column of the same context work. Select the column, and use its"
-        " value in Python"
+        f"{context}: {what} is not supported, because two encryptions of one text differ and ciphertext has no order."
+        " Select the column, and use its value in Python. IS NULL and count() work, and a comparison of two columns of"
+        " one context finds copies of one encrypted value"
     )

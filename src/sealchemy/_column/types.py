@@ -56,10 +56,11 @@ def _is_meaningful(op: OperatorType, other: tuple[Any, ...]) -> bool:
 
 
 def _refuse_operator(type_: Any, op: OperatorType) -> NoReturn:
-    name = getattr(op, "opstring", None) or getattr(op, "__name__", "this operator")
+    name = getattr(op, "opstring", None) or getattr(op, "__name__", "this operator").removesuffix("_op")
     raise UnsupportedOperationError(
-        f"{type_.context}: {name} is not supported on an encrypted column, because ciphertext never matches; only"
-        " IS NULL and IS NOT NULL are. Select by other columns, and compare in Python"
+        f"{type_.context}: {name} is not supported on an encrypted column, because two encryptions of one text differ"
+        " and ciphertext has no order. Select by other columns, and compare in Python; to look rows up by the value,"
+        " keep a keyed hash in another column. IS NULL and IS NOT NULL work"
     )
 
 
