@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import sqlite3
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from sqlalchemy import (
@@ -20,9 +21,11 @@ from sqlalchemy import (
     Text,
     any_,
     bindparam,
+    case,
     cast,
     column,
     create_engine,
+    exc,
     func,
     insert,
     literal,
@@ -30,6 +33,7 @@ from sqlalchemy import (
     select,
     text,
     tuple_,
+    type_coerce,
     union,
     union_all,
     update,
@@ -39,11 +43,17 @@ from sqlalchemy.dialects import mssql, mysql, oracle, postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
 from sqlalchemy.pool import StaticPool
+from sqlalchemy.sql.elements import Grouping
 from sqlalchemy.types import TypeDecorator
 
 from sealchemy import EncryptedString, Key, KeyRing, SecretString, UnsupportedOperationError, attach_key_ring
 from sealchemy._column.statements import protect
 from tests.support.leaks import SENTINEL, frames_of
+
+try:
+    from sqlalchemy import from_dml_column
+except ImportError:  # SQLAlchemy 2.0
+    from_dml_column: Any = None
 
 S, C = SENTINEL, "t.tok"
 RING = KeyRing(primary=Key.generate())
@@ -215,6 +225,117 @@ def test_a_refusal_leaves_the_text_in_no_frame(connection: Connection) -> None:
             connection.execute(statement)
         shown = frames_of(caught.value)
         assert [line[:200] for line in shown.splitlines() if S in line] == []
+
+
+X = bindparam("x")
+UNTYPED: dict[str, Callable[[], Any]] = {
+    "the second of two rows": lambda: insert(t).values([{"id": 5, "tok": "a"}, {"id": 6, "tok": X}]),
+    "the first of two rows": lambda: insert(t).values([{"id": 5, "tok": X}, {"id": 6, "tok": "a"}]),
+    "labelled, in an update": lambda: update(t).values(tok=X.label("y")),
+    "labelled, in an insert": lambda: insert(t).values(id=7, tok=X.label("y")),
+    "in parentheses": lambda: update(t).values(tok=Grouping(X)),
+    "by an untyped column": lambda: update(t).values({column("tok"): X.label("y")}),
+    "ordered": lambda: update(t).ordered_values((t.c.tok, X.label("y"))),
+    "in an upsert": lambda: (
+        sqlite.insert(t).values(id=1).on_conflict_do_update(index_elements=["id"], set_={"tok": X.label("y")})
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNTYPED)
+def test_an_untyped_parameter_is_encrypted(connection: Connection, name: str) -> None:
+    if "upsert" in name and connection.dialect.name != "sqlite":
+        pytest.skip("not in the syntax of this database")
+    connection.execute(UNTYPED[name](), {"x": S})
+    assert S in connection.scalars(select(t.c.tok)).all()
+    assert S not in str(connection.execute(text("SELECT tok FROM t")).all())
+
+
+COPIES: dict[str, Callable[[], Any]] = {
+    "itself": lambda: t.c.tok,
+    "a cast": lambda: cast(t.c.tok, Text),
+    "a case": lambda: case((t.c.id == 1, t.c.tok)),
+    "a type_coerce": lambda: type_coerce(t.c.tok, Text),
+    "a subquery ordered by it": lambda: select(t.c.note).order_by(t.c.tok).limit(1).correlate(None).scalar_subquery(),
+    "from_dml_column()": lambda: from_dml_column(t.c.tok),
+    "a function of from_dml_column()": lambda: func.lower(from_dml_column(t.c.tok)),
+}
+
+
+@pytest.mark.parametrize("new", ["new", None])
+@pytest.mark.parametrize("name", COPIES)
+def test_an_updated_column_is_not_copied_to_a_plain_one(connection: Connection, name: str, new: str | None) -> None:
+    if "from_dml" in name and from_dml_column is None:
+        pytest.skip("in SQLAlchemy 2.1")
+    statements = [
+        update(t).values({t.c.tok: new, t.c.note: COPIES[name]()}),
+        update(t).ordered_values((t.c.note, COPIES[name]()), (t.c.tok, new)),
+        update(M).values({M.tok: new, M.note: COPIES[name]()}),
+        insert(t).values({t.c.id: 9, t.c.tok: new, t.c.note: COPIES[name]()}),
+    ]
+    for statement in statements:
+        with pytest.raises(UnsupportedOperationError):
+            connection.execute(statement)
+        for dialect in (mysql.dialect(), mssql.dialect(), oracle.dialect()):
+            protect(dialect)
+            with pytest.raises(UnsupportedOperationError):
+                statement.compile(dialect=dialect)
+
+
+def test_a_refusal_leaves_the_statement_usable(connection: Connection) -> None:
+    criterion = t.c.note == "n"
+    listed = select(t.c.id).where(criterion, t.c.id.in_([1, 2]), t.c.note.in_(["n", S]))
+    assert connection.scalars(listed).all() == [1]
+    with pytest.raises(UnsupportedOperationError) as caught:
+        connection.execute(listed.order_by(t.c.tok))
+    assert S not in frames_of(caught.value)
+    assert connection.scalars(listed).all() == [1]
+    assert connection.scalars(select(t.c.id).where(criterion)).all() == [1]
+    assert connection.execute(update(t).values(zz={"a": S}).where(criterion)).rowcount == 1
+
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any
+
+
+class Items(list[Any]):
+    pass
+
+
+class Kept(SecretString):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        Pair(SecretString(S), 1),
+        {SecretString(S)},
+        [{"a": [{SecretString(S): 1}]}],
+        Items([SecretString(S)]),
+        Kept(S),
+    ],
+    ids=["named tuple", "set", "key", "list", "subclass"],
+)
+def test_a_secret_is_found_in_any_container(connection: Connection, parameter: Any) -> None:
+    with pytest.raises(UnsupportedOperationError, match="SecretString"):
+        connection.execute(text("SELECT :a"), {"a": parameter})
+
+
+def test_containers_may_be_nested_deeply(connection: Connection) -> None:
+    nested_lists: list[Any] = []
+    for _ in range(5000):
+        nested_lists = [nested_lists]
+    with pytest.raises((exc.DBAPIError, RecursionError)) as caught:
+        connection.execute(text("SELECT :a"), {"a": nested_lists})
+    assert "last_line" not in "".join(frame.filename for frame in inspect.getinnerframes(caught.tb)[-2:])
+
+
+def test_a_subquery_is_compared_with_null(connection: Connection) -> None:
+    latest = select(u.c.tok).limit(1).scalar_subquery()
+    assert connection.scalars(select(t.c.id).where(latest.is_(None))).all() == []
+    assert connection.scalars(select(t.c.id).where(latest.is_not(None))).all() == [1]
 
 
 ACCEPTED: dict[str, Callable[[], Any]] = {

@@ -4,7 +4,8 @@ The listeners are on the class `Engine`: an engine without a key ring must not s
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from itertools import chain
 from typing import Any
 from weakref import WeakSet
@@ -13,7 +14,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from sealchemy._values.secret import SecretString, hide
+from sealchemy._values.secret import MaskedText, SecretString, StoredPlaintext, hide
 from sealchemy.errors import UnsupportedOperationError
 
 from .engine_keys import EngineKeys
@@ -23,7 +24,8 @@ logger = logging.getLogger("sealchemy")
 
 _checked: WeakSet[SQLCompiler] = WeakSet()
 
-_CONTAINERS = frozenset({dict, list, tuple})
+_CONTAINERS = (Mapping, AbstractSet, list, tuple)
+_MAY_PASS = (StoredPlaintext, MaskedText)
 
 
 @event.listens_for(Engine, "do_connect")
@@ -61,17 +63,25 @@ def _check_parameters(rows: Any, context: Any) -> None:
         _refuse_secret(keys)
 
 
-def _has_secret(rows: Any) -> bool:
-    values = map(dict.values, rows) if isinstance(rows[0], dict) else rows
-    types = set(map(type, chain.from_iterable(values)))
-    if SecretString in types or types.isdisjoint(_CONTAINERS):
-        return SecretString in types
-    containers = [item for row in rows for item in _values(row) if type(item) in _CONTAINERS and item]
-    return any(_has_secret([container]) for container in containers)
+def _has_secret(rows: list[Any]) -> bool:
+    """Look level by level, at the types alone: most rows hold no containers."""
+    while rows:
+        types = set(map(type, chain.from_iterable(_values(rows))))
+        if any(issubclass(item, SecretString) and not issubclass(item, _MAY_PASS) for item in types):
+            return True
+        containers = {item for item in types if issubclass(item, _CONTAINERS)}
+        found = [item for row in _values(rows) for item in row if type(item) in containers] if containers else []
+        rows = [*found, *(list(item) for item in found if isinstance(item, Mapping))]  # the keys as well
+    return False
 
 
-def _values(container: Any) -> Iterable[Any]:
-    return container.values() if isinstance(container, dict) else container
+def _values(rows: list[Any]) -> Iterable[Iterable[Any]]:
+    types = set(map(type, rows))
+    if types == {dict}:
+        return map(dict.values, rows)
+    if types == {tuple}:
+        return rows
+    return (row.values() if isinstance(row, Mapping) else row for row in rows)
 
 
 def _refuse_secret(keys: EngineKeys) -> None:

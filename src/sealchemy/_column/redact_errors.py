@@ -16,12 +16,17 @@ _ROW_CONTENTS = re.compile(r"\s*(?:DETAIL|HINT|CONTEXT): .*|(?<= )with text '.*"
 _QUOTED = re.compile(r"""(?<!\w)'.*'|".*\"""", re.DOTALL)
 _TRIGGER_TEXT = "a trigger or a function raised an error, whose text is left out because it may show a value"
 
-# MySQL and MariaDB quote names and values alike. These errors quote names only: a column that is NULL, unknown, without
-# a value or too short, a table or database that is unknown or exists, a key, access, foreign keys, locks, a CHECK.
+# MySQL and MariaDB quote names and values alike. These errors quote names only: a column that is NULL, unknown or
+# without a value, or whose value is too long or out of range, a table, column or database that is unknown or exists, a
+# key, access, a host, foreign keys, locks, a CHECK.
 _MYSQL_QUOTES_NAMES = frozenset(
-    {1044, 1045, 1048, 1049, 1050, 1054, 1061, 1142, 1143, 1146, 1205, 1213, 1364, 1406, 1451, 1452, 3819, 4025}
+    {1044, 1045, 1048, 1049, 1050, 1054, 1060, 1061, 1091, 1142, 1143, 1146, 1205, 1213, 1264, 1265, 1364, 1406}
+    | {1451, 1452, 2003, 3819, 4025}
 )
 _MYSQL_SIGNAL = 1644
+_MYSQL_NO_PARTITION = 1526  # shows the value without quotes
+_MYSQL_DUPLICATE = 1062
+_DUPLICATE = re.compile(r"(?<!\w)'.*'(?= for key '[^']*'$)", re.DOTALL)  # keeps the name of the key
 
 
 def redact_errors(engine: Engine) -> None:
@@ -42,7 +47,13 @@ def _redact(context: ExceptionContext) -> None:
         error.params, error.hide_parameters = None, True
     if isinstance(driver_error, SealchemyError):
         return
-    details, before, redact = _take_details(driver_error), str(driver_error), _redactor(driver_error)
+    dialect: Any = context.dialect
+    is_numbered = isinstance(driver_error, dialect.loaded_dbapi.Error)  # as are the errors of MySQL's drivers
+    details, before, redact = (
+        _take_details(driver_error),
+        str(driver_error),
+        _redactor(driver_error, is_numbered=is_numbered),
+    )
     for source in (driver_error, driver_error.__cause__):
         if source is not None:
             source.args = tuple(redact(_without(item, details)) for item in source.args)
@@ -76,13 +87,16 @@ def _without(argument: Any, details: list[str]) -> Any:
     return _ROW_CONTENTS.sub("", argument)
 
 
-def _redactor(error: BaseException) -> Callable[[Any], Any]:
+def _redactor(error: BaseException, *, is_numbered: bool) -> Callable[[Any], Any]:
     """Return the function that removes values from the texts of a driver's error."""
-    state, number = str(getattr(error, "sqlstate", None) or ""), error.args[0] if error.args else None
+    state, number = str(getattr(error, "sqlstate", None) or ""), error.args[0] if is_numbered and error.args else None
     is_from_trigger = getattr(error, "sqlite_errorname", None) == "SQLITE_CONSTRAINT_TRIGGER"
+    if number == _MYSQL_NO_PARTITION:
+        return lambda item: "the table has no partition for a value" if isinstance(item, str) else item
     if state.startswith("P0") or number == _MYSQL_SIGNAL or is_from_trigger:
         return lambda item: _TRIGGER_TEXT if isinstance(item, str) else item
+    if number == _MYSQL_DUPLICATE and any(_DUPLICATE.search(str(item)) for item in error.args):
+        return lambda item: _DUPLICATE.sub("'***'", item) if isinstance(item, str) else item
     # 22 is a value that does not fit its type, in PostgreSQL.
-    if state.startswith("22") or (isinstance(number, int) and number not in _MYSQL_QUOTES_NAMES):
-        return lambda item: _QUOTED.sub("'***'", item) if isinstance(item, str) else item
-    return lambda item: item
+    shows_values = number not in _MYSQL_QUOTES_NAMES if isinstance(number, int) else state.startswith("22")
+    return lambda item: _QUOTED.sub("'***'", item) if shows_values and isinstance(item, str) else item

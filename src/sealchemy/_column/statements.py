@@ -20,7 +20,7 @@ from sqlalchemy.sql.elements import BindParameter, ColumnClause, Null
 from sqlalchemy.sql.functions import count
 from sqlalchemy.sql.selectable import ScalarSelect
 
-from sealchemy._values.secret import hide
+from sealchemy._values.secret import mask
 from sealchemy.errors import SealchemyError, UnsupportedOperationError
 
 from .encrypted_type import context_of
@@ -44,14 +44,16 @@ class ProtectedCompiler(SQLCompiler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Compile; a refusal leaves no values in the frames of its traceback."""
         self._permits: dict[int, int] = {}
+        self._update_targets: frozenset[int] = frozenset()
         try:
             super().__init__(*args, **kwargs)
             self._require_one_context_per_parameter()
         except SealchemyError as error:
             # Parameters show their values: in the frames below, and in the cache key that frames above hold.
             traceback.clear_frames(error.__traceback__)
+            # They belong to statements that the application may execute again, so the values stay equal.
             for parameter in getattr(kwargs.get("cache_key"), "bindparams", None) or ():
-                parameter.value = hide(parameter.value) if isinstance(parameter.value, str) else parameter.value
+                parameter.value = mask(parameter.value)
             args, kwargs, parameter = (), {}, None
             raise
 
@@ -91,8 +93,10 @@ class ProtectedCompiler(SQLCompiler):
     def visit_column(self, column: ColumnClause[Any], *args: Any, **kwargs: Any) -> str:
         """Render a column, if its position permits it."""
         context = context_of(column, self.dialect)
+        # MySQL renders the targets of an UPDATE of several tables as columns, with this argument alone.
+        is_target = kwargs.keys() == {"include_table"} and hash(column) in self._update_targets
         # Outside of a SELECT, a column with a place in the result is one of text(), which is not rendered.
-        if context is not None and (self.stack or kwargs.get("add_to_result_map") is None):
+        if context is not None and not is_target and (self.stack or kwargs.get("add_to_result_map") is None):
             self._take_permit(column, context)
         return super().visit_column(column, *args, **kwargs)
 
@@ -101,6 +105,12 @@ class ProtectedCompiler(SQLCompiler):
         if isinstance(grouping, ScalarSelect) and (context := self._context_of(grouping)) is not None:
             self._take_permit(grouping, context)
         return super().visit_grouping(grouping, *args, **kwargs)
+
+    def visit_dmltargetcopy(self, element: Any, *args: Any, **kwargs: Any) -> str:
+        """Render a copy of the value that another column is given (SQLAlchemy 2.1), if that is not encrypted."""
+        if (context := self._context_of(element.column)) is not None:
+            _refuse(context, "from_dml_column()")
+        return str(super().visit_dmltargetcopy(element, *args, **kwargs))
 
     def visit_table_valued_column(self, element: Any, *args: Any, **kwargs: Any) -> str:
         """Render a whole row as a value, if it has no encrypted column."""
@@ -137,14 +147,15 @@ class ProtectedCompiler(SQLCompiler):
     def visit_binary(self, binary: Any, *args: Any, **kwargs: Any) -> str:
         """Render an operator, if it can work on ciphertext."""
         sides: list[Any] = [binary.left, binary.right]
-        for side in sides:
+        is_null_test = binary.operator in _NULL_TESTS and isinstance(binary.right, Null)
+        for side in sides if not is_null_test else []:
             if not isinstance(side, ColumnClause | BindParameter):
                 self._refuse_outputs(side)
         contexts = [context_of(side, self.dialect) for side in sides]
         context = contexts[0] or contexts[1]
         if context is not None:
             sides = [unwrap(side) for side in sides]
-            if not _is_meaningful(binary.operator, sides, contexts):
+            if not is_null_test and not _is_meaningful(binary.operator, sides, contexts):
                 _refuse(context, f"the operator {binary.operator.__name__}")
         return self._render(super().visit_binary, sides if context else [], binary, *args, **kwargs)
 
@@ -195,7 +206,11 @@ class ProtectedCompiler(SQLCompiler):
         permitted = WriteRules(self.dialect).check(state)
         statement = statement._clone()
         statement._compile_state_factory = lambda *_args, **_kwargs: state
-        return str(self._render(visit, permitted, statement, *args, **kwargs))
+        outer, self._update_targets = self._update_targets, frozenset(map(hash, _update_targets(state)))
+        try:
+            return str(self._render(visit, permitted, statement, *args, **kwargs))
+        finally:
+            self._update_targets = outer
 
     def _refuse_outputs(self, side: Any) -> None:
         for column in (column for row in outputs(side) for column in row):
@@ -209,9 +224,11 @@ class ProtectedCompiler(SQLCompiler):
                 _refuse(context, f"{what} without the primary key")
 
 
+def _update_targets(state: Any) -> list[Any]:
+    return [unwrap(key) for key in state._dict_parameters or ()] if state.isupdate else []
+
+
 def _is_meaningful(operator: Any, sides: list[Any], contexts: list[str | None]) -> bool:
-    if operator in _NULL_TESTS:
-        return isinstance(sides[1], Null)
     if operator in _COLUMN_TESTS and all(isinstance(side, ColumnClause) for side in sides):
         return contexts[0] == contexts[1]
     return all(isinstance(side, BindParameter) for side in sides)

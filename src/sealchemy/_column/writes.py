@@ -51,7 +51,8 @@ class WriteRules:
         """Check an INSERT or UPDATE by its compile state; return permits for the elements that it may render.
 
         Accepted columns and subqueries are replaced, in the state, by copies that are annotated with a permit: the same
-        object may be used elsewhere in the statement, where it is not accepted, and a dialect may clone it.
+        object may be used elsewhere in the statement, where it is not accepted, and a dialect may clone it. A parameter
+        without a type is replaced by one with the type of its column, which SQLAlchemy does not do in every position.
 
         Raises:
             UnsupportedOperationError: a value for an encrypted column would be stored in clear, or a key could be one.
@@ -69,17 +70,28 @@ class WriteRules:
             for context in contexts:
                 if not self._is_encrypted(value, context):
                     _refuse(context, "an SQL expression as the value of an encrypted column")
-            if not contexts or not isinstance(unwrap(value), ColumnClause | ScalarSelect):
+            element = unwrap(value)
+            if not contexts or not isinstance(element, ColumnClause | ScalarSelect | BindParameter):
                 return value
+            if isinstance(element, BindParameter):
+                return self._typed(element, columns, tables, contexts[0])
             accepted.append(permit := object())
-            return unwrap(value)._annotate({PERMIT: permit})
+            return element._annotate({PERMIT: permit})
 
         if getattr(statement, "select", None) is None:
             _replace_values(state, lambda key, value: replace(self._targets(key, tables), value))
         _replace_in_upsert(state, lambda key, value: self._replace_in_upsert(replace, key, value, statement))
-        # MySQL renders the targets of an UPDATE of several tables as columns.
-        keys = [unwrap(key) for key in state._dict_parameters or ()]
-        return [*accepted, *(key for key in keys if isinstance(key, ColumnClause))]
+        return accepted
+
+    def _typed(
+        self, parameter: BindParameter[Any], columns: list[Any], tables: list[FromClause], context: str
+    ) -> BindParameter[Any]:
+        if not parameter.type._isnull:
+            return parameter
+        targets = [column for column in columns if column.table in tables] or columns
+        if any(self._context_of(column) != context for column in targets):
+            _refuse(context, "a parameter without a type, for a name that columns of two types have,")
+        return parameter._with_binary_element_type(targets[0].type)
 
     def _replace_in_upsert(self, replace: Any, key: Any, value: Any, statement: Any) -> Any:
         target = self._target_of_upsert(key, statement)
@@ -177,11 +189,12 @@ class WriteRules:
 
 def unwrap(element: Any) -> Any:
     """Return an expression without its labels, parentheses and ORM attribute."""
+    inner: Any = element
     if not isinstance(element, ClauseElement) and hasattr(element, "__clause_element__"):
-        element = element.__clause_element__()
-    while isinstance(element, Label | Grouping) or type(element).__name__ == "_CompileLabel":
-        element = element.element
-    return element
+        inner = element.__clause_element__()
+    while isinstance(inner, Label | Grouping) or type(inner).__name__ == "_CompileLabel":
+        inner = inner.element
+    return inner
 
 
 def is_null(element: Any) -> bool:

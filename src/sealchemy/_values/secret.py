@@ -45,6 +45,21 @@ def hide(value: object) -> Any:
     return value if value is None or isinstance(value, type) else type(value)
 
 
+class MaskedText(SecretString):
+    """The text of an application's own parameter, to which the rules for decrypted values do not apply."""
+
+    __slots__ = ()
+
+
+def mask(value: Any) -> Any:
+    """Return an equal value whose texts do not show in a repr, also those in lists, tuples and dicts."""
+    if type(value) is str:
+        return MaskedText(value)
+    if type(value) is dict:
+        return {key: mask(item) for key, item in value.items()}
+    return type(value)(map(mask, value)) if type(value) in (list, tuple) else value
+
+
 def has_lone_surrogate(text: str) -> bool:
     """Return whether a text has no UTF-8 form; encoding it would raise an error that holds the text."""
     return _LONE_SURROGATE.search(text) is not None
