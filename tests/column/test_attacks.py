@@ -251,6 +251,59 @@ def test_an_untyped_parameter_is_encrypted(connection: Connection, name: str) ->
     assert S not in str(connection.execute(text("SELECT tok FROM t")).all())
 
 
+joined = Table(
+    "j",
+    Base.metadata,
+    Column("tid", Integer, primary_key=True),
+    Column("tok", EncryptedString("j.tok")),
+    Column("note", EncryptedString("j.note")),
+)
+renamed = Table(
+    "r",
+    Base.metadata,
+    Column("id", Integer, primary_key=True),
+    Column("tok_db", EncryptedString("r.tok"), key="tok"),
+    Column("tok", String(300), key="plain"),
+)
+
+
+@pytest.mark.parametrize("value", [S, X, X.label("y")], ids=["text", "parameter", "label"])
+def test_the_type_is_that_of_the_target_where_names_collide(connection: Connection, value: Any) -> None:
+    connection.execute(insert(joined), {"tid": 1, "tok": "j", "note": "j"})
+    for key, target in (
+        ("note", t.c.note),
+        (t.c.note, t.c.note),
+        ("tok", t.c.tok),
+        (t.c.tok, t.c.tok),
+        (M.tok, t.c.tok),
+    ):
+        if target is t.c.note and isinstance(value, type(X.label("y"))):
+            continue
+        for statement in (update(t), update(M)):
+            found = statement.values({key: value}).where(t.c.id == joined.c.tid)
+            connection.execute(found, {"x": S} if value is not S else {})
+            assert connection.scalar(select(target).where(t.c.id == 1)) == S
+    assert S not in str(connection.execute(text("SELECT tok FROM t")).all())
+    dialect = mysql.dialect()
+    protect(dialect)
+    for two_tables in (
+        update(t).values({t.c.tok: value, joined.c.tok: value if value is S else "y"}).where(t.c.id == joined.c.tid),
+        update(t.join(joined, t.c.id == joined.c.tid)).values({t.c.tok: value}),
+    ):
+        compiled = two_tables.compile(dialect=dialect)
+        assert all(isinstance(bind.type, EncryptedString) for bind in compiled.binds.values())
+
+
+def test_the_type_is_that_of_the_key_where_keys_and_names_are_swapped(connection: Connection) -> None:
+    connection.execute(insert(renamed).values(id=1, tok=S))
+    connection.execute(update(renamed).values({renamed.c.tok: S}))
+    connection.execute(update(renamed).values({renamed.c.plain: "x"}))
+    connection.execute(insert(renamed).values([{"id": 2, "tok": "a"}, {"id": 3, "tok": X}]), {"x": S})
+    assert connection.scalars(select(renamed.c.tok).order_by(renamed.c.id)).all() == [S, "a", S]
+    assert connection.scalar(select(renamed.c.plain).where(renamed.c.id == 1)) == "x"
+    assert S not in str(connection.execute(text("SELECT * FROM r")).all())
+
+
 COPIES: dict[str, Callable[[], Any]] = {
     "itself": lambda: t.c.tok,
     "a cast": lambda: cast(t.c.tok, Text),
@@ -323,8 +376,11 @@ def test_a_secret_is_found_in_any_container(connection: Connection, parameter: A
         connection.execute(text("SELECT :a"), {"a": parameter})
 
 
-def test_containers_may_be_nested_deeply(connection: Connection) -> None:
+@pytest.mark.parametrize("is_cyclic", [True, False])
+def test_containers_may_be_nested_deeply(connection: Connection, is_cyclic: bool) -> None:
     nested_lists: list[Any] = []
+    if is_cyclic:
+        nested_lists.extend([nested_lists, nested_lists])
     for _ in range(5000):
         nested_lists = [nested_lists]
     with pytest.raises((exc.DBAPIError, RecursionError)) as caught:

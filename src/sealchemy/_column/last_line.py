@@ -65,13 +65,18 @@ def _check_parameters(rows: Any, context: Any) -> None:
 
 def _has_secret(rows: list[Any]) -> bool:
     """Look level by level, at the types alone: most rows hold no containers."""
+    seen: dict[int, Any] = {}
     while rows:
         types = set(map(type, chain.from_iterable(_values(rows))))
         if any(issubclass(item, SecretString) and not issubclass(item, _MAY_PASS) for item in types):
             return True
         containers = {item for item in types if issubclass(item, _CONTAINERS)}
-        found = [item for row in _values(rows) for item in row if type(item) in containers] if containers else []
-        rows = [*found, *(list(item) for item in found if isinstance(item, Mapping))]  # the keys as well
+        if not containers:
+            return False
+        found = {id(item): item for row in _values(rows) for item in row if type(item) in containers}
+        new = [item for number, item in found.items() if number not in seen]
+        seen.update(found)
+        rows = [*new, *(list(item) for item in new if isinstance(item, Mapping))]  # the keys as well
     return False
 
 

@@ -81,6 +81,10 @@ class ProtectedCompiler(SQLCompiler):
             _refuse(context, _EXPRESSION)
         self._permits[permit] -= 1
 
+    def _is_update_target(self, column: ColumnClause[Any], kwargs: dict[str, Any]) -> bool:
+        """Return whether this is a target of UPDATE, which MySQL renders as a column, with one argument alone."""
+        return kwargs.keys() == {"include_table"} and hash(column) in self._update_targets
+
     def _require_one_context_per_parameter(self) -> None:
         """Refuse a parameter's name with two types: SQLAlchemy would bind both values with one of them."""
         contexts: dict[str, str | None] = {}
@@ -93,10 +97,9 @@ class ProtectedCompiler(SQLCompiler):
     def visit_column(self, column: ColumnClause[Any], *args: Any, **kwargs: Any) -> str:
         """Render a column, if its position permits it."""
         context = context_of(column, self.dialect)
-        # MySQL renders the targets of an UPDATE of several tables as columns, with this argument alone.
-        is_target = kwargs.keys() == {"include_table"} and hash(column) in self._update_targets
         # Outside of a SELECT, a column with a place in the result is one of text(), which is not rendered.
-        if context is not None and not is_target and (self.stack or kwargs.get("add_to_result_map") is None):
+        is_rendered = self.stack or kwargs.get("add_to_result_map") is None
+        if context is not None and is_rendered and not self._is_update_target(column, kwargs):
             self._take_permit(column, context)
         return super().visit_column(column, *args, **kwargs)
 

@@ -65,7 +65,7 @@ class WriteRules:
             return []
         accepted: list[object] = []
 
-        def replace(columns: list[Any], value: Any) -> Any:
+        def replace(columns: list[Any], target: Any, value: Any) -> Any:
             contexts = [context for column in columns if (context := self._context_of(column)) is not None]
             for context in contexts:
                 if not self._is_encrypted(value, context):
@@ -74,24 +74,19 @@ class WriteRules:
             if not contexts or not isinstance(element, ColumnClause | ScalarSelect | BindParameter):
                 return value
             if isinstance(element, BindParameter):
-                return self._typed(element, columns, tables, contexts[0])
+                return self._typed(element, target)
             accepted.append(permit := object())
             return element._annotate({PERMIT: permit})
 
         if getattr(statement, "select", None) is None:
-            _replace_values(state, lambda key, value: replace(self._targets(key, tables), value))
+            _replace_values(state, lambda key, value: replace(self._targets(key, tables), _target(key, tables), value))
         _replace_in_upsert(state, lambda key, value: self._replace_in_upsert(replace, key, value, statement))
         return accepted
 
-    def _typed(
-        self, parameter: BindParameter[Any], columns: list[Any], tables: list[FromClause], context: str
-    ) -> BindParameter[Any]:
-        if not parameter.type._isnull:
+    def _typed(self, parameter: BindParameter[Any], target: Any) -> BindParameter[Any]:
+        if not parameter.type._isnull or self._context_of(target) is None:
             return parameter
-        targets = [column for column in columns if column.table in tables] or columns
-        if any(self._context_of(column) != context for column in targets):
-            _refuse(context, "a parameter without a type, for a name that columns of two types have,")
-        return parameter._with_binary_element_type(targets[0].type)
+        return parameter._with_binary_element_type(target.type)
 
     def _replace_in_upsert(self, replace: Any, key: Any, value: Any, statement: Any) -> Any:
         target = self._target_of_upsert(key, statement)
@@ -99,7 +94,7 @@ class WriteRules:
             for item in visitors.iterate(value):
                 if (context := self._context_of(item)) is not None:
                     _refuse(context, "copying ciphertext to another column, in an upsert")
-        return replace([target], value)
+        return replace([target], target, value)
 
     def require_plain_rows(self, values: Any) -> None:
         """Refuse VALUES with expressions for encrypted columns."""
@@ -225,6 +220,17 @@ def has_primary_key_of(column: Any, columns: list[Any]) -> bool:
 def _tables(table: Any) -> list[FromClause]:
     """Return the tables of a target, which may be a join."""
     return [item for item in table._from_objects if not isinstance(item, Join)]
+
+
+def _target(key: Any, tables: list[FromClause]) -> Any:
+    """Return the column that a key stands for, or None: a column of the tables, else one of the first by its key."""
+    key = unwrap(key)
+    if isinstance(key, ColumnClause):
+        for column in (column for table in tables for column in table.c):
+            if hash(column) == hash(key):
+                return column
+        key = key.key
+    return tables[0].c.get(key)
 
 
 def _replace_values(state: Any, replace: Callable[[Any, Any], Any]) -> None:
