@@ -387,7 +387,9 @@ UNREADABLE: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("name", READ)
 def test_a_way_to_read_works(connection: Connection, name: str) -> None:
     if name == "values" and connection.dialect.name != "postgresql":
-        pytest.skip("no VALUES with column names on this database")
+        with pytest.raises(DBAPIError):  # no VALUES with column names
+            connection.execute(READ[name]())
+        return
     result = connection.execute(READ[name]())
     for row in result.all() if result.returns_rows else []:
         assert not any(isinstance(item, str) and item.startswith("sealchemy:") for item in row)
@@ -408,8 +410,7 @@ def test_there_are_enough_constructs() -> None:
 
 def test_no_refused_text_reaches_the_log_of_the_server() -> None:
     server = servers.start_any(log_statement="all", log_min_duration_statement="0")
-    if server is None:
-        pytest.skip(servers.WHAT_TO_INSTALL)
+    assert server, servers.WHAT_TO_INSTALL
     try:
         engine = attach_key_ring(create_engine(server.url), RING)
         Base.metadata.create_all(engine)

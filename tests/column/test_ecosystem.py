@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy_continuum as continuum
 from sqlalchemy import (
     Column,
     Engine,
@@ -796,8 +797,6 @@ def test_async_session(tmp_path: Path) -> None:
 
 
 def test_versions_of_sqlalchemy_continuum_are_encrypted(make_engine: Callable[..., Engine]) -> None:
-    reason = "sqlalchemy-continuum is not installed"
-    continuum = pytest.importorskip("sqlalchemy_continuum", reason=reason)
     continuum.make_versioned(user_cls=None)
 
     class LocalBase(DeclarativeBase):

@@ -23,8 +23,9 @@ from sqlalchemy.sql.selectable import ScalarSelect
 from sealchemy._values.secret import mask
 from sealchemy.errors import SealchemyError, UnsupportedOperationError
 
+from .elements import has_primary_key_of, is_null, outputs, unwrap
 from .encrypted_type import context_of
-from .writes import PERMIT, WriteRules, has_primary_key_of, is_null, outputs, unwrap
+from .writes import PERMIT, WriteRules
 
 _NULL_TESTS = frozenset({operators.is_, operators.is_not})
 _COLUMN_TESTS = frozenset({operators.eq, operators.ne})

@@ -10,31 +10,12 @@ from typing import Any, NoReturn
 
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import visitors
-from sqlalchemy.sql.elements import (
-    BindParameter,
-    Cast,
-    ClauseElement,
-    CollectionAggregate,
-    ColumnClause,
-    Grouping,
-    Label,
-    Null,
-    TextClause,
-    TypeCoerce,
-)
-from sqlalchemy.sql.selectable import (
-    CompoundSelect,
-    FromClause,
-    Join,
-    ScalarSelect,
-    SelectBase,
-    SelectStatementGrouping,
-    TableClause,
-    Values,
-)
+from sqlalchemy.sql.elements import BindParameter, ClauseElement, ColumnClause, TextClause
+from sqlalchemy.sql.selectable import FromClause, Join, ScalarSelect, TableClause, Values
 
 from sealchemy.errors import UnsupportedOperationError
 
+from .elements import column_of, is_null, outputs, unwrap
 from .encrypted_type import context_of
 
 PERMIT = "sealchemy permit"
@@ -122,13 +103,10 @@ class WriteRules:
 
     def _target_of_upsert(self, key: Any, statement: Any) -> Any:
         """Return the column that a key of an upsert names; SQLAlchemy stores the value of an unknown one as it is."""
-        key, columns = unwrap(key), statement.table.c
-        if isinstance(key, str):
-            found = columns.get(key)
-        else:
-            found = next((item for item in columns if isinstance(key, ColumnClause) and hash(item) == hash(key)), None)
+        tables = [statement.table]
+        found = column_of(key, tables)
         if found is None:
-            context = str(self._first_context([statement.table]))
+            context = str(self._first_context(tables))
             _refuse(context, "in the set_ of an upsert, anything but a column of the table by its key")
         return found
 
@@ -182,55 +160,15 @@ class WriteRules:
         return isinstance(table, TableClause | Values)
 
 
-def unwrap(element: Any) -> Any:
-    """Return an expression without its labels, parentheses and ORM attribute."""
-    inner: Any = element
-    if not isinstance(element, ClauseElement) and hasattr(element, "__clause_element__"):
-        inner = element.__clause_element__()
-    while isinstance(inner, Label | Grouping) or type(inner).__name__ == "_CompileLabel":
-        inner = inner.element
-    return inner
-
-
-def is_null(element: Any) -> bool:
-    """Return whether an unwrapped expression is NULL, with or without a type."""
-    if isinstance(element, Cast | TypeCoerce):
-        element = unwrap(element.clause)
-    return isinstance(element, Null)
-
-
-def outputs(selectable: Any) -> list[list[Any]]:
-    """Return the columns of each SELECT in a subquery or compound; an empty list for anything else."""
-    while isinstance(selectable, Grouping | ScalarSelect | SelectStatementGrouping | CollectionAggregate):
-        selectable = selectable.element
-    if isinstance(selectable, CompoundSelect):
-        return [row for item in selectable.selects for row in outputs(item)]
-    columns = selectable.selected_columns if isinstance(selectable, SelectBase) else None
-    return [] if columns is None else [list(columns)]
-
-
-def has_primary_key_of(column: Any, columns: list[Any]) -> bool:
-    """Return whether the primary key of a column's table is among some columns."""
-    table = getattr(column, "table", None)
-    key = {item.key for item in table.primary_key} if isinstance(table, FromClause) else set()
-    others = [unwrap(other) for other in columns]
-    return bool(key) and key <= {other.key for other in others if getattr(other, "table", None) is table}
-
-
 def _tables(table: Any) -> list[FromClause]:
     """Return the tables of a target, which may be a join."""
     return [item for item in table._from_objects if not isinstance(item, Join)]
 
 
 def _target(key: Any, tables: list[FromClause]) -> Any:
-    """Return the column that a key stands for, or None: a column of the tables, else one of the first by its key."""
-    key = unwrap(key)
-    if isinstance(key, ColumnClause):
-        for column in (column for table in tables for column in table.c):
-            if hash(column) == hash(key):
-                return column
-        key = key.key
-    return tables[0].c.get(key)
+    """Return the column that takes the value of a key; None if SQLAlchemy will not find one."""
+    found = column_of(key, tables)
+    return tables[0].c.get(unwrap(key).key) if found is None and not isinstance(key, str) else found
 
 
 def _replace_values(state: Any, replace: Callable[[Any, Any], Any]) -> None:

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
-
-from authlib.common.errors import AuthlibBaseError  # type: ignore[import-untyped]
-from authlib.integrations.requests_client import OAuth2Session  # type: ignore[import-untyped]
-from requests import RequestException, Response
-from requests.exceptions import SSLError, Timeout
-from urllib3.exceptions import HTTPError
 
 from sealchemy import (
     IntegrationError,
@@ -26,16 +17,15 @@ from sealchemy import (
 )
 from sealchemy._values.secret import hide
 
-from .bounded_http import Transport
+from .endpoints import check_endpoint, host_of
+from .provider_session import ProviderSession
 from .responses import GRANT_IS_DEAD, Refused, parse
 from .token_grant import TokenGrant, require_text
 
 __all__ = ["AuthorizationRequest", "OAuthClient", "TokenGrant"]
 
 _AUTH_METHODS = {None, "client_secret_basic", "client_secret_post", "none"}
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _LONGEST_TIMEOUT = 300
-_URL = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+(/[\x21-\x5b\x5d-\x7e]*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +41,6 @@ class AuthorizationRequest:
     url: str
     state: str
     code_verifier: str = field(repr=False)
-
-
-class _Session(OAuth2Session):  # type: ignore[misc] # Authlib has no types
-    """Authlib's session, with our own parser of responses."""
-
-    def parse_response_token(self, resp: Response) -> dict[str, Any]:
-        token = parse(resp)
-        if not token.get("access_token"):
-            token, resp = {}, hide(resp)  # error trackers print the variables of a frame
-            raise Refused("sent a response without an access token")
-        return token
 
 
 class OAuthClient:
@@ -113,7 +92,7 @@ class OAuthClient:
         self._authorization_parameters = dict(authorization_parameters or {})
         self._auth_method = token_endpoint_auth_method
         for endpoint in (token_endpoint, authorization_endpoint, revocation_endpoint):
-            _check_endpoint(endpoint)
+            check_endpoint(endpoint)
         self._check()
 
     def _check(self) -> None:
@@ -135,7 +114,7 @@ class OAuthClient:
 
     def __repr__(self) -> str:
         """Return the client id and the host, never the secret."""
-        return f"OAuthClient({self.client_id!r}, provider at {_host(self.token_endpoint)!r})"
+        return f"OAuthClient({self.client_id!r}, provider at {host_of(self.token_endpoint)!r})"
 
     def authorization_request(self, redirect_uri: str) -> AuthorizationRequest:
         """Return where to send a user who wants to connect (RFC 6749, section 4.1.1; with PKCE, RFC 7636).
@@ -210,20 +189,19 @@ class OAuthClient:
         require_text("token", token)
         if self.revocation_endpoint is None:
             raise RevocationFailedError("this client has no revocation_endpoint")
-        refused = self._ask(
-            self.revocation_endpoint,
+        refused = self._session(self.revocation_endpoint).ask(
             lambda session: parse(
                 session.revoke_token(self.revocation_endpoint, token=token, allow_redirects=False), needs_body=False
-            ),
+            )
         )
         # Some providers respond with this error for a token that has already expired.
         if isinstance(refused, Refused) and refused.code not in {"invalid_token", *GRANT_IS_DEAD}:
             raise RevocationFailedError(
-                f"the token was not revoked: the provider at {_host(self.revocation_endpoint)} {refused}"
+                f"the token was not revoked: the provider at {host_of(self.revocation_endpoint)} {refused}"
             )
 
-    def _grant(self, request: Callable[[_Session], Any]) -> TokenGrant:
-        token = self._ask(self.token_endpoint, request)
+    def _grant(self, request: Callable[[ProviderSession], Any]) -> TokenGrant:
+        token = self._session(self.token_endpoint).ask(request)
         if isinstance(token, Refused):
             self._raise(token)
         try:
@@ -234,7 +212,7 @@ class OAuthClient:
         return self._raise(refused)
 
     def _raise(self, refused: Refused) -> NoReturn:
-        where = f"the provider at {_host(self.token_endpoint)}"
+        where = f"the provider at {host_of(self.token_endpoint)}"
         if refused.code in GRANT_IS_DEAD:
             raise ReauthorizationRequiredError(f"{where} {refused}: the user must connect again")
         advice = ""
@@ -242,78 +220,13 @@ class OAuthClient:
             advice = f"; check the secret of client {self.client_id!r} and its token_endpoint_auth_method"
         raise RefreshFailedError(f"no token: {where} {refused}{advice}", retry_after=refused.retry_after)
 
-    def _session(self, endpoint: str, **options: Any) -> Any:
-        session: Any = _Session(
+    def _session(self, endpoint: str, **options: Any) -> ProviderSession:
+        return ProviderSession(
+            endpoint,
+            self.timeout,
             client_id=self.client_id,
             client_secret=self._client_secret,
             token_endpoint_auth_method=self._auth_method,
             revocation_endpoint_auth_method=self._auth_method,
             **options,
         )
-        for scheme in ("https://", "http://"):
-            session.mount(scheme, Transport(self.timeout))
-        session.trust_env = endpoint.startswith("https:")  # requests that stay on this machine use no proxy
-        return session
-
-    def _ask(self, endpoint: str, request: Callable[[_Session], Any]) -> Any:
-        """Return the response, or a new `Refused`.
-
-        The errors of Authlib and `requests` are not raised from here: they carry the request with its tokens, and so
-        do the frames of their tracebacks. The exception of a signal handler is raised without its traceback.
-        """
-        began = time.monotonic()
-        try:
-            with self._session(endpoint) as session:
-                return request(session)
-        except Refused as error:
-            return Refused(str(error), error.code, error.retry_after)
-        except _THEIR_ERRORS as error:
-            if isinstance(error, Timeout) or time.monotonic() - began >= self.timeout:
-                return Refused(f"did not respond within {self.timeout:g} s")
-            if isinstance(error, SSLError):
-                return Refused("has no certificate that this machine trusts")
-            if isinstance(error, RequestException | HTTPError):
-                return Refused("could not be reached")
-            return Refused(f"could not be asked ({type(error).__name__})")
-        except BaseException as error:  # noqa: BLE001 - an interruption
-            interruption = error.with_traceback(None)
-            interruption.__context__ = interruption.__cause__ = None
-        raise interruption
-
-
-_THEIR_ERRORS = (
-    RequestException,
-    HTTPError,
-    AuthlibBaseError,
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    RuntimeError,
-)
-
-
-def _check_endpoint(endpoint: str | None) -> None:
-    if endpoint is None:
-        return
-    host = scheme = None
-    if _URL.fullmatch(endpoint):  # characters on which URL parsers agree
-        try:
-            parts = urlsplit(endpoint)
-            host, scheme, _ = parts.hostname, parts.scheme, parts.port
-        except ValueError:
-            host = None
-    if host and (scheme == "https" or (scheme == "http" and host in _LOOPBACK)):
-        return
-    raise IntegrationError(
-        f"the endpoint at {host!r} is not https://host/path; tokens and the client's secret are sent there"
-    )
-
-
-def _host(endpoint: str) -> str:
-    try:
-        return urlsplit(endpoint).hostname or ""
-    except ValueError:
-        return ""

@@ -1,0 +1,35 @@
+"""The addresses of a provider: which ones tokens may be sent to, and how errors name them."""
+
+import re
+from urllib.parse import urlsplit
+
+from sealchemy.errors import IntegrationError
+
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_URL = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+(/[\x21-\x5b\x5d-\x7e]*)?")
+
+
+def check_endpoint(endpoint: str | None) -> None:
+    """Raise `IntegrationError` unless an endpoint has TLS, is on this machine, or is None."""
+    if endpoint is None:
+        return
+    host = scheme = None
+    if _URL.fullmatch(endpoint):  # characters on which URL parsers agree
+        try:
+            parts = urlsplit(endpoint)
+            host, scheme, _ = parts.hostname, parts.scheme, parts.port
+        except ValueError:
+            host = None
+    if host and (scheme == "https" or (scheme == "http" and host in _LOOPBACK)):
+        return
+    raise IntegrationError(
+        f"the endpoint at {host!r} is not https://host/path; tokens and the client's secret are sent there"
+    )
+
+
+def host_of(endpoint: str) -> str:
+    """Return the host alone: the rest of an address may hold a secret."""
+    try:
+        return urlsplit(endpoint).hostname or ""
+    except ValueError:
+        return ""
