@@ -228,9 +228,16 @@ def test_a_refusal_leaves_the_text_in_no_frame(connection: Connection) -> None:
 
 
 X = bindparam("x")
+plain_t = Table("t", MetaData(), Column("id", Integer, primary_key=True), Column("tok", Text))
 UNTYPED: dict[str, Callable[[], Any]] = {
     "the second of two rows": lambda: insert(t).values([{"id": 5, "tok": "a"}, {"id": 6, "tok": X}]),
     "the first of two rows": lambda: insert(t).values([{"id": 5, "tok": X}, {"id": 6, "tok": "a"}]),
+    "the second of two rows, by column()": lambda: insert(t).values(
+        [{"id": 5, column("tok"): "a"}, {"id": 6, column("tok"): X}]
+    ),
+    "the second of two rows, by a column of another table": lambda: insert(t).values(
+        [{"id": 5, plain_t.c.tok: "a"}, {"id": 6, plain_t.c.tok: X}]
+    ),
     "labelled, in an update": lambda: update(t).values(tok=X.label("y")),
     "labelled, in an insert": lambda: insert(t).values(id=7, tok=X.label("y")),
     "in parentheses": lambda: update(t).values(tok=Grouping(X)),
@@ -293,12 +300,11 @@ def test_the_type_is_that_of_the_target_where_names_collide(connection: Connecti
     assert S not in str(connection.execute(text("SELECT tok FROM t")).all())
     dialect = mysql.dialect()
     protect(dialect)
-    for two_tables in (
-        update(t).values({t.c.tok: value, joined.c.tok: value if value is S else "y"}).where(t.c.id == joined.c.tid),
-        update(t.join(joined, t.c.id == joined.c.tid)).values({t.c.tok: value}),
-    ):
-        compiled = two_tables.compile(dialect=dialect)
-        assert all(isinstance(bind.type, EncryptedString) for bind in compiled.binds.values())
+    other = bindparam("z")
+    for target in (t, t.join(joined, t.c.id == joined.c.tid)):
+        both = update(target).values({joined.c.tok: other, t.c.tok: value}).where(t.c.id == joined.c.tid)
+        compiled: Any = both.compile(dialect=dialect)
+        assert {compiled.binds[name].type.context for name in compiled.positiontup} == {"j.tok", "t.tok"}
 
 
 def test_the_type_is_that_of_the_key_where_keys_and_names_are_swapped(connection: Connection) -> None:
