@@ -6,10 +6,12 @@ from sqlalchemy import Connection, Engine
 
 from sealchemy._databases.access import open_table
 from sealchemy._databases.table import TableColumns
+from sealchemy._inspection.preflight import announce
 from sealchemy._rewriting.conversions import DECRYPT, ENCRYPT, REKEY, VERIFY, Conversion
 from sealchemy._rewriting.options import Options
 from sealchemy._rewriting.report import Failure, Progress, Report
-from sealchemy._rewriting.run import require_keys, run
+from sealchemy._rewriting.run import run
+from sealchemy._rewriting.stages import require_keys
 from sealchemy.errors import RewriteError, UnsupportedOperationError
 
 __all__ = [
@@ -43,6 +45,9 @@ def rewrite(
 ) -> Report:
     """Rewrite the values of a table, and return the report.
 
+    What the plan finds about the table, such as triggers that fire for every row, is logged as a warning here; the
+    Alembic operations and the command refuse to go on until it is repaired or accepted.
+
     In the main thread, SIGINT ends the run after the current batch, and a second one interrupts at once; in both
     cases nothing is lost, and a later run goes on.
 
@@ -70,4 +75,6 @@ def rewrite(
             f"a legacy reader is for ENCRYPT, and does nothing in {conversion.name}; leave it out"
         )
     with open_table(bind, TableColumns(table, columns, schema), options.lock_timeout) as access:
+        if conversion is not VERIFY:
+            announce(access, conversion)
         return run(access, conversion, options, progress, legacy_reader)

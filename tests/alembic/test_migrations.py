@@ -68,11 +68,16 @@ def test_upgrade_downgrade_and_upgrade_again(database_url: str, plaintext: Engin
         refused = cli("downgrade", "0001", url=database_url, key=KEY)
         assert refused.returncode != 0
         assert "allow-plaintext=yes" in refused.stderr + refused.stdout
-        down = cli("-x", "allow-plaintext=yes", "downgrade", "0001", url=database_url, key=KEY)
+        strict = cli("-x", "allow-plaintext=yes", "downgrade", "0001", url=database_url, key=KEY)
+        assert strict.returncode != 0
+        assert "INTEGRATION_TOKEN_ENCRYPTION_ROLLOUT" in strict.stderr + strict.stdout
+        assert tokens(plaintext) == encrypted
+        migrate = {"INTEGRATION_TOKEN_ENCRYPTION_ROLLOUT": "migrate"}
+        down = cli("-x", "allow-plaintext=yes", "downgrade", "0001", url=database_url, key=KEY, **migrate)
         assert down.returncode == 0
         assert tokens(plaintext) == ROWS
         assert "SENTINEL" not in "".join(
-            out for run in (done, again, refused, down) for out in (run.stdout, run.stderr)
+            out for run in (done, again, refused, strict, down) for out in (run.stdout, run.stderr)
         )
     assert cli("-x", "allow-plaintext=yes", "downgrade", "base", url=database_url, key=KEY).returncode == 0
     plaintext.dispose()

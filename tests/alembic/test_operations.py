@@ -305,10 +305,10 @@ def test_sqlite_check_changes_nothing_else(tmp_path: Path, make_engine: Callable
             access TEXT COLLATE NOCASE DEFAULT ', CONSTRAINT ck_grants_access_encrypted CHECK (',
             "refresh" TEXT /* ( */,
             [odd ) name] INTEGER CHECK ("odd ) name" > 0), -- last (
-            UNIQUE (id, access)
+            UNIQUE (id, [odd ) name])
         ) STRICT;
         CREATE TABLE child (id INTEGER PRIMARY KEY, grant_id INTEGER REFERENCES grants ON DELETE CASCADE);
-        CREATE INDEX by_length ON grants (length(access)) WHERE refresh IS NOT NULL;
+        CREATE INDEX by_size ON grants (abs("odd ) name")) WHERE refresh IS NOT NULL;
         CREATE TRIGGER noted AFTER INSERT ON grants BEGIN INSERT INTO child VALUES (NEW.id, NEW.id); END;
         CREATE VIEW seen AS SELECT id FROM grants;
         INSERT INTO grants (id, access, refresh, [odd ) name]) VALUES (1, 'a', 'b', 5), (2, 'c', NULL, 6);

@@ -18,11 +18,12 @@ ROOMS = {
     "_column": {"errors", "_values"},
     "_databases": {"errors", "_values"},
     "_rewriting": {"errors", "_values", "_column", "_databases"},
+    "_inspection": {"errors", "_values", "_column", "_databases", "_rewriting"},
 }
 """The private rooms, and the rooms that each may import."""
 
 PRIVATE = set(ROOMS)
-DOORS = {"rewrite", "status", "scrub"}
+DOORS = {"rewrite", "status", "scrub", "plan"}
 ROOMS |= dict.fromkeys(DOORS, PRIVATE | DOORS)
 ROOMS |= dict.fromkeys(("alembic", "cli", "testing", "integrations"), PRIVATE | DOORS | {"sealchemy"})
 ROOMS["cli"] |= {"integrations"}

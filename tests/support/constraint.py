@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+from sealchemy._rewriting.stages import require_strict
 from sqlalchemy import Connection, Engine
 
 from sealchemy._databases.access import Access, open_table
@@ -20,7 +21,7 @@ def _opened(bind: Engine | Connection, table: str, columns: Mapping[str, str] | 
 
 
 def require_encryption(bind: Engine | Connection, table: str, columns: Mapping[str, str]) -> None:
-    constraint.require_strict(bind, columns)
+    require_strict(bind, columns)
     with _opened(bind, table, columns) as access:
         constraint.require_encryption(access)
 

@@ -32,6 +32,14 @@ class NamedCheck(NamedTuple):
     is_validated: bool
 
 
+class NarrowColumn(NamedTuple):
+    """A column whose type has a limit: its name, the type as it is declared, and the limit in characters or bytes."""
+
+    name: str
+    declared: str
+    limit: int
+
+
 class Database:
     """One kind of database; the base class does what every SQL database understands."""
 
@@ -53,6 +61,10 @@ class Database:
         """
         raise NotImplementedError
 
+    def size(self, stored: sa.ColumnElement[str]) -> sa.ColumnElement[int]:
+        """Return the size of a value in bytes."""
+        return sa.func.octet_length(stored)
+
     def can_store(self, plaintext: str) -> bool:
         """Return whether a text column can hold this text."""
         return True
@@ -61,8 +73,49 @@ class Database:
         """Return the type for parameters that are compared with a key column of this type."""
         return without_collation(type_)
 
-    def refuse_ambiguous_keys(self, connection: sa.Connection, target: Target) -> None:
-        """Raise `ColumnDefinitionError` unless every primary key in this table names exactly one row."""
+    def is_text(self, type_: TypeEngine[Any]) -> bool:
+        """Return whether a column of this type can hold any text."""
+        return isinstance(type_, sa.String) and not isinstance(type_, sa.Enum)
+
+    def is_wide(self, type_: TypeEngine[Any]) -> bool:
+        """Return whether a text column of this type need not be widened."""
+        return True
+
+    def key_problem(self, connection: sa.Connection, target: Target) -> str | None:
+        """Return what keeps the primary keys in this table from naming exactly one row each, if anything does."""
+        return None
+
+    def has_exact_keys(self, target: Target) -> bool:
+        """Return whether keys of these types are certain to compare as the values in the table do."""
+        return all(isinstance(type_, sa.Integer | sa.Uuid | sa.LargeBinary) for type_ in target.key_types)
+
+    def is_in_transaction(self, connection: sa.Connection, target: Target) -> bool:
+        """Return whether statements on this connection are committed together; `begin` has been called."""
+        return True
+
+    def storage_without_transactions(self, connection: sa.Connection, target: Target) -> str | None:
+        """Return the storage engine of a table if it has no transactions."""
+        return None
+
+    def limited_columns(self, connection: sa.Connection, target: Target) -> list[NarrowColumn]:
+        """Return the columns whose type has a limit."""
+        return []
+
+    def cuts_silently(self, connection: sa.Connection) -> str | None:
+        """Return why the server would cut a value that is too long instead of refusing it, if it would."""
+        return None
+
+    def lock_holders(self, connection: sa.Connection, target: Target, *, older_than: float = 0) -> list[str]:
+        """Describe the sessions that a change of the table's definition waits for, without their queries.
+
+        `older_than` leaves out transactions of fewer seconds.
+        """
+        return []
+
+    @contextmanager
+    def short_waits(self, connection: sa.Connection, seconds: float) -> Iterator[None]:
+        """Wait no longer than this for the locks of a table's definition, where `begin` cannot set that."""
+        yield
 
     def schema_of(self, connection: sa.Connection, table: str, schema: str | None) -> str | None:
         """Return the schema in which this connection finds a table."""
@@ -88,11 +141,8 @@ class Database:
         """Return the test for the rows of one share of `count`, which depends on their key alone."""
         raise UnsupportedOperationError("only PostgreSQL supports shards; leave the shard out: one process is as fast")
 
-    def write(self, connection: sa.Connection, target: Target, rows: Mapping[RowKey, RowKey]) -> list[sa.Row[Any]]:
-        """Store new values by primary key, in key order, and return the rows as the database then has them.
-
-        None leaves a column as it is.
-        """
+    def write(self, connection: sa.Connection, target: Target, rows: Mapping[RowKey, RowKey]) -> None:
+        """Store new values by primary key, in key order. None leaves a column as it is."""
         values: dict[str, Any] = {
             item.name: sa.func.coalesce(sa.bindparam(f"c{index}", type_=sa.Text()), item)
             for index, item in enumerate(target.columns)
@@ -100,12 +150,15 @@ class Database:
         same_key = sa.and_(*(item == sa.bindparam(f"k{index}") for index, item in enumerate(target.key)))
         statement = sa.update(target.table).where(same_key).values(values | self.unchanged(connection, target))
         connection.execute(statement, [_parameters(key, new) for key, new in rows.items()])
-        keys, written = list(rows), sa.select(*target.key, *target.columns)
+
+    def read_back(self, connection: sa.Connection, target: Target, keys: Sequence[RowKey]) -> list[sa.Row[Any]]:
+        """Return rows as the database has them now, after its triggers."""
+        query = sa.select(*target.key, *target.columns)
         return [
             row
             for start in range(0, len(keys), _KEYS_IN_A_STATEMENT)
             for row in connection.execute(
-                written.where(sa.tuple_(*target.key).in_(keys[start : start + _KEYS_IN_A_STATEMENT]))
+                query.where(sa.tuple_(*target.key).in_(keys[start : start + _KEYS_IN_A_STATEMENT]))
             )
         ]
 
@@ -113,9 +166,16 @@ class Database:
         """Return the columns that an UPDATE would change by itself, each set to its own value."""
         return {}
 
-    def widening(self, connection: sa.Connection, target: Target) -> list[str]:
-        """Return the statements that make the columns wide enough for ciphertext."""
-        return []
+    def flush(self, connection: sa.Connection) -> None:
+        """Let everything happen that a commit would still do, such as deferred triggers."""
+
+    def widening(self, connection: sa.Connection, target: Target) -> dict[str, str]:
+        """Return the statements that make the columns wide enough for ciphertext, by column."""
+        return {}
+
+    def copied_by_widening(self, connection: sa.Connection, target: Target) -> dict[str, str]:
+        """Return the columns whose type cannot change without a copy of the table under a lock, and their types."""
+        return {}
 
     def named_checks(self, connection: sa.Connection, table: str, schema: str | None) -> dict[str, NamedCheck]:
         """Return the CHECKs of a table that have a name."""

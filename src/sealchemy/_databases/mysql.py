@@ -2,14 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, literal, or_, text
+from sqlalchemy.dialects.mysql import LONGTEXT, MEDIUMTEXT, SET
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
 from typing_extensions import override
 
-from .base import Database, alter_table, to_like
+from .base import Database, NarrowColumn, alter_table, to_like
 from .table import RowKey, Target
+
+_EXACT_KEYS = ("INTEGER", "BIGINT", "MEDIUMINT", "SMALLINT", "TINYINT", "BOOLEAN", "UUID", "BINARY", "VARBINARY")
+_KEYS = (*_EXACT_KEYS, "CHAR", "VARCHAR", "DECIMAL", "NUMERIC", "DATE", "DATETIME", "YEAR", "INET4", "INET6")
+"""Types whose values name their row when the driver hands them back: not ENUM, SET, TIME, TIMESTAMP, FLOAT, BIT."""
+
+_WIDE = {"mediumtext", "longtext"}
 
 _TIMEOUTS = ("innodb_lock_wait_timeout", "lock_wait_timeout")  # for rows, and for the definition of a table
 
@@ -21,6 +29,62 @@ class MySQL(Database):
     def matches(self, stored: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
         """Return `col LIKE BINARY ...`: the usual collations ignore case."""
         return stored.op("LIKE BINARY", is_comparison=True)(literal(to_like(pattern)))
+
+    @override
+    def is_text(self, type_: TypeEngine[Any]) -> bool:
+        """Return whether it is text; a SET passes for it, and is none."""
+        return super().is_text(type_) and not isinstance(type_, SET)
+
+    @override
+    def is_wide(self, type_: TypeEngine[Any]) -> bool:
+        return isinstance(type_, MEDIUMTEXT | LONGTEXT)
+
+    @override
+    def key_problem(self, connection: Connection, target: Target) -> str | None:
+        for item, type_ in zip(target.key, target.key_types, strict=True):
+            if type(type_).__name__ not in _KEYS:
+                return (
+                    f"primary key {item.name} is of type {type_!r}, whose values do not name their row when they are"
+                    " handed back; give the table an integer or UUID key"
+                )
+        return None
+
+    @override
+    def has_exact_keys(self, target: Target) -> bool:
+        return all(
+            type(type_).__name__ in _EXACT_KEYS or str(getattr(type_, "collation", "")).endswith("_bin")
+            for type_ in target.key_types
+        )
+
+    @override
+    def is_in_transaction(self, connection: Connection, target: Target) -> bool:
+        return not connection.scalar(text("SELECT @@autocommit"))
+
+    @override
+    def storage_without_transactions(self, connection: Connection, target: Target) -> str | None:
+        return _engine_without_transactions(connection, target)
+
+    @override
+    def lock_holders(self, connection: Connection, target: Target, *, older_than: float = 0) -> list[str]:
+        return _lock_holders(connection, older_than)
+
+    @override
+    def cuts_silently(self, connection: Connection) -> str | None:
+        return None if _is_strict(connection) else "the sql_mode of this session is not strict"
+
+    @contextmanager
+    @override
+    def short_waits(self, connection: Connection, seconds: float) -> Iterator[None]:
+        """Wait for one second, the shortest time that these servers know."""
+        before = connection.execute(text("SELECT @@lock_wait_timeout")).scalar_one()
+        connection.execute(text("SET SESSION lock_wait_timeout = 1"))
+        connection.commit()
+        try:
+            yield
+        finally:
+            connection.rollback()
+            connection.execute(text(f"SET SESSION lock_wait_timeout = {before}"))
+            connection.commit()
 
     @contextmanager
     @override
@@ -57,20 +121,29 @@ class MySQL(Database):
         return {name: target.table.c[name] for name in names}
 
     @override
-    def widening(self, connection: Connection, target: Target) -> list[str]:
-        """Return it for columns that are neither MEDIUMTEXT nor LONGTEXT; a default is dropped, as it is plaintext."""
-        query = text(
-            "SELECT column_name, data_type, collation_name, is_nullable FROM information_schema.columns"
-            " WHERE table_name = :table AND table_schema = coalesce(:schema, database())"
-        )
-        found = connection.execute(query, {"table": target.table.name, "schema": target.table.schema}).all()
-        names, quote = {item.name for item in target.columns}, connection.dialect.identifier_preparer.quote
+    def limited_columns(self, connection: Connection, target: Target) -> list[NarrowColumn]:
         return [
-            f"{alter_table(connection, target)} MODIFY {quote(name)} MEDIUMTEXT COLLATE {collation}"
-            f" {'NULL' if nullable == 'YES' else 'NOT NULL'}"
-            for name, type_, collation, nullable in found
-            if name in names and type_ not in {"mediumtext", "longtext"}
+            NarrowColumn(item.name, item.declared, item.size)
+            for item in _text_columns(connection, target)
+            if item.type not in _WIDE
         ]
+
+    @override
+    def widening(self, connection: Connection, target: Target) -> dict[str, str]:
+        """Return it for columns that are neither MEDIUMTEXT nor LONGTEXT; a default is dropped, as it is plaintext."""
+        quote, alter = connection.dialect.identifier_preparer.quote, alter_table(connection, target)
+        if is_versioned(connection, target):
+            alter = f"SET STATEMENT system_versioning_alter_history = KEEP FOR {alter}"
+        return {
+            item.name: f"{alter} MODIFY {quote(item.name)} MEDIUMTEXT {item.attributes}"
+            for item in _text_columns(connection, target)
+            if item.type not in _WIDE
+        }
+
+    @override
+    def copied_by_widening(self, connection: Connection, target: Target) -> dict[str, str]:
+        """Return it for every column: these servers copy the table to change a type."""
+        return {item.name: item.declared for item in self.limited_columns(connection, target)}
 
     @override
     def is_retryable(self, error: DBAPIError) -> bool:
@@ -80,3 +153,85 @@ class MySQL(Database):
     @override
     def finish(self, connection: Connection, target: Target) -> list[str]:
         return ["the old rows are in free pages, the undo and binary logs, replicas and backups"]
+
+
+def read_catalog(connection: Connection, target: Target, sql: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a query on the catalog, which takes the parameters `table` and `schema`."""
+    parameters = {"table": target.table.name, "schema": target.table.schema}
+    return [tuple(row) for row in connection.execute(text(sql), parameters)]
+
+
+def is_versioned(connection: Connection, target: Target) -> bool:
+    """Return whether MariaDB keeps the history of the table's rows."""
+    query = (
+        "SELECT table_type FROM information_schema.tables"
+        " WHERE table_name = :table AND table_schema = coalesce(:schema, database())"
+    )
+    return read_catalog(connection, target, query) == [("SYSTEM VERSIONED",)]
+
+
+class _TextColumn(NamedTuple):
+    """A column as the catalog has it; `attributes` are those that MODIFY would drop, as SQL."""
+
+    name: str
+    type: str
+    declared: str
+    size: int
+    attributes: str
+
+
+def _text_columns(connection: Connection, target: Target) -> Iterator[_TextColumn]:
+    """Yield the columns to work on."""
+    names = {item.name for item in target.columns}
+    for name, type_, declared, size, collation, nullable, comment, extra in read_catalog(
+        connection,
+        target,
+        "SELECT column_name, data_type, column_type, character_octet_length, collation_name, is_nullable,"
+        " column_comment, extra FROM information_schema.columns WHERE "
+        " table_name = :table AND table_schema = coalesce(:schema, database())",
+    ):
+        if name in names:
+            kept = [f"COLLATE {collation}", "NULL" if nullable == "YES" else "NOT NULL"]
+            kept += [item for item in ("INVISIBLE", "WITHOUT SYSTEM VERSIONING") if item in extra.upper()]
+            kept += [f"COMMENT {_quoted(connection, comment)}"] if comment else []
+            yield _TextColumn(name, type_.lower(), declared, int(size or 0), " ".join(kept))
+
+
+def _lock_holders(connection: Connection, older_than: float) -> list[str]:
+    """Describe the oldest transactions of the server, without their queries: it does not tell whose locks they hold."""
+    query = text(
+        "SELECT trx_mysql_thread_id, user, command, timestampdiff(SECOND, trx_started, now())"
+        " FROM information_schema.innodb_trx JOIN information_schema.processlist ON id = trx_mysql_thread_id"
+        " WHERE id <> connection_id() AND timestampdiff(SECOND, trx_started, now()) >= :older_than"
+        " ORDER BY trx_started LIMIT 3"
+    )
+    try:
+        return [
+            f"connection {thread}, user {user}, {command}, in a transaction of {seconds} s"
+            for thread, user, command, seconds in connection.execute(query, {"older_than": older_than})
+        ]
+    except DBAPIError:  # it takes the PROCESS privilege
+        return []
+
+
+def _is_strict(connection: Connection) -> bool:
+    """Return whether this session refuses values that do not fit, instead of cutting them."""
+    modes = str(connection.scalar(text("SELECT @@sql_mode"))).split(",")
+    return not {"STRICT_TRANS_TABLES", "STRICT_ALL_TABLES"}.isdisjoint(modes)
+
+
+def _quoted(connection: Connection, content: str) -> str:
+    return str(literal(content).compile(connection, compile_kwargs={"literal_binds": True}))
+
+
+def _engine_without_transactions(connection: Connection, target: Target) -> str | None:
+    """Return the storage engine of a table if it has no transactions."""
+    for engine, transactions in read_catalog(
+        connection,
+        target,
+        "SELECT t.engine, e.transactions FROM information_schema.tables t LEFT JOIN information_schema.engines e"
+        " ON e.engine = t.engine WHERE t.table_name = :table AND t.table_schema = coalesce(:schema, database())",
+    ):
+        if transactions != "YES":
+            return engine or "unknown"
+    return None

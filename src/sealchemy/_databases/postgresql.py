@@ -1,36 +1,49 @@
 """PostgreSQL."""
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, CITEXT, DOMAIN
+from sqlalchemy.dialects.postgresql import ARRAY, CIDR, CITEXT, DOMAIN, INET, MACADDR
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.types import NullType
+from sqlalchemy.types import NullType, TypeEngine
 from typing_extensions import override
 
-from sealchemy.errors import ColumnDefinitionError, UnsupportedOperationError
+from . import postgresql_vacuum
+from .base import Database, NarrowColumn, alter_table, to_like
+from .table import RowKey, Target, inspecting
 
-from .base import Database, alter_table, to_like
-from .table import RowKey, Target
-
-STAYS_ONLINE = (
-    "a plain VACUUM frees space for reuse, and old values stay in it until it is reused; run scrub without --online"
-    " in a maintenance window"
+_KEYS = (
+    sa.Integer,
+    sa.Numeric,
+    sa.Float,
+    sa.String,
+    sa.Uuid,
+    sa.LargeBinary,
+    sa.Date,
+    sa.DateTime,
+    sa.Time,
+    sa.Boolean,
+    INET,
+    CIDR,
+    MACADDR,
 )
+"""Types whose values name their row when the driver hands them back; an INTERVAL of a month comes back as 30 days."""
 
-# VACUUM keeps every row version that one of these may still look at.
-_OLDER_THAN = sa.text(
-    "SELECT count(*) FROM ("
-    " SELECT unnest(ARRAY[backend_xmin, backend_xid]) AS xmin FROM pg_stat_activity"
-    " WHERE pid <> pg_backend_pid() AND coalesce(datname, current_database()) = current_database()"
-    " UNION ALL SELECT xmin FROM pg_replication_slots"
-    " UNION ALL SELECT transaction FROM pg_prepared_xacts WHERE database = current_database()"
-    ") AS holders WHERE xmin IS NOT NULL AND age(xmin) > age(CAST(:now AS xid))"
-)
+# An ALTER TABLE waits for everyone who holds any lock on the table, and later statements wait behind it.
+_HOLDERS = """
+SELECT DISTINCT l.pid, a.usename, a.application_name, a.state, l.mode,
+    extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)) AS seconds, p.gid
+FROM pg_locks l
+LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+LEFT JOIN pg_prepared_xacts p ON l.pid IS NULL AND l.virtualtransaction = '-1/' || p.transaction::text
+WHERE l.granted AND l.locktype = 'relation' AND l.pid IS DISTINCT FROM pg_backend_pid()
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND l.relation IN (SELECT to_regclass(:name)::oid UNION SELECT relid FROM pg_partition_tree(to_regclass(:name)))
+ORDER BY seconds DESC NULLS LAST LIMIT 3
+"""
 
 
 class PostgreSQL(Database):
@@ -49,26 +62,58 @@ class PostgreSQL(Database):
         return "\0" not in plaintext
 
     @override
-    def refuse_ambiguous_keys(self, connection: sa.Connection, target: Target) -> None:
-        """Refuse keys whose parameters do not compare as the values in the table do.
+    def is_text(self, type_: TypeEngine[Any]) -> bool:
+        """Return whether it is text, varchar, char(n) or citext; enum, name, "char" and domains pass for text."""
+        return type(type_) in {sa.TEXT, sa.VARCHAR, sa.CHAR, CITEXT}
 
-        Also refuse a table that others inherit from: its rows include theirs, under keys of their own.
+    @override
+    def is_wide(self, type_: TypeEngine[Any]) -> bool:
+        return type(type_) is sa.TEXT
+
+    @override
+    def key_problem(self, connection: sa.Connection, target: Target) -> str | None:
+        """Return the problem of keys whose parameters do not compare as the values in the table do.
+
+        Also of a table that others inherit from: its rows include theirs, under keys of their own.
         """
-        for item in target.key:
-            type_ = item.type.data_type if isinstance(item.type, DOMAIN) else item.type
-            if isinstance(type_, ARRAY | sa.JSON | NullType) or (type_ is not item.type and isinstance(type_, CITEXT)):
-                raise ColumnDefinitionError(
-                    f"table {target.name!r} cannot be rewritten: primary key {item.name} is of type {item.type!r}"
+        for item, type_ in zip(target.key, target.key_types, strict=True):
+            if not isinstance(_base_type(type_), _KEYS) or (
+                isinstance(type_, DOMAIN) and isinstance(type_.data_type, CITEXT)
+            ):
+                return (
+                    f"primary key {item.name} is of type {type_!r}, whose values do not name their row when they are"
+                    " handed back; give the table an integer or UUID key"
                 )
-        name = connection.dialect.identifier_preparer.format_table(target.table)
         heirs = sa.text(
             "SELECT count(*) FROM pg_inherits JOIN pg_class ON pg_class.oid = inhparent"
             " WHERE inhparent = to_regclass(:name) AND relkind <> 'p'"
         )
-        if connection.scalar(heirs, {"name": name.replace("%%", "%")}):
-            raise ColumnDefinitionError(
-                f"table {target.name!r} cannot be rewritten: other tables inherit from it; name each of them"
-            )
+        if connection.scalar(heirs, {"name": quoted_name(connection, target)}):
+            return "other tables inherit from it; name each of them"
+        return None
+
+    @override
+    def has_exact_keys(self, target: Target) -> bool:
+        """Return whether they are; text compares byte by byte unless its collation is nondeterministic."""
+        exact = (sa.Integer, sa.Uuid, sa.LargeBinary, sa.TEXT, sa.VARCHAR)
+        return all(isinstance(type_, exact) and not getattr(type_, "collation", None) for type_ in target.key_types)
+
+    @override
+    def is_in_transaction(self, connection: sa.Connection, target: Target) -> bool:
+        """Return whether a setting that ends with the transaction is still there in the next statement."""
+        connection.execute(sa.text("SELECT set_config('sealchemy.transaction', 'on', true)"))
+        return bool(connection.scalar(sa.text("SELECT current_setting('sealchemy.transaction', true)")) == "on")
+
+    @override
+    def lock_holders(self, connection: sa.Connection, target: Target, *, older_than: float = 0) -> list[str]:
+        return [
+            f"prepared transaction {row.gid!r}, {row.mode}, since {row.seconds or 0:.0f} s"
+            if row.gid
+            else f"pid {row.pid}, user {row.usename}, application {row.application_name!r}, {row.state}, {row.mode},"
+            f" in a transaction of {row.seconds or 0:.0f} s"
+            for row in connection.execute(sa.text(_HOLDERS), {"name": quoted_name(connection, target)})
+            if (row.seconds or 0) >= older_than
+        ]
 
     @override
     def schema_of(self, connection: sa.Connection, table: str, schema: str | None) -> str | None:
@@ -85,8 +130,12 @@ class PostgreSQL(Database):
     @override
     def begin(self, connection: sa.Connection, target: Target, lock_timeout: float, *, write: bool) -> None:
         """Set what lasts for this transaction only: a pooler may give the session to another client next."""
-        # With row security on, rows that this user may not see would silently stay plaintext.
-        settings = "SELECT set_config('lock_timeout', :timeout, true), set_config('row_security', 'off', true)"
+        # With row security on, rows that this user may not see would silently stay plaintext. Fewer digits of a
+        # float would name another row.
+        settings = (
+            "SELECT set_config('lock_timeout', :timeout, true), set_config('row_security', 'off', true),"
+            " set_config('extra_float_digits', '3', true)"
+        )
         connection.execute(sa.text(settings), {"timeout": f"{max(round(lock_timeout * 1000), 1)}ms"})
 
     @override
@@ -100,37 +149,59 @@ class PostgreSQL(Database):
         return sa.func.abs(sa.func.hash_record_extended(sa.func.row(*key), 0) % count) == number - 1
 
     @override
-    def write(self, connection: sa.Connection, target: Target, rows: Mapping[RowKey, RowKey]) -> list[sa.Row[Any]]:
-        """Write all rows with one statement, from arrays.
-
-        Its range of keys lets the planner start there, and not at the first row of the table.
-        """
-        keys = list(rows)
-        types = {f"k{index}": item.type for index, item in enumerate(target.key)}
-        types |= {f"c{index}": sa.Text() for index in range(len(target.columns))}
-        arrays = [_Array(sa.bindparam(name, type_=NullType()), ARRAY(type_)) for name, type_ in types.items()]
-        new = sa.func.unnest(*arrays).table_valued(*types, name="new").render_derived()
-        same = [item == new.c[f"k{index}"] for index, item in enumerate(target.key)]
-        key = sa.tuple_(*target.key)
-        first, last = (_typed(target.key, values) for values in (keys[0], keys[-1]))
-        statement = (
-            sa.update(target.table)
-            .values({item.name: sa.func.coalesce(new.c[f"c{i}"], item) for i, item in enumerate(target.columns)})
-            .where(*same, key >= first, key <= last)
-            .returning(*target.key, *target.columns)
-        )
-        values = [*zip(*keys, strict=True), *zip(*rows.values(), strict=True)]
-        parameters = {name: list(items) for name, items in zip(types, values, strict=True)}
-        return list(connection.execute(statement, parameters).all())  # iterating fetches one row at a time
+    def write(self, connection: sa.Connection, target: Target, rows: Mapping[RowKey, RowKey]) -> None:
+        """Write all rows with one statement, from arrays."""
+        new = _unnest(target, len(target.columns))
+        values = {item.name: sa.func.coalesce(new.c[f"c{i}"], item) for i, item in enumerate(target.columns)}
+        statement = sa.update(target.table).values(values).where(*_same_keys(target, new, list(rows)))
+        connection.execute(statement, _arrays(list(rows), list(rows.values())))
 
     @override
-    def widening(self, connection: sa.Connection, target: Target) -> list[str]:
+    def read_back(self, connection: sa.Connection, target: Target, keys: Sequence[RowKey]) -> list[sa.Row[Any]]:
+        new = _unnest(target, 0)
+        statement = sa.select(*target.key, *target.columns).where(*_same_keys(target, new, keys))
+        return list(connection.execute(statement, _arrays(keys, [])).all())  # iterating fetches one row at a time
+
+    @override
+    def flush(self, connection: sa.Connection) -> None:
+        """Fire the deferred triggers now, since they can still change what was written."""
+        connection.execute(sa.text("SET CONSTRAINTS ALL IMMEDIATE"))
+
+    @override
+    def limited_columns(self, connection: sa.Connection, target: Target) -> list[NarrowColumn]:
+        return [
+            NarrowColumn(item["name"], item["type"].compile(connection.dialect), item["type"].length)
+            for item in self._text_columns(connection, target)
+            if getattr(item["type"], "length", None)
+        ]
+
+    @override
+    def widening(self, connection: sa.Connection, target: Target) -> dict[str, str]:
         """Return it for columns that are not TEXT."""
-        found = sa.inspect(connection).get_columns(target.table.name, schema=target.table.schema)
-        types = {item["name"]: item["type"].compile(connection.dialect).split(" COLLATE ")[0] for item in found}
-        quote = connection.dialect.identifier_preparer.quote
-        narrow = [quote(item.name) for item in target.columns if types[item.name] != "TEXT"]
-        return [f"{alter_table(connection, target)} ALTER COLUMN {name} TYPE TEXT" for name in narrow]
+        preparer = connection.dialect.identifier_preparer
+        statements = {}
+        for item in self._text_columns(connection, target):
+            type_ = item["type"]
+            if not self.is_wide(type_):
+                collate = f" COLLATE {preparer.quote_identifier(type_.collation)}" if type_.collation else ""
+                alter = f"{alter_table(connection, target)} ALTER COLUMN {preparer.quote(item['name'])}"
+                statements[item["name"]] = f"{alter} TYPE TEXT{collate}"
+        return statements
+
+    @override
+    def copied_by_widening(self, connection: sa.Connection, target: Target) -> dict[str, str]:
+        """Return it for char(n), whose values lose their padding."""
+        return {
+            item["name"]: item["type"].compile(connection.dialect)
+            for item in self._text_columns(connection, target)
+            if isinstance(item["type"], sa.CHAR)
+        }
+
+    def _text_columns(self, connection: sa.Connection, target: Target) -> list[Any]:
+        with inspecting(connection) as inspector:
+            found = inspector.get_columns(target.table.name, schema=target.table.schema)
+        names = {column.name for column in target.columns}
+        return [item for item in found if item["name"] in names]
 
     @override
     def is_retryable(self, error: DBAPIError) -> bool:
@@ -145,7 +216,7 @@ class PostgreSQL(Database):
             with connection.begin():
                 self.begin(connection, target, lock_timeout=60, write=False)
                 table = connection.dialect.identifier_preparer.format_table(target.table)
-                if not _may_maintain(connection, table.replace("%%", "%")):
+                if not postgresql_vacuum.may_maintain(connection, table.replace("%%", "%")):
                     left.append("samples of old values may remain in pg_stats: ANALYZE it as the owner of the table")
                 connection.exec_driver_sql(f"ANALYZE {table}")
         except DBAPIError as error:
@@ -156,66 +227,39 @@ class PostgreSQL(Database):
 
     @override
     def describe_scrub(self, table: str, *, online: bool) -> str:
-        if online:
-            return f"VACUUM takes a SHARE UPDATE EXCLUSIVE lock on {table}: reads and writes go on"
-        return (
-            f"VACUUM FULL takes an ACCESS EXCLUSIVE lock on {table}: others can neither read nor write it until it"
-            " ends; it needs free space of the size of the table"
-        )
+        return postgresql_vacuum.describe(table, online=online)
 
     @override
     def scrub(self, connection: sa.Connection, name: str, *, online: bool, lock_timeout: float) -> list[str]:
-        """Run `VACUUM (FULL, ANALYZE)`, or `VACUUM (ANALYZE)`, and verify that it did its work."""
-        # VACUUM cannot run in a transaction, so the limit cannot end with one.
-        connection.execute(sa.text(f"SET lock_timeout = {max(round(lock_timeout * 1000), 1)}"))
-        try:
-            old = 0 if online else _wait_for_older_transactions(connection, lock_timeout)
-            plain = name.replace("%%", "%")  # for parameters and messages; drivers want it doubled in SQL
-            before = _files(connection, plain)
-            options = "ANALYZE" if online else "FULL, ANALYZE"
-            self.retry(lambda: connection.exec_driver_sql(f"VACUUM ({options}) {name}"))
-        finally:
-            if not connection.invalidated:
-                connection.execute(sa.text("RESET lock_timeout"))
-        if not (_may_maintain(connection, plain) if online else before.isdisjoint(_files(connection, plain))):
-            raise UnsupportedOperationError(
-                f"plaintext remains in {plain}: this user may not VACUUM it; run scrub as the owner of the table"
-            )
-        if old:
-            raise UnsupportedOperationError(
-                f"plaintext may remain in {plain}: {old} transactions, prepared transactions or replication slots are"
-                " older than this scrub, and VACUUM kept the row versions that they may still read;"
-                " pg_stat_activity names them by backend_xmin and backend_xid; end them and run scrub again"
-            )
-        return [STAYS_ONLINE] if online else []
+        return postgresql_vacuum.vacuum(connection, name, self.retry, online=online, lock_timeout=lock_timeout)
 
 
-def _may_maintain(connection: sa.Connection, table: str) -> bool:
-    """Return whether this user may VACUUM and ANALYZE a table, by its quoted name; if not, those only warn."""
-    query = sa.text(
-        "SELECT pg_has_role(relowner, 'USAGE') OR pg_has_role(datdba, 'USAGE') FROM pg_class, pg_database"
-        " WHERE pg_class.oid = to_regclass(:name) AND datname = current_database()"
-    )
-    return bool(connection.scalar(query, {"name": table}))
+def _base_type(type_: TypeEngine[Any]) -> TypeEngine[Any]:
+    return type_.data_type if isinstance(type_, DOMAIN) else type_
 
 
-def _files(connection: sa.Connection, name: str) -> set[object]:
-    """Return the files of a table and its partitions; VACUUM FULL writes new ones."""
-    query = sa.text(
-        "SELECT pg_relation_filenode(oid) FROM pg_class WHERE oid = to_regclass(:name) AND relkind = 'r'"
-        " UNION SELECT pg_relation_filenode(relid) FROM pg_partition_tree(to_regclass(:name)) WHERE isleaf"
-    )
-    return set(connection.scalars(query, {"name": name})) or {None}
+def quoted_name(connection: sa.Connection, target: Target) -> str:
+    """Return the name of a table for to_regclass; drivers want `%` doubled in SQL, but not in parameters."""
+    return connection.dialect.identifier_preparer.format_table(target.table).replace("%%", "%")
 
 
-def _wait_for_older_transactions(connection: sa.Connection, seconds: float) -> int:
-    """Return how many are left after that time."""
-    now = connection.scalar(sa.text("SELECT CAST(pg_current_xact_id() AS text)"))
-    now = str(int(now or 0) % 2**32)  # an xid is the last 32 bits
-    deadline = time.monotonic() + seconds
-    while (count := connection.scalar(_OLDER_THAN, {"now": now}) or 0) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return int(count)
+def _unnest(target: Target, columns: int) -> Any:
+    """Return the rows of arrays `k0`, ... of keys and `c0`, ... of values, as a table in SQL."""
+    types = {f"k{index}": item.type for index, item in enumerate(target.key)}
+    types |= {f"c{index}": sa.Text() for index in range(columns)}
+    arrays = [_Array(sa.bindparam(name, type_=NullType()), ARRAY(type_)) for name, type_ in types.items()]
+    return sa.func.unnest(*arrays).table_valued(*types, name="new").render_derived()
+
+
+def _arrays(keys: Sequence[RowKey], values: Sequence[RowKey]) -> dict[str, list[Any]]:
+    parameters = {f"k{index}": list(items) for index, items in enumerate(zip(*keys, strict=True))}
+    return parameters | {f"c{index}": list(items) for index, items in enumerate(zip(*values, strict=True))}
+
+
+def _same_keys(target: Target, new: Any, keys: Sequence[RowKey]) -> list[sa.ColumnElement[bool]]:
+    """Return the join with `_unnest`; the range lets the planner start there, and not at the table's first row."""
+    key, (first, last) = sa.tuple_(*target.key), (_typed(target.key, values) for values in (keys[0], keys[-1]))
+    return [*(item == new.c[f"k{index}"] for index, item in enumerate(target.key)), key >= first, key <= last]
 
 
 def _typed(key: Sequence[sa.ColumnElement[Any]], values: RowKey) -> sa.Tuple:

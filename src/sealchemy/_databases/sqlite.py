@@ -5,12 +5,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, ColumnElement, Connection, Select, literal, or_, select, text, update
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    LargeBinary,
+    Select,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import NullType, TypeEngine
 from typing_extensions import override
 
-from sealchemy.errors import ColumnDefinitionError, UnsupportedOperationError
+from sealchemy.errors import UnsupportedOperationError
 
 from . import sqlite_schema
 from .base import Database, NamedCheck
@@ -35,18 +48,47 @@ class SQLite(Database):
         return stored.op("GLOB", is_comparison=True)(literal(pattern))
 
     @override
+    def size(self, stored: ColumnElement[str]) -> ColumnElement[int]:
+        return func.length(cast(stored, LargeBinary))
+
+    @override
     def key_type(self, type_: TypeEngine[Any]) -> TypeEngine[Any]:
         """Return no type: a key may hold values that SQLAlchemy's types cannot read, or tell apart."""
         return NullType()
 
     @override
-    def refuse_ambiguous_keys(self, connection: Connection, target: Target) -> None:
-        """Refuse NULL in a primary key, which SQLite allows: such rows have neither an order nor a name."""
+    def is_text(self, type_: TypeEngine[Any]) -> bool:
+        """Return whether it is text, or a column without a type."""
+        return super().is_text(type_) or isinstance(type_, NullType)
+
+    @override
+    def key_problem(self, connection: Connection, target: Target) -> str | None:
+        """Return the problem of NULL in a primary key, which SQLite allows: such rows have neither order nor name."""
         is_nameless = or_(*(item.is_(None) for item in target.key))
         if connection.scalar(select(literal(1)).select_from(target.table).where(is_nameless).limit(1)):
-            raise ColumnDefinitionError(
-                f"table {target.name!r} cannot be rewritten: it has rows whose primary key is NULL; give them one"
-            )
+            return "it has rows whose primary key is NULL; give them one"
+        return None
+
+    @override
+    def is_in_transaction(self, connection: Connection, target: Target) -> bool:
+        driver: Any = connection.connection.driver_connection
+        return bool(driver.in_transaction)
+
+    @override
+    def lock_holders(self, connection: Connection, target: Target, *, older_than: float = 0) -> list[str]:
+        return [] if older_than else ["another connection to this file, which is reading or writing it"]
+
+    @contextmanager
+    @override
+    def short_waits(self, connection: Connection, seconds: float) -> Iterator[None]:
+        before = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+        connection.commit()
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {before}")
+            connection.commit()
 
     @contextmanager
     @override

@@ -6,7 +6,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import ColumnClause, ColumnElement, Connection, TableClause, Text, column, inspect, table
+from sqlalchemy import JSON, ColumnClause, ColumnElement, Connection, TableClause, Text, column, inspect, table
 from sqlalchemy.engine import Dialect, Inspector
 from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.types import NullType, String, TypeDecorator, TypeEngine
@@ -42,6 +42,7 @@ class Target:
     key: tuple[ColumnElement[Any], ...]
     columns: tuple[ColumnElement[str], ...]
     contexts: tuple[str, ...]
+    key_types: tuple[TypeEngine[Any], ...]
 
     @property
     def name(self) -> str:
@@ -67,7 +68,10 @@ def _hide_plaintext(value: Any) -> Any:
 
 
 def look_up(
-    connection: Connection, wanted: TableColumns, key_type: Callable[[TypeEngine[Any]], TypeEngine[Any]]
+    connection: Connection,
+    wanted: TableColumns,
+    key_type: Callable[[TypeEngine[Any]], TypeEngine[Any]],
+    is_text: Callable[[TypeEngine[Any]], bool],
 ) -> Target:
     """Look a table up in the database.
 
@@ -75,6 +79,7 @@ def look_up(
         connection: the database.
         wanted: the table and its columns.
         key_type: returns the type for parameters that are compared with a key column of some type.
+        is_text: returns whether a column of some type can hold any text.
 
     Raises:
         ColumnDefinitionError: the table or a column does not exist, a column is not text, or there is no
@@ -88,7 +93,7 @@ def look_up(
         except NoSuchTableError:
             found = {}
         key = inspector.get_pk_constraint(name, schema=schema)["constrained_columns"] if found else []
-    problem = _find_problem(connection.engine.url.database, contexts, found, key)
+    problem = _find_problem(connection.engine.url.database, contexts, found, key, is_text)
     if problem is not None:
         raise ColumnDefinitionError(f"table {name!r}: {problem}")
     pieces = [column(item, key_type(found[item])) for item in key] + [column(item, StoredText()) for item in contexts]
@@ -99,6 +104,7 @@ def look_up(
         key=tuple(light.c[item] for item in key),
         columns=tuple(light.c[item] for item in contexts),
         contexts=tuple(require_context(context) for context in contexts.values()),
+        key_types=tuple(found[item] for item in key),
     )
 
 
@@ -113,6 +119,14 @@ def inspecting(connection: Connection) -> Iterator[Inspector]:
         yield inspect(connection)
     finally:
         connection.execution_options(skip_user_error_events=before)
+
+
+def _describe_type(name: str, type_: TypeEngine[Any]) -> str:
+    declared = "of a type that SQLAlchemy does not know" if isinstance(type_, NullType) else type_
+    advice = "it cannot hold ciphertext"
+    if isinstance(type_, JSON):
+        advice = "turn it into text first, with the application: it would read and write a JSON document as text"
+    return f"column {name} is {declared}, not text: {advice}"
 
 
 def without_collation(type_: TypeEngine[Any]) -> TypeEngine[Any]:
@@ -133,7 +147,11 @@ def _refuse_translation(connection: Connection, name: str, schema: str | None) -
 
 
 def _find_problem(
-    database: str | None, contexts: Mapping[str, str], found: Mapping[str, Any], key: Sequence[str]
+    database: str | None,
+    contexts: Mapping[str, str],
+    found: Mapping[str, Any],
+    key: Sequence[str],
+    is_text: Callable[[TypeEngine[Any]], bool],
 ) -> str | None:
     if not found:
         return f"there is no such table in the database {database or ':memory:'!r}; create it first"
@@ -141,8 +159,8 @@ def _find_problem(
         return "no column is named; give a mapping of column names to contexts"
     if missing := [item for item in contexts if item not in found]:
         return f"it has no column {', '.join(missing)}; its columns are {', '.join(found)}"
-    if wrong := [item for item in contexts if not isinstance(found[item], String | NullType)]:
-        return f"column {wrong[0]} is {found[wrong[0]]}, not text"
+    if wrong := [item for item in contexts if not is_text(found[item])]:
+        return _describe_type(wrong[0], found[wrong[0]])
     if not key:
         return "it has no primary key, and without one a row cannot be named; add one first"
     return None

@@ -1,28 +1,31 @@
 """The CHECK with which the database itself refuses plaintext, and the width that ciphertext needs."""
 
 import hashlib
-import re
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable
 from functools import partial
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Engine, Text, func, not_, select
+from sqlalchemy import ColumnElement, Connection, Text, func, not_, select
 from sqlalchemy import column as sql_column
 from sqlalchemy.exc import IntegrityError
 
-from sealchemy._column.engine_keys import Rollout, engine_keys
 from sealchemy._databases.access import Access, database_of
 from sealchemy._databases.base import ANY_ENCRYPTED_VALUE
+from sealchemy._databases.sql_names import names_in
 from sealchemy._values.envelope import PREFIX
-from sealchemy.errors import ColumnDefinitionError, RewriteError, UnsupportedOperationError
+from sealchemy.errors import ColumnDefinitionError, RewriteError
 
 _NAME_LIMIT = 63
 
-_TOKEN = re.compile(
-    r"""'(?:[^']|'')*' | ::\s*\w+ | COLLATE\s+"[^"]*" | "(?:[^"]|"")*" | `(?:[^`]|``)*` | [\w$]+""",
-    re.VERBOSE | re.IGNORECASE,
+logger = logging.getLogger("sealchemy")
+
+
+AFTER_WIDENING = (
+    "the columns are wide. On PostgreSQL, every connection that is open may fail once with `cached plan must not change"
+    " result type` (psycopg goes on failing with it): restart the application, or recycle its pools (pool.dispose(),"
+    " pool_recycle), before stage migrate"
 )
-"""A literal, a type or collation, a quoted name or a bare word."""
 
 
 class ExistingConstraint(NamedTuple):
@@ -38,18 +41,6 @@ def constraint_name(table: str, column: str) -> str:
     if len(name.encode()) <= _NAME_LIMIT:
         return name
     return f"ck_{hashlib.sha256(name.encode()).hexdigest()[:16]}_encrypted"
-
-
-def require_strict(bind: Engine | Connection, columns: Mapping[str, str]) -> None:
-    """Raise `UnsupportedOperationError` unless the rollout stage of every context is STRICT."""
-    keys = engine_keys(bind.dialect)
-    for context in columns.values():
-        keys.require_ring(context)
-        if keys.stage(context) is not Rollout.STRICT:
-            raise UnsupportedOperationError(
-                f"{context}: its rollout stage is {keys.stage(context).value}; the database may only refuse plaintext"
-                " once no process writes any, which is stage strict everywhere"
-            )
 
 
 def require_encryption(access: Access) -> None:
@@ -81,12 +72,21 @@ def is_required(access: Access) -> bool:
     return any(_existing(access).values())
 
 
-def widen(access: Access) -> None:
-    """Change the type of the columns, if they are too narrow for ciphertext: to TEXT, or MEDIUMTEXT."""
+def widen(access: Access) -> list[str]:
+    """Change the type of the columns that are not TEXT (MEDIUMTEXT on MariaDB and MySQL), and return their names."""
     with access.transaction(write=False):
         statements = access.database.widening(access.connection, access.target)
-    for statement in statements:
-        access.run(partial(access.connection.exec_driver_sql, statement))
+        copied = access.database.copied_by_widening(access.connection, access.target)
+    for column, type_ in copied.items():
+        logger.warning(
+            "%s.%s is %s: to change that, the server copies the table, and others wait until it is done",
+            access.target.name,
+            column,
+            type_,
+        )
+    for statement in statements.values():
+        access.change_definition(partial(access.connection.exec_driver_sql, statement))
+    return list(statements)
 
 
 def existing_constraints(
@@ -103,19 +103,10 @@ def existing_constraints(
     ]
     return {
         column: [
-            ExistingConstraint(name, check.is_validated)
-            for name, check in found
-            if column in _names_in(check.condition)
+            ExistingConstraint(name, check.is_validated) for name, check in found if column in names_in(check.condition)
         ]
         for column in columns
     }
-
-
-def _names_in(condition: str) -> set[str]:
-    """Return the names in a condition; where they are in backquotes, as on MariaDB, bare words are not names."""
-    tokens = _TOKEN.findall(condition)
-    quoted = {token[1:-1].replace(token[0] * 2, token[0]) for token in tokens if token[0] in '"`'}
-    return quoted if "`" in {token[0] for token in tokens} else quoted.union(tokens)
 
 
 def _existing(access: Access) -> dict[str, list[ExistingConstraint]]:
@@ -135,7 +126,7 @@ def _refuse_plaintext(access: Access) -> None:
             if count := access.connection.scalar(query):
                 raise RewriteError(
                     f"{access.target.name}.{column.name}: {count} values are not encrypted, so the CHECK cannot be"
-                    " added; run encrypt_columns first"
+                    " added; run encrypt_columns first, with every process in stage migrate"
                 )
 
 
@@ -151,24 +142,27 @@ def _add(access: Access, column: ColumnElement[str]) -> ExistingConstraint:
         )
     bare: ColumnElement[str] = sql_column(column.name, Text())  # a table's name does not fit its partitions
     condition = _is_encrypted(access, bare).compile(access.connection, compile_kwargs={"literal_binds": True})
-    access.run(lambda: database.add_check(access.connection, access.target, name, str(condition)))
+    add = partial(database.add_check, access.connection, access.target, name, str(condition))
+    access.change_definition(add)
     return ExistingConstraint(name, is_validated=not database.validates_separately)
 
 
 def _validate(access: Access, name: str) -> None:
     """Scan the table under a lock that lets others read and write."""
     try:
-        access.run(lambda: access.database.validate_check(access.connection, access.target, name))
+        validate = partial(access.database.validate_check, access.connection, access.target, name)
+        access.change_definition(validate)
     except IntegrityError:
         # Left in place, it would fail each update of the rows that violate it.
         _drop(access, name)
     else:
         return
     raise RewriteError(
-        f"{access.target.name}: plaintext was written while {name} was added, so it was dropped again; bring every"
-        " process to rollout stage strict, run encrypt_columns, then this again"
+        f"{access.target.name}: plaintext was written while {name} was added, so it was dropped again; a process that"
+        " is not in stage strict still runs. Bring every process to stage migrate, run encrypt_columns in it, go to"
+        " stage strict everywhere, then run this again"
     )
 
 
 def _drop(access: Access, name: str) -> None:
-    access.run(lambda: access.database.drop_check(access.connection, access.target, name))
+    access.change_definition(partial(access.database.drop_check, access.connection, access.target, name))

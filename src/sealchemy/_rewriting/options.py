@@ -14,11 +14,13 @@ class Options:
 
     Attributes:
         batch_size: rows in a transaction; other sessions wait for one batch at most.
-        lock_timeout: seconds to wait for a row, or a table's definition, that another session has locked.
+        lock_timeout: seconds to wait for a row that another session has locked.
         pause: seconds to rest between two batches.
         max_rows: rows after which to stop; a later run goes on.
         shard: `(2, 8)` for the second of eight runs that share a table, each row belonging to exactly one of them
             by a hash of its primary key; on PostgreSQL.
+        ddl_patience: seconds for which to keep trying a change of the table's definition that others' locks prevent;
+            each attempt waits for half a second at most, since everyone who comes later waits behind it.
         dry_run: read, count and report; change nothing.
 
     Raises:
@@ -31,12 +33,14 @@ class Options:
     max_rows: int | None = None
     shard: tuple[int, int] | None = None
     dry_run: bool = False
+    ddl_patience: float = 300.0
 
     def __post_init__(self) -> None:
         """Refuse numbers that are out of range."""
         number, count = self.shard or (1, 1)
         _require(1 <= self.batch_size <= _LARGEST_BATCH, "batch_size must be from 1 to 100000")
         _require(0 < self.lock_timeout <= _DAY, "lock_timeout must be more than 0 and at most 86400 seconds")
+        _require(0 <= self.ddl_patience <= _DAY, "ddl_patience must be from 0 to 86400 seconds")
         _require(0 <= self.pause <= _DAY, "pause must be from 0 to 86400 seconds")
         _require(self.max_rows is None or self.max_rows >= 1, "max_rows must be 1 or more")
         _require(1 <= number <= count, "a shard is one of several, such as 2/8")

@@ -50,6 +50,11 @@ class Pages:
         with self._access.transaction(write=False):
             return self._access.connection.scalar(query) or 0
 
+    def is_empty(self) -> bool:
+        """Return whether the table has no rows."""
+        with self._access.transaction(write=False):
+            return self._access.connection.execute(select(*self._target.key).limit(1)).first() is None
+
     def key(self, row: Row[Any]) -> RowKey:
         """Return the primary key of a row from `select` or `read`."""
         return tuple(row[: len(self._target.key)])

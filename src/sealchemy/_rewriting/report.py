@@ -50,6 +50,7 @@ class Report:
         failures: the first thousand of them.
         stopped: what ended the run early, if anything did.
         left_behind: where old values may still be found, in sentences.
+        key_id: the id of the primary key, under which values were written.
     """
 
     table: str
@@ -59,6 +60,7 @@ class Report:
     failures: list[Failure] = field(default_factory=list)
     stopped: Literal["max_rows", "interrupt"] | None = None
     left_behind: list[str] = field(default_factory=list)
+    key_id: str | None = None
 
     def add_failure(self, key: RowKey, column: str, error: SealchemyError) -> None:
         """Count a value that could not be read, and list it while the list is short."""

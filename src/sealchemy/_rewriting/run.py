@@ -5,24 +5,22 @@ in the table decide what needs work, never a cursor kept elsewhere, so a run tha
 again ends in the same state.
 """
 
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from threading import Event, current_thread, main_thread
+from threading import Event
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, and_, or_, tuple_
+from sqlalchemy import ColumnElement, Row, Select, and_, or_, tuple_
 from sqlalchemy.exc import DBAPIError
 
-from sealchemy._column.engine_keys import Rollout, engine_keys
+from sealchemy._column.engine_keys import engine_keys
 from sealchemy._databases.access import Access
 from sealchemy._databases.base import ATTEMPTS
 from sealchemy._databases.table import RowKey
-from sealchemy._values.key_ring import KeyRing
 from sealchemy._values.secret import SecretString
-from sealchemy.errors import PlaintextTypeError, RewriteError, SealchemyError, UnsupportedOperationError
+from sealchemy.errors import PlaintextTypeError, RewriteError, SealchemyError
 
-from .conversions import DECRYPT, ENCRYPT, UNCHANGED, VERIFY, Change, Cipher, Conversion
+from .conversions import DECRYPT, REKEY, UNCHANGED, VERIFY, Change, Cipher, Conversion
+from .interrupt import interrupt_between_batches
 from .options import Options
 from .pages import Pages
 from .report import Progress, Report
@@ -31,21 +29,6 @@ FURTHER_PASSES = 3
 
 OnProgress: TypeAlias = Callable[[Progress], None]
 _OnFailure: TypeAlias = Callable[[RowKey, str, SealchemyError], None]
-
-
-def require_keys(conversion: Conversion, bind: Engine | Connection, columns: Mapping[str, str]) -> KeyRing:
-    """Return the key ring, or raise an error that does not depend on the table."""
-    keys = engine_keys(bind.dialect)
-    for context in columns.values():
-        keys.require_ring(context)
-        if conversion is ENCRYPT and keys.stage(context) is Rollout.PREPARE:
-            raise UnsupportedOperationError(
-                f"{context}: its rollout stage is prepare, in which processes write plaintext and some may not read"
-                " ciphertext yet; deploy stage migrate everywhere first"
-            )
-    if not columns:
-        raise UnsupportedOperationError("no column is named; give a mapping of column names to contexts")
-    return keys.require_ring("this table")
 
 
 def run(
@@ -59,27 +42,9 @@ def run(
     key_ring = engine_keys(access.connection.dialect).require_ring(access.target.name)
     ciphers = [Cipher.of(key_ring, context, legacy_reader) for context in access.target.contexts]
     pending = [conversion.pending(access.database, key_ring, column) for column in access.target.columns]
-    with _interrupt_between_batches() as interrupted:
-        return _Run(access, conversion, ciphers, pending, options, progress, interrupted).run()
-
-
-@contextmanager
-def _interrupt_between_batches() -> Iterator[Event]:
-    """Return an event that the first Ctrl-C sets."""
-    event = Event()
-    if current_thread() is not main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield event
-        return
-
-    def stop(*_: object) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    signal.signal(signal.SIGINT, stop)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    with interrupt_between_batches() as interrupted:
+        report = Report(access.target.name, key_id=key_ring.primary.id)
+        return _Run(access, conversion, ciphers, pending, options, progress, interrupted, report).run()
 
 
 class _Run:
@@ -94,24 +59,28 @@ class _Run:
         options: Options,
         progress: OnProgress | None,
         interrupted: Event,
+        report: Report,
     ) -> None:
         self.access, self.target, self.database = access, access.target, access.database
         self.conversion, self.options, self.interrupted = conversion, options, interrupted
         self.progress, self.ciphers = progress, ciphers
         self.pages = Pages(access, options.shard)
-        self.report = Report(self.target.name)
+        self.report = report
         tests = zip(self.target.columns, pending, strict=True)
         self.is_pending = or_(*(and_(item.is_not(None), test) for item, test in tests))
         self.only_reads = options.dry_run or conversion is VERIFY
 
     def run(self) -> Report:
+        if not self.only_reads:
+            self.access.require_transactions()
         found_last = 0 if self.only_reads else self._rewrite_everything()
+        unreached = 0
         if not self._is_stopped():
-            self._classify_everything()
+            unreached = self._classify_everything()
         if self.access.owns_connection and not self.only_reads:
             self.report.left_behind = self.database.finish(self.access.connection, self.target)
         self._is_stopped()
-        self._raise_for_problems(found_last)
+        self._raise_for_problems(found_last, unreached)
         return self.report
 
     def _rewrite_everything(self) -> int:
@@ -166,9 +135,13 @@ class _Run:
                     # A session that still holds its lock after that would make every further row wait as long.
                     wait = self._rewrite(self.pages.select(None, 1, only), wait=wait) is not None and wait
 
-    def _classify_everything(self) -> None:
-        """Look at every value with the reader's own function: a prefix alone proves nothing."""
-        total, done = self.pages.count() if self.progress else 0, 0
+    def _classify_everything(self) -> int:
+        """Look at every value with the reader's own function: a prefix alone proves nothing.
+
+        Return the number of rows that were not reached by their keys.
+        """
+        is_exact = self.database.has_exact_keys(self.target)
+        total, done = self.pages.count() if self.progress or not is_exact else 0, 0
         for rows in self.pages.read(self.options.batch_size):
             for row in rows:
                 self.report.pending += bool(self._changes(row, self.report.add_failure))
@@ -176,7 +149,10 @@ class _Run:
             if self.progress:
                 self.progress(Progress(self.target.name, VERIFY.name, done, total))
             if self._is_stopped():
-                return
+                return 0
+        # Keys of some types may not compare as the table orders them, so count without them. Rows that others insert or
+        # delete meanwhile do not matter.
+        return 0 if is_exact else max(min(total, self.pages.count()) - done, 0)
 
     def _rewrite(self, page: Select[Any], *, wait: bool) -> Sequence[Row[Any]] | None:
         """Rewrite one page in one transaction and return its rows; None if they stayed locked while it waited."""
@@ -198,8 +174,11 @@ class _Run:
         changes = {self.pages.key(row): found for row in rows if (found := self._changes(row))}
         if changes:
             new = {key: tuple(change.stored for change in found) for key, found in changes.items()}
-            written = self.database.write(self.access.connection, self.target, new)
-            self._compare(changes, self.pages.by_key(written))
+            self.database.write(self.access.connection, self.target, new)
+            if self.access.owns_connection:  # in the caller's transaction, that is the caller's choice
+                self.database.flush(self.access.connection)
+            stored = self.database.read_back(self.access.connection, self.target, list(new))
+            self._compare(changes, self.pages.by_key(stored))
         return rows, len(changes)
 
     def _compare(self, changes: Mapping[RowKey, Sequence[Change]], stored: Mapping[RowKey, RowKey]) -> None:
@@ -241,12 +220,17 @@ class _Run:
         if self.conversion is DECRYPT and not self.database.can_store(change.stored or ""):
             raise PlaintextTypeError(f"{cipher.context}: this database cannot store the plaintext, which has a NUL")
 
-    def _raise_for_problems(self, found_in_last_pass: int) -> None:
+    def _raise_for_problems(self, found_in_last_pass: int, unreached: int) -> None:
         report, problems = self.report, []
         if report.stopped == "interrupt":
             problems.append(f"interrupted after {report.rewritten} rows, which stay done; run it again to continue")
         elif report.pending and not self.options.dry_run:
             problems += self._describe_pending(found_in_last_pass)
+        if unreached:
+            problems.append(
+                f"{unreached} rows were not reached: the primary key's values do not compare as the table orders them;"
+                " nothing is known of these rows, so give the table an integer or UUID key"
+            )
         if report.failed:
             problems.append(report.describe_failures())
         if problems:
@@ -254,9 +238,12 @@ class _Run:
 
     def _describe_pending(self, found_in_last_pass: int) -> Iterator[str]:
         if found_in_last_pass:
+            laggards = "bring every process to rollout stage migrate"
+            if self.conversion is REKEY:
+                laggards = f"give every process {self.report.key_id} as its primary key"
             yield (
                 f"values that need it are still being written, {found_in_last_pass} rows in the last of"
-                f" {1 + FURTHER_PASSES} passes; bring every process to rollout stage migrate, then run it again"
+                f" {1 + FURTHER_PASSES} passes; {laggards}, then run it again"
             )
         yield (
             f"{self.report.pending} rows were locked by others for longer than {self.options.lock_timeout} s, or"

@@ -27,11 +27,13 @@ from .operations import (
     DecryptColumnsOp,
     EncryptColumnsOp,
     RequireEncryptionOp,
+    WidenColumnsOp,
     render_item,
 )
 
 PLAINTEXT = "# the values are taken for plaintext; if another library encrypted them, add legacy_reader="
 GUESSED = "# the database does not know the contexts: replace these by those of the models, or nothing decrypts"
+WIDE = "# with a live application: in an earlier revision, before any process is at rollout stage migrate"
 LIVE = "# with a live application: in a later revision, once every process is at rollout stage strict"
 
 
@@ -114,6 +116,10 @@ class _Changes:
             require = RequireEncryptionOp(self.name, new, schema=self.schema)
             require.info["sealchemy_comment"] = LIVE
             yield require
+        if narrow := [key for key in existing if not self.database.is_wide(self.stored[key].type)]:
+            widen = WidenColumnsOp(self.name, narrow, schema=self.schema)
+            widen.info["sealchemy_comment"] = WIDE
+            yield widen
         if existing:
             yield from self._pair(EncryptColumnsOp, RequireEncryptionOp, existing, PLAINTEXT, LIVE)
         if dropped := self._guess_contexts(key for key in self.superfluous if self._is_dropped(key)):
@@ -128,6 +134,8 @@ class _Changes:
             problem = "it has no primary key, and without one a row cannot be named; add one first"
         elif binary := [key for key in existing if isinstance(self.stored[key].type, LargeBinary)]:
             problem = f"column {binary[0]} holds bytes; turn it into text first, as the guides for other libraries do"
+        elif other := [key for key in existing if not self.database.is_text(self.stored[key].type)]:
+            problem = f"column {other[0]} is {self.stored[other[0]].type}, not text; turn it into text first"
         if problem:
             raise ColumnDefinitionError(f"table {self.name!r} cannot be encrypted: {problem}")
 
@@ -157,14 +165,14 @@ class _Changes:
 def put_in_order(_context: AutogenContext, upgrade: UpgradeOps) -> PriorityDispatchResult:
     """Move our operations out of the changes of a table, which may be rendered as a batch.
 
-    Decrypting comes before all of them and encrypting after all of them: the columns are widest in between.
+    Widening and decrypting come first and encrypting comes last: the columns are widest in between.
     """
     ours: list[ColumnsOp] = []
     for modify in [item for item in upgrade.ops if isinstance(item, ModifyTableOps)]:
         ours += [item for item in modify.ops if isinstance(item, ColumnsOp)]
         modify.ops[:] = [item for item in modify.ops if not isinstance(item, ColumnsOp)]
     others = [item for item in upgrade.ops if not (isinstance(item, ModifyTableOps) and item.is_empty())]
-    first = [item for item in ours if isinstance(item, AllowPlaintextOp | DecryptColumnsOp)]
-    last = [item for item in ours if isinstance(item, EncryptColumnsOp | RequireEncryptionOp)]
+    first = [item for item in ours if isinstance(item, WidenColumnsOp | AllowPlaintextOp | DecryptColumnsOp)]
+    last = [item for item in ours if item not in first]
     upgrade.ops[:] = [*first, *others, *last]
     return PriorityDispatchResult.CONTINUE

@@ -9,20 +9,32 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from alembic.operations import Operations
 from sqlalchemy import Connection
 
+from sealchemy._column.engine_keys import Rollout, engine_keys
 from sealchemy._databases.access import Access, database_of, open_table
 from sealchemy._databases.table import TableColumns
+from sealchemy._inspection import preflight
 from sealchemy._rewriting import constraint
-from sealchemy._rewriting.run import require_keys, run
-from sealchemy.errors import UnsupportedOperationError
-from sealchemy.rewrite import DECRYPT, ENCRYPT, Options, Progress, Report
+from sealchemy._rewriting.pages import Pages
+from sealchemy._rewriting.run import run
+from sealchemy._rewriting.stages import require_keys, require_strict
+from sealchemy.errors import PlaintextFoundError, UnsupportedOperationError
+from sealchemy.rewrite import DECRYPT, ENCRYPT, Progress, Report
 
-from .operations import AllowPlaintextOp, ColumnsOp, DecryptColumnsOp, EncryptColumnsOp, RequireEncryptionOp
+from .operations import (
+    AllowPlaintextOp,
+    ColumnsOp,
+    DecryptColumnsOp,
+    EncryptColumnsOp,
+    RequireEncryptionOp,
+    WidenColumnsOp,
+)
 
 if TYPE_CHECKING:  # Alembic loads this module while it is itself being imported
     from alembic.runtime.migration import MigrationContext
@@ -35,8 +47,13 @@ _SECONDS_BETWEEN_LOGS = 5.0
 @Operations.implementation_for(EncryptColumnsOp)
 def _encrypt_columns(operations: Operations, operation: EncryptColumnsOp) -> None:
     with _open(operations, operation, partial(require_keys, ENCRYPT)) as access:
+        copies = preflight.refuse_obstacles(access, ENCRYPT, operation.accept, widens=True)
+        preflight.refuse_unknown_keys(access, engine_keys(access.connection.dialect).require_ring(operation.table_name))
+        if constraint.is_required(access) and _is_strict(access.connection, operation):
+            _refuse_plaintext(access, operation)
         constraint.widen(access)
-        report = run(access, ENCRYPT, Options(), _progress(operations), operation.legacy_reader)
+        report = run(access, ENCRYPT, operation.options, _progress(operations), operation.legacy_reader)
+    report.left_behind += copies
     _log("encrypt", report)
 
 
@@ -44,23 +61,43 @@ def _encrypt_columns(operations: Operations, operation: EncryptColumnsOp) -> Non
 def _decrypt_columns(operations: Operations, operation: DecryptColumnsOp) -> None:
     environment = operations.migration_context.environment_context
     arguments = environment.get_x_argument(as_dictionary=True) if environment else {}
-    if arguments.get("allow-plaintext") != "yes":
-        raise UnsupportedOperationError(
-            f"decrypt_columns writes the plaintext of {', '.join(operation.columns.values())} into the database, its"
-            " logs and its backups. If that is what you want: alembic -x allow-plaintext=yes downgrade ..."
-        )
-    with _open(operations, operation, partial(require_keys, DECRYPT)) as access:
+
+    def require(connection: Connection, columns: Mapping[str, str]) -> None:
+        require_keys(DECRYPT, connection, columns)
+        with open_table(connection, _wanted(connection, operation)) as access:
+            if Pages(access).is_empty():
+                return
+        _refuse_decrypting(operation, is_confirmed=arguments.get("allow-plaintext") == "yes")
+        if _is_strict(connection, operation):
+            raise UnsupportedOperationError(
+                f"decrypt_columns {operation.table_name}: the rollout stage is strict, in which no process can read the"
+                " plaintext that this would write. Bring every process to stage migrate first, this one too: set"
+                " <prefix>_ROLLOUT=migrate (INTEGRATION_TOKEN_ENCRYPTION_ROLLOUT for the ready-made table), or attach"
+                " the key ring with rollout=Rollout.MIGRATE"
+            )
+
+    with _open(operations, operation, require) as access:
+        preflight.refuse_obstacles(access, DECRYPT, operation.accept)
         if constraint.is_required(access):
             # First try to read every value: otherwise the CHECK would be gone for nothing.
-            run(access, DECRYPT, Options(dry_run=True))
+            run(access, DECRYPT, replace(operation.options, dry_run=True))
             constraint.allow_plaintext(access)
-        report = run(access, DECRYPT, Options(), _progress(operations))
+        report = run(access, DECRYPT, operation.options, _progress(operations))
     _log("decrypt", report)
+
+
+@Operations.implementation_for(WidenColumnsOp)
+def _widen_columns(operations: Operations, operation: WidenColumnsOp) -> None:
+    with _open(operations, operation, columns=dict.fromkeys(operation.columns, "any")) as access:
+        preflight.refuse_obstacles_to_widening(access)
+        widened = constraint.widen(access)
+    if widened:
+        logger.warning("widen %s: %s", operation.table_name, constraint.AFTER_WIDENING)
 
 
 @Operations.implementation_for(RequireEncryptionOp)
 def _require_encryption(operations: Operations, operation: RequireEncryptionOp) -> None:
-    with _open(operations, operation, constraint.require_strict) as access:
+    with _open(operations, operation, require_strict) as access:
         constraint.require_encryption(access)
 
 
@@ -68,6 +105,30 @@ def _require_encryption(operations: Operations, operation: RequireEncryptionOp) 
 def _allow_plaintext(operations: Operations, operation: AllowPlaintextOp) -> None:
     with _open(operations, operation, columns=dict.fromkeys(operation.columns, "any")) as access:
         constraint.allow_plaintext(access)
+
+
+def _is_strict(connection: Connection, operation: ColumnsOp) -> bool:
+    keys = engine_keys(connection.dialect)
+    return any(keys.stage(context) is Rollout.STRICT for context in operation.columns.values())
+
+
+def _refuse_plaintext(access: Access, operation: EncryptColumnsOp) -> None:
+    found = run(access, ENCRYPT, replace(operation.options, dry_run=True))
+    if found.pending:
+        raise PlaintextFoundError(
+            f"encrypt_columns {operation.table_name}: {found.pending} rows have plaintext, although the column requires"
+            " encryption and the rollout stage is strict: it may have been planted, and encrypting it would"
+            " authenticate it for ever. Find out who wrote it and delete or correct it; or drop the CHECK"
+            " (op.allow_plaintext), go to stage migrate, and encrypt it there"
+        )
+
+
+def _refuse_decrypting(operation: DecryptColumnsOp, *, is_confirmed: bool) -> None:
+    if not is_confirmed:
+        raise UnsupportedOperationError(
+            f"decrypt_columns writes the plaintext of {', '.join(operation.columns.values())} into the database, its"
+            " logs and its backups. If that is what you want: alembic -x allow-plaintext=yes downgrade ..."
+        )
 
 
 @contextmanager
@@ -90,15 +151,20 @@ def _open(
         )
     if require is not None:
         require(connection, operation.columns)
-    wanted = TableColumns(operation.table_name, columns or operation.columns, _schema(connection, operation))
+    wanted = _wanted(connection, operation, columns)
+    limits = operation.options.lock_timeout, operation.options.ddl_patience
     if not operation.own_transaction:
-        with open_table(connection, wanted) as access:
+        with open_table(connection, wanted, *limits) as access:
             yield access
         return
     _refuse_foreign_transaction(context, connection, operation)
     # Without the commit, another connection would not see what earlier revisions of this run did.
-    with context.autocommit_block(), open_table(operations.get_bind().engine, wanted) as access:
+    with context.autocommit_block(), open_table(operations.get_bind().engine, wanted, *limits) as access:
         yield access
+
+
+def _wanted(connection: Connection, operation: ColumnsOp, columns: Mapping[str, str] | None = None) -> TableColumns:
+    return TableColumns(operation.table_name, columns or operation.columns, _schema(connection, operation))
 
 
 def _refuse_foreign_transaction(context: MigrationContext, connection: Connection, operation: ColumnsOp) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from alembic.autogenerate.render import renderers  # not from alembic.autogenerate: this runs during its import
@@ -11,6 +11,7 @@ from alembic.operations import MigrateOperation, Operations
 from sqlalchemy.types import TypeDecorator
 
 from sealchemy._column.encrypted_type import EncryptedType
+from sealchemy._rewriting.options import Options
 
 if TYPE_CHECKING:  # Alembic loads this module while it is itself being imported
     from alembic.autogenerate.api import AutogenContext
@@ -35,7 +36,7 @@ def render_item(kind: str, item: Any, context: AutogenContext) -> str | Literal[
 
 
 class ColumnsOp(MigrateOperation):
-    """What the four operations share: a table, and its columns with their contexts.
+    """What the operations share: a table, its columns with their contexts, and how they are run.
 
     `mirror` is the operation of the downgrade, where autogenerate needs one other than the reverse.
     """
@@ -51,9 +52,13 @@ class ColumnsOp(MigrateOperation):
         *,
         schema: str | None = None,
         own_transaction: bool = True,
+        accept: Collection[str] = (),
+        options: Options = Options(),  # noqa: B008 - it cannot be changed
+        legacy_reader: Callable[[str], str] | None = None,
     ) -> None:
         self.table_name, self.columns = table_name, dict(columns)
         self.schema, self.own_transaction = schema, own_transaction
+        self.accept, self.options, self.legacy_reader = accept, options, legacy_reader
 
     @classmethod
     def invoke(
@@ -64,23 +69,28 @@ class ColumnsOp(MigrateOperation):
         *,
         schema: str | None = None,
         own_transaction: bool = True,
+        lock_timeout: float = 5.0,
+        ddl_patience: float = 300.0,
     ) -> None:
-        """Run the operation.
+        """Change the definition of the columns.
 
         Args:
             operations: `op`.
             table_name: the table, by its name in the database.
-            columns: the context of each column, by column name. `require_encryption` and `allow_plaintext` take
-                column names alone as well; the context is then `<table name>.<column name>`.
+            columns: the context of each column, by column name; or column names alone, whose contexts are then
+                `<table name>.<column name>`.
             schema: its schema, if it is not the default one.
             own_transaction: False to work in the transaction that the migration's connection is in, for tests.
+            lock_timeout: seconds to wait for a row that another session has locked.
+            ddl_patience: seconds for which to keep trying while others use the table; each attempt waits briefly.
 
         Raises:
-            SealchemyError: as `sealchemy.rewrite.rewrite` does; or values are plaintext, a stage is not STRICT.
+            RewriteError: there is plaintext; or others used the table for all that time.
+            SealchemyError: a stage is not STRICT; the table or a column is not as it must be.
             UnsupportedOperationError: in offline mode (`--sql`).
         """
-        operation = cls(table_name, columns, schema=schema, own_transaction=own_transaction)
-        operations.invoke(operation)
+        options = Options(lock_timeout=lock_timeout, ddl_patience=ddl_patience)
+        operations.invoke(cls(table_name, columns, schema=schema, own_transaction=own_transaction, options=options))
 
     def reverse(self) -> ColumnsOp:
         """Return the operation of the downgrade."""
@@ -93,15 +103,11 @@ class ColumnsOp(MigrateOperation):
         return (self.name, self.schema, self.table_name, self.columns)
 
 
-@Operations.register_operation("encrypt_columns", "invoke")
-class EncryptColumnsOp(ColumnsOp):
-    """Encrypt the plaintext of columns in place."""
-
-    name = "encrypt_columns"
-    legacy_reader: Callable[[str], str] | None = None
+class _RewriteOp(ColumnsOp):
+    """An operation that rewrites values."""
 
     @classmethod
-    def invoke(
+    def invoke(  # noqa: PLR0913 - Alembic makes the function in `op` from this signature
         cls,
         operations: Operations,
         table_name: str,
@@ -109,17 +115,57 @@ class EncryptColumnsOp(ColumnsOp):
         *,
         schema: str | None = None,
         own_transaction: bool = True,
+        accept: Collection[str] = (),
+        lock_timeout: float = 5.0,
+        ddl_patience: float = 300.0,
+        batch_size: int = 1000,
+        pause: float = 0.0,
         legacy_reader: Callable[[str], str] | None = None,
     ) -> None:
-        """Run the operation, as the others; for `legacy_reader`, see `sealchemy.rewrite.rewrite`."""
-        operation = cls(table_name, columns, schema=schema, own_transaction=own_transaction)
-        operation.legacy_reader = legacy_reader
+        """Rewrite the values of the columns.
+
+        Args:
+            operations: `op`.
+            table_name: the table, by its name in the database.
+            columns: the context of each column, by column name.
+            schema: its schema, if it is not the default one.
+            own_transaction: False to work in the transaction that the migration's connection is in, for tests.
+            accept: what `sealchemy plan` found and you accept by its label, such as `trigger:audit_accounts`.
+            lock_timeout: seconds to wait for a row that another session has locked.
+            ddl_patience: seconds for which to keep trying while others use the table; each attempt waits briefly.
+            batch_size: rows in a transaction.
+            pause: seconds to rest between two batches.
+            legacy_reader: see `sealchemy.rewrite.rewrite`; `encrypt_columns` only.
+
+        Raises:
+            SealchemyError: as `sealchemy.rewrite.rewrite` does.
+            UnsupportedOperationError: something stands in the way, as `sealchemy plan` shows it; the rollout stage is
+                the wrong one; or offline mode (`--sql`).
+            UnknownKeyError: values are under keys that are not in the ring.
+        """
+        options = Options(lock_timeout=lock_timeout, ddl_patience=ddl_patience, batch_size=batch_size, pause=pause)
+        operation = cls(
+            table_name,
+            columns,
+            schema=schema,
+            own_transaction=own_transaction,
+            accept=accept,
+            options=options,
+            legacy_reader=legacy_reader,
+        )
         operations.invoke(operation)
 
 
+@Operations.register_operation("encrypt_columns", "invoke")
+class EncryptColumnsOp(_RewriteOp):
+    """Widen columns if that is still to do, and encrypt their plaintext in place."""
+
+    name = "encrypt_columns"
+
+
 @Operations.register_operation("decrypt_columns", "invoke")
-class DecryptColumnsOp(ColumnsOp):
-    """Write the plaintext back; only with `alembic -x allow-plaintext=yes`.
+class DecryptColumnsOp(_RewriteOp):
+    """Write the plaintext back; only with `alembic -x allow-plaintext=yes`, unless the table is empty.
 
     It also drops the CHECK of `require_encryption`, if there still is one, but only when every value can be read.
     """
@@ -153,13 +199,35 @@ class AllowPlaintextOp(_ColumnNamesOp):
     reverse_type = RequireEncryptionOp
 
 
+@Operations.register_operation("widen_columns", "invoke")
+class WidenColumnsOp(_ColumnNamesOp):
+    """Make columns wide enough for ciphertext, before any process writes it."""
+
+    name = "widen_columns"
+
+
+class _StayWideOp(_ColumnNamesOp):
+    """The downgrade of `widen_columns`, which does nothing: narrower columns would cut values."""
+
+    name = "stay_wide"
+    reverse_type = WidenColumnsOp
+
+
 EncryptColumnsOp.reverse_type = DecryptColumnsOp
+WidenColumnsOp.reverse_type = _StayWideOp
 RequireEncryptionOp.reverse_type = AllowPlaintextOp
+
+
+@renderers.dispatch_for(_StayWideOp)
+def _render_nothing(_context: AutogenContext, operation: _StayWideOp) -> list[str]:
+    columns = list(operation.columns)
+    return [f"# {operation.table_name!r}: {columns!r} stay wide, which plaintext can use as well", "pass"]
 
 
 @renderers.dispatch_for(ColumnsOp)
 def _render(_context: AutogenContext, operation: ColumnsOp) -> list[str]:
     schema = f", schema={operation.schema!r}" if operation.schema else ""
-    call = f"op.{operation.name}({str(operation.table_name)!r}, {operation.columns!r}{schema})"
+    columns = list(operation.columns) if isinstance(operation, WidenColumnsOp) else operation.columns
+    call = f"op.{operation.name}({str(operation.table_name)!r}, {columns!r}{schema})"
     comment = operation.info.get("sealchemy_comment")
     return [comment, call] if comment else [call]

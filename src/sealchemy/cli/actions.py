@@ -5,16 +5,25 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 import typer
 from rich.console import Console
 from sqlalchemy import Engine
 
+from sealchemy import Rollout
+from sealchemy._databases.access import open_table
 from sealchemy._databases.table import TableColumns
+from sealchemy._inspection import preflight
+from sealchemy._rewriting import constraint
 from sealchemy._rewriting.conversions import Conversion
-from sealchemy.errors import MissingKeyError, RewriteError, UnsupportedOperationError
-from sealchemy.rewrite import VERIFY, Options, Report, rewrite
+from sealchemy._rewriting.run import run
+from sealchemy._rewriting.stages import require_keys
+from sealchemy.errors import MissingKeyError, PlaintextFoundError, RewriteError, UnsupportedOperationError
+from sealchemy.plan import plan as find_plan
+from sealchemy.plan import steps
+from sealchemy.rewrite import DECRYPT, ENCRYPT, REKEY, VERIFY, Options, Report
 from sealchemy.scrub import describe_scrub, scrub
 from sealchemy.status import declared_status, find_problems
 
@@ -71,7 +80,7 @@ def check(project: Project) -> None:
     """Exit with 1 if there are values that a process with these keys could not read."""
     problems = find_problems(project.protected_engine(), project.metadata())
     _exit_with([f"{type(problem).__name__}: {problem}" for problem in problems])
-    print("this process can read every value, by key and rollout stage; sealchemy verify decrypts them as well")
+    print("this process can read and write every column, by key, rollout stage and width; verify decrypts every value")
 
 
 def scrub_tables(project: Project, *, online: bool, ask: bool, lock_timeout: float) -> None:
@@ -90,19 +99,50 @@ def scrub_tables(project: Project, *, online: bool, ask: bool, lock_timeout: flo
         print(f"not reached: {sentence}")
 
 
-def rewrite_tables(project: Project, conversion: Conversion, options: Options) -> None:
+def plan(project: Project, *, as_json: bool, accept: list[str]) -> None:
+    """Print where each column stands, what is in the way and the steps that are left; exit with 1 while any blocks."""
+    found = find_plan(project.engine(), project.metadata())
+    left = list(steps(found, models=project.models, prefix=project.prefix, accept=accept))
+    if as_json:
+        print(json.dumps(output.plan_as_json(found, left, accept), indent=2))
+    else:
+        output.print_plan(Console(), found, left, accept)
+    if any(table.obstacles(accept) for table in found):
+        raise SystemExit(1)
+
+
+def widen_tables(project: Project, ddl_patience: float) -> None:
+    """Make the columns of every table wide enough for ciphertext."""
+    options = Options(ddl_patience=ddl_patience)
+    engine, widened = project.engine(), False
+    for table in project.tables():
+        with open_table(engine, table, options.lock_timeout, options.ddl_patience, any_key=True) as access:
+            preflight.refuse_obstacles_to_widening(access)
+            columns = constraint.widen(access)
+        print(f"widen {table.name}: {', '.join(columns) or 'nothing to do'}")
+        widened = widened or bool(columns)
+    if widened:
+        print(f"widen: {constraint.AFTER_WIDENING}")
+
+
+def rewrite_tables(project: Project, conversion: Conversion, options: Options, accept: Sequence[str] = ()) -> None:
     """Rewrite every table, continuing with the next one if some rows cannot be done."""
     engine = project.protected_engine()
+    _refuse_stage(project, conversion)
+    only_looks = conversion is ENCRYPT and project.stage() is Rollout.STRICT and not options.dry_run
+    options = replace(options, dry_run=True) if only_looks else options
     console, failed = Console(stderr=True), False
     for table in project.tables():
         try:
-            report = _rewrite_table(console, engine, conversion, options, table)
+            report = _rewrite_table(console, engine, conversion, options, table, accept)
         except RewriteError as error:
             _print_failures(error)
             if error.report is None or error.report.stopped == "interrupt":
-                raise SystemExit(_INTERRUPTED) from None
+                raise SystemExit(_INTERRUPTED if error.report else 1) from None
             report, failed = error.report, True
         else:
+            if only_looks:
+                _refuse_plaintext(report, project)
             _print_report(conversion, options, report)
         if report.stopped == "max_rows" or report.rewritten == options.max_rows:
             break
@@ -113,11 +153,48 @@ def rewrite_tables(project: Project, conversion: Conversion, options: Options) -
 
 
 def _rewrite_table(
-    console: Console, engine: Engine, conversion: Conversion, options: Options, table: TableColumns
+    console: Console,
+    engine: Engine,
+    conversion: Conversion,
+    options: Options,
+    table: TableColumns,
+    accept: Sequence[str],
 ) -> Report:
-    with output.progress(console) as progress:
-        return rewrite(
-            conversion, engine, table.name, table.columns, schema=table.schema, options=options, progress=progress
+    key_ring = require_keys(conversion, engine, table.columns)
+    with open_table(engine, table, options.lock_timeout) as access:
+        copies: list[str] = []
+        if conversion is not VERIFY:
+            copies = preflight.refuse_obstacles(access, conversion, accept)
+        if conversion is ENCRYPT:
+            preflight.refuse_unknown_keys(access, key_ring)
+            print(f"encrypt {table.name}: with key {key_ring.primary.id}", file=sys.stderr)
+        with output.progress(console) as progress:
+            report = run(access, conversion, options, progress)
+    report.left_behind += copies
+    return report
+
+
+def _refuse_stage(project: Project, conversion: Conversion) -> None:
+    """Refuse what no process of the application could read."""
+    stage, variable = project.stage(), project.rollout_variable
+    if conversion is ENCRYPT and stage is Rollout.PREPARE:
+        raise UnsupportedOperationError(
+            "encrypt: the rollout stage is prepare, in which processes write plaintext and some may not read ciphertext"
+            f" yet; set {variable}=migrate everywhere first"
+        )
+    if conversion is DECRYPT and stage is Rollout.STRICT:
+        raise UnsupportedOperationError(
+            "decrypt: the rollout stage is strict, in which no process can read the plaintext that this would write;"
+            f" set {variable}=migrate everywhere first, here too"
+        )
+
+
+def _refuse_plaintext(report: Report, project: Project) -> None:
+    if report.pending:
+        raise PlaintextFoundError(
+            f"encrypt {report.table}: {report.pending} rows have plaintext, although the rollout stage is strict:"
+            " it may have been planted, and encrypting it would authenticate it for ever. Find out who wrote it and"
+            f" delete or correct it; or set {project.rollout_variable}=migrate everywhere, and encrypt it there"
         )
 
 
@@ -136,6 +213,9 @@ def _print_report(conversion: Conversion, options: Options, report: Report) -> N
         print(f"verify {report.table}: every value authenticates")
     elif options.dry_run:
         print(f"{conversion.name} {report.table}: {report.pending} rows would be rewritten; nothing was changed")
+    elif conversion is REKEY:
+        done = f"{report.rewritten} rows moved to" if report.rewritten else "nothing to do: every value is under"
+        print(f"rekey {report.table}: {done} key {report.key_id}")
     else:
         print(f"{conversion.name} {report.table}: {report.rewritten} rows")
     if report.stopped == "max_rows":

@@ -11,7 +11,9 @@ import typer
 from .options import (
     MODELS,
     PREFIX,
+    Accept,
     BatchSize,
+    DdlPatience,
     DryRun,
     LockTimeout,
     MaxRows,
@@ -79,6 +81,37 @@ def demo(
 
 
 @app.command()
+def plan(
+    models: Models = MODELS,
+    url: Url = None,
+    prefix: Prefix = PREFIX,
+    verbose: Verbose = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    accept: Accept = None,
+) -> None:
+    """Show what is in the way of the rollout, and the steps that are left. Reads only, and needs no key."""
+    from . import actions
+    from .project import Project
+
+    actions.plan(Project(models, url, prefix, verbose), as_json=as_json, accept=accept or [])
+
+
+@app.command()
+def widen(
+    models: Models = MODELS,
+    url: Url = None,
+    prefix: Prefix = PREFIX,
+    verbose: Verbose = 0,
+    ddl_patience: DdlPatience = 300,
+) -> None:
+    """Make the columns wide enough for ciphertext, before stage migrate. Needs no key."""
+    from . import actions
+    from .project import Project
+
+    actions.widen_tables(Project(models, url, prefix, verbose), ddl_patience)
+
+
+@app.command()
 def status(
     models: Models = MODELS,
     url: Url = None,
@@ -132,6 +165,7 @@ def encrypt(
     lock_timeout: LockTimeout = 5,
     max_rows: MaxRows = None,
     shard: Shard = None,
+    accept: Accept = None,
 ) -> None:
     """Encrypt plaintext values, in place."""
     from sealchemy.rewrite import ENCRYPT
@@ -140,7 +174,7 @@ def encrypt(
     from .project import Project
 
     options = actions.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
-    actions.rewrite_tables(Project(models, url, prefix, verbose), ENCRYPT, options)
+    actions.rewrite_tables(Project(models, url, prefix, verbose), ENCRYPT, options, accept or [])
 
 
 @app.command()
@@ -155,6 +189,7 @@ def rekey(
     lock_timeout: LockTimeout = 5,
     max_rows: MaxRows = None,
     shard: Shard = None,
+    accept: Accept = None,
 ) -> None:
     """Encrypt the values under previous keys with the primary key, in place."""
     from sealchemy.rewrite import REKEY
@@ -163,7 +198,7 @@ def rekey(
     from .project import Project
 
     options = actions.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
-    actions.rewrite_tables(Project(models, url, prefix, verbose), REKEY, options)
+    actions.rewrite_tables(Project(models, url, prefix, verbose), REKEY, options, accept or [])
 
 
 @app.command()
@@ -178,6 +213,7 @@ def decrypt(
     lock_timeout: LockTimeout = 5,
     max_rows: MaxRows = None,
     shard: Shard = None,
+    accept: Accept = None,
     allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help="Confirm that you mean it.")] = False,
 ) -> None:
     """Write the plaintext back, in place."""
@@ -193,7 +229,7 @@ def decrypt(
             " sealchemy decrypt --allow-plaintext"
         )
     options = actions.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
-    actions.rewrite_tables(Project(models, url, prefix, verbose), DECRYPT, options)
+    actions.rewrite_tables(Project(models, url, prefix, verbose), DECRYPT, options, accept or [])
 
 
 @app.command()

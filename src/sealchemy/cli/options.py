@@ -20,3 +20,10 @@ MaxRows = Annotated[int | None, typer.Option(help="Stop after this many rows.")]
 Shard = Annotated[
     str | None, typer.Option(help="Do one share, such as 2/8, while other runs do the rest; on PostgreSQL.")
 ]
+Accept = Annotated[
+    list[str] | None, typer.Option(help="A finding of `sealchemy plan` to accept, such as trigger:NAME; repeatable.")
+]
+DdlPatience = Annotated[
+    float,
+    typer.Option(help="Seconds for which to keep trying to change a table that others use, without blocking them."),
+]

@@ -12,6 +12,7 @@ from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from sealchemy import KeyRing, SealchemyError
+from sealchemy.plan import Severity, TablePlan
 from sealchemy.rewrite import Progress as RowsDone
 from sealchemy.status import ColumnStatus
 
@@ -67,6 +68,62 @@ def status_table(found: list[ColumnStatus], known: dict[str, str]) -> Table:
             table.add_row(f"{item.table}.{item.column}" if not index else "", state, f"{count:,}")
         table.add_section()
     return table
+
+
+def plan_as_json(found: list[TablePlan], steps: list[str], accept: list[str]) -> dict[str, object]:
+    """Return a plan for JSON."""
+    return {
+        "blocked": any(table.obstacles(accept) for table in found),
+        "tables": [
+            {
+                "table": table.table,
+                "rows": table.rows,
+                "plaintext_bytes": table.plaintext_bytes,
+                "seconds": round(table.seconds, 1),
+                "columns": [
+                    {
+                        "column": item.status.column,
+                        "context": item.status.context,
+                        "state": item.state,
+                        "plaintext": item.status.plaintext,
+                        "keys": dict(sorted(item.status.keys.items())),
+                    }
+                    for item in table.columns
+                ],
+                "findings": [
+                    {
+                        "code": item.code,
+                        "severity": str(item.severity),
+                        "name": item.name,
+                        "message": item.message,
+                        "accepted": item.label in accept,
+                    }
+                    for item in table.findings
+                ],
+            }
+            for table in found
+        ],
+        "steps": steps,
+    }
+
+
+def print_plan(console: Console, found: list[TablePlan], steps: list[str], accept: list[str]) -> None:
+    """Print a plan as text."""
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    for table in found:
+        say(f"{table.table}: {table.rows:,} rows")
+        for item in table.columns:
+            keys = "".join(f", {count:,} under key {key_id}" for key_id, count in sorted(item.status.keys.items()))
+            say(f"  {item.status.column}: {item.state}, {item.status.plaintext:,} plaintext values{keys}")
+        for finding in table.findings:
+            accepted = finding.severity is Severity.ACCEPT and finding.label in accept
+            say(f"  {'accepted' if accepted else finding.severity}  {finding}")
+    say("Steps:")
+    for number, step in enumerate(steps, 1):
+        say(f"{number:3}. {step}")
 
 
 @contextmanager

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from dotenv import dotenv_values
 from sqlalchemy import Engine, MetaData, create_engine, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
 
-from sealchemy import KeyRing, Rollout, RolloutError, attach_key_ring
+from sealchemy import KeyRing, MissingKeyError, Rollout, RolloutError, attach_key_ring
 from sealchemy._column.redact_errors import redact_errors
 from sealchemy._databases.access import database_of
 from sealchemy._databases.table import TableColumns
@@ -26,17 +27,42 @@ class Project:
     """The models, the database and the keys that a command works with."""
 
     def __init__(self, models: str, url: str | None, prefix: str, verbose: int) -> None:
-        self._models, self._url, self._prefix = models, url, prefix
+        self.models, self.prefix, self._url = models, prefix, url
         logging.basicConfig(level=[logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)])
 
     @property
     def key_variable(self) -> str:
         """The name of the variable of the primary key."""
-        return f"{self._prefix}_KEY"
+        return f"{self.prefix}_KEY"
+
+    @property
+    def rollout_variable(self) -> str:
+        """The name of the variable of the rollout stage."""
+        return f"{self.prefix}_ROLLOUT"
 
     def key_ring(self) -> KeyRing:
-        """Return the keys of the environment."""
-        return KeyRing.from_env(self._prefix, self._environment())
+        """Return the keys of the environment.
+
+        Raises:
+            MissingKeyError: there is no key; the text names the variables that are set and look alike.
+        """
+        environment = self._environment()
+        try:
+            return KeyRing.from_env(self.prefix, environment)
+        except MissingKeyError as error:
+            problem = str(error)
+        alike = [name for name in environment if name.endswith(("_KEY", "_KEY_FILE")) and "ENCRYPT" in name.upper()]
+        alike += get_close_matches(self.key_variable, environment, cutoff=0.75)
+        names = ", ".join(sorted({name for name in alike if not name.startswith(f"{self.prefix}_")}))
+        hint = f"; these are set: {names}" if names else ""
+        raise MissingKeyError(f"{problem}. Another prefix is chosen with --prefix (now {self.prefix}){hint}")
+
+    def stage(self) -> Rollout:
+        """Return the rollout stage of the environment."""
+        stage = self._environment().get(self.rollout_variable, Rollout.STRICT)
+        if stage not in list(Rollout):
+            raise RolloutError(f"{self.rollout_variable} must be one of {', '.join(Rollout)}")
+        return Rollout(stage)
 
     def engine(self) -> Engine:
         """Return an engine without keys."""
@@ -53,15 +79,11 @@ class Project:
 
     def protected_engine(self) -> Engine:
         """Return an engine with the keys and the rollout stage of the environment."""
-        key_ring = self.key_ring()
-        stage: Any = self._environment().get(f"{self._prefix}_ROLLOUT", Rollout.STRICT)
-        if stage not in list(Rollout):
-            raise RolloutError(f"{self._prefix}_ROLLOUT must be one of {', '.join(Rollout)}")
-        return attach_key_ring(self.engine(), key_ring, rollout=stage)
+        return attach_key_ring(self.engine(), self.key_ring(), rollout=self.stage())
 
     def metadata(self) -> MetaData:
         """Import the models, and return their MetaData."""
-        module, _, name = self._models.partition(":")
+        module, _, name = self.models.partition(":")
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
         try:
             base = getattr(import_module(module), name)
@@ -83,6 +105,6 @@ class Project:
 
     def _refuse_models(self, problem: str) -> NoReturn:
         raise ColumnDefinitionError(
-            f"--models {self._models}: {problem}; it is package.module:Base, where Base is a declarative base or a"
+            f"--models {self.models}: {problem}; it is package.module:Base, where Base is a declarative base or a"
             " MetaData, and the module imports every model"
         )

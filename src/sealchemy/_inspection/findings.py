@@ -1,0 +1,161 @@
+"""`Finding`: something about a table that stands in the way of encrypting its columns, or that must be known."""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from sealchemy._values.envelope import PREFIX
+
+
+class Severity(StrEnum):
+    """What a finding asks of the operator."""
+
+    __module__ = "sealchemy.plan"
+
+    BLOCKS = "blocks"
+    """Nothing is rewritten until it is repaired."""
+
+    ACCEPT = "accept"
+    """Nothing is rewritten until the operator accepts it by its label."""
+
+    SAYS = "says"
+    """It does not stop a rewrite."""
+
+
+class Finding(NamedTuple):
+    """One thing that was found.
+
+    Attributes:
+        code: its kind: `width`, `unique`, `trigger`, `view`, ...
+        severity: what it asks of the operator.
+        name: the object's name, or the column's where the object has none.
+        message: what it does, and how to repair it.
+    """
+
+    code: str
+    severity: Severity
+    name: str
+    message: str
+
+    @property
+    def label(self) -> str:
+        """The text by which it is accepted, such as `trigger:audit_accounts`."""
+        return f"{self.code}:{self.name}"
+
+    def __str__(self) -> str:
+        """Return the label and the message."""
+        return f"{self.label}: {self.message}"
+
+
+Finding.__module__ = "sealchemy.plan"
+
+
+def index(name: str, column: str, repair: str) -> Finding:
+    """Return the finding for an index on a column."""
+    return Finding(
+        "index",
+        Severity.BLOCKS,
+        name,
+        f"this index on {column} is of no use for ciphertext, and a long value does not fit into it; {repair}",
+    )
+
+
+def unique(name: str, column: str, repair: str, code: str = "unique") -> Finding:
+    """Return the finding for a UNIQUE, PRIMARY KEY or exclusion constraint, or a unique index."""
+    return Finding(
+        code,
+        Severity.BLOCKS,
+        name,
+        f"it compares values of {column}, and two encryptions of one value differ, so it would enforce nothing;"
+        f" {repair}",
+    )
+
+
+def foreign_key(name: str, table: str, repair: str) -> Finding:
+    """Return the finding for a FOREIGN KEY from or to a column."""
+    return Finding(
+        "foreign-key",
+        Severity.BLOCKS,
+        name,
+        f"this foreign key of {table} compares values in clear; encrypting fails on it, or changes the rows that refer"
+        f" to them; {repair}",
+    )
+
+
+def check(name: str, column: str) -> Finding:
+    """Return the finding for a CHECK other than ours."""
+    return Finding(
+        "check",
+        Severity.ACCEPT,
+        name,
+        f"this CHECK tests {column}, and from now on it tests ciphertext; drop it unless it holds for that too",
+    )
+
+
+def generated(column: str, source: str) -> Finding:
+    """Return the finding for a generated column."""
+    return Finding(
+        "generated",
+        Severity.BLOCKS,
+        column,
+        f"this generated column is computed from {source}, which the database will no longer be able to read; drop it",
+    )
+
+
+def default(column: str, repair: str) -> Finding:
+    """Return the finding for a default, which is plaintext."""
+    return Finding(
+        "default",
+        Severity.SAYS,
+        column,
+        f"the default of {column} is plaintext, which rows inserted without a value get; {repair}",
+    )
+
+
+def view(name: str, column: str) -> Finding:
+    """Return the finding for a view that shows a column."""
+    return Finding(
+        "view", Severity.SAYS, name, f"this view uses {column}, and its readers will see ciphertext; change or drop it"
+    )
+
+
+def trigger(name: str, code: str = "trigger") -> Finding:
+    """Return the finding for a trigger or a rule that an UPDATE fires."""
+    return Finding(
+        code,
+        Severity.ACCEPT,
+        name,
+        "it fires for every row that is rewritten: an audit trigger would copy each old value, in plaintext, into its"
+        f" own table, and an updated_at trigger changes every row. Disable it for the run, or accept {code}:{name}",
+    )
+
+
+def copies(kind: str, name: str) -> Finding:
+    """Return the finding for an object that keeps a copy of the plaintext."""
+    return Finding(
+        kind, Severity.SAYS, name, "it keeps its copy of the plaintext until it is refreshed, rebuilt or dropped"
+    )
+
+
+def width(column: str, declared: str, longest: int) -> Finding:
+    """Return the finding for a column that is too narrow for ciphertext.
+
+    `longest` is the size of the longest plaintext in bytes, 0 if there is none.
+    """
+    needed = f"; its longest value needs {ciphertext_size(longest)} characters" if longest else ""
+    return Finding(
+        "width",
+        Severity.BLOCKS,
+        column,
+        f"{column} is {declared}, too narrow for ciphertext, so writes would fail or be cut{needed};"
+        " widen it first (op.widen_columns, `sealchemy widen`)",
+    )
+
+
+def ciphertext_size(plaintext: int) -> int:
+    """Return the size of the encrypted value of a plaintext; both in bytes."""
+    return 26 + (plaintext + 40 + 2) // 3 * 4
+
+
+def is_about_encryption(condition: str) -> bool:
+    """Return whether a CHECK is one of ours, by its condition."""
+    return PREFIX in condition

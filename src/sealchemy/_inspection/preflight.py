@@ -1,0 +1,204 @@
+"""What is looked at before the first row is rewritten, and before an application starts."""
+
+import logging
+from collections.abc import Collection, Iterable, Iterator
+
+from sqlalchemy import select
+
+from sealchemy._column.engine_keys import EngineKeys, Rollout
+from sealchemy._databases.access import Access
+from sealchemy._rewriting.column_states import ColumnStatus, count_states
+from sealchemy._rewriting.constraint import existing_constraints
+from sealchemy._rewriting.conversions import ENCRYPT, Conversion
+from sealchemy._values import envelope
+from sealchemy._values.key_ring import KeyRing
+from sealchemy.errors import SealchemyError, UnknownKeyError, UnsupportedOperationError
+
+from . import mysql, postgresql, sqlite
+from .findings import Finding, Severity
+from .width import find_narrow
+
+_ABOUT_EVERY_WRITE = {
+    "trigger",
+    "rule",
+    "versioning",
+    "engine",
+    "row-security",
+    "foreign-table",
+    "foreign-key",
+    "check",
+}
+"""The findings that matter to whatever changes rows; the others matter to encrypting only."""
+
+_ABOUT_WIDENING = {"view", "materialized-view", "rule", "generated", "policy", "dependency", "partition-key"}
+
+_INSPECTORS = {
+    "postgresql": postgresql.inspect,
+    "sqlite": sqlite.inspect,
+    "mysql": mysql.inspect,
+    "mariadb": mysql.inspect,
+}
+
+logger = logging.getLogger("sealchemy")
+
+
+def inspect(access: Access) -> list[Finding]:
+    """Return what the database's catalog says of an open table; in a transaction."""
+    return list(_INSPECTORS[access.connection.dialect.name](access.connection, access.target))
+
+
+def inspect_columns(access: Access) -> list[Finding]:
+    """Return everything that the plan shows of an open table, but for the states of its values."""
+    with access.transaction(write=False):
+        found = find_narrow(access, measure=True)
+        found += inspect(access)
+        found += _locks(access)
+    return list(dict.fromkeys(found))
+
+
+def refuse_obstacles(
+    access: Access, conversion: Conversion, accept: Collection[str], *, widens: bool = False
+) -> list[str]:
+    """Refuse to go on while a finding blocks a rewrite, or must be accepted and is not.
+
+    Args:
+        access: the open table.
+        conversion: what is going to be done.
+        accept: the labels of findings that the operator accepts, such as `trigger:audit_accounts`.
+        widens: the columns are going to be widened first.
+
+    Returns:
+        Where copies of old values remain, in sentences.
+
+    Raises:
+        UnsupportedOperationError: there are such findings; the text names them all, with the repair of each.
+    """
+    labels = parse_accept(accept)
+    relevant = [item for item in inspect_columns(access) if _concerns(item, conversion, widens=widens)]
+    problems = [item for item in relevant if is_obstacle(item, labels)]
+    if problems:
+        raise UnsupportedOperationError(
+            f"{conversion.name} {access.target.name}: {'; '.join(map(str, problems))}. Nothing was changed"
+        )
+    for item in relevant:
+        logger.warning("%s %s: %s", conversion.name, access.target.name, item)
+    return [str(item) for item in relevant if item.code in {"materialized-view", "full-text"}]
+
+
+def refuse_obstacles_to_widening(access: Access) -> None:
+    """Raise `UnsupportedOperationError` for what the server would refuse: objects that use a column's type."""
+    with access.transaction(write=False):
+        found = inspect(access)
+    problems = [item for item in found if item.severity is Severity.BLOCKS and item.code in _ABOUT_WIDENING]
+    if problems:
+        raise UnsupportedOperationError(
+            f"widen {access.target.name}: {'; '.join(map(str, problems))}. Nothing was changed"
+        )
+
+
+def announce(access: Access, conversion: Conversion) -> None:
+    """Log the findings that would stop the Alembic operation and the command."""
+    for item in inspect_columns(access):
+        if _concerns(item, conversion, widens=False):
+            logger.warning("%s %s: %s", conversion.name, access.target.name, item)
+
+
+def is_obstacle(finding: Finding, accepted: Collection[str]) -> bool:
+    """Return whether a finding stops a rewrite."""
+    return finding.severity is Severity.BLOCKS or (
+        finding.severity is Severity.ACCEPT and finding.label not in accepted
+    )
+
+
+def parse_accept(accept: Collection[str]) -> set[str]:
+    """Return the labels that an operator accepts, or raise `UnsupportedOperationError` for what is not a label."""
+    labels = {accept} if isinstance(accept, str) else set(accept)
+    for label in labels:
+        if not isinstance(label, str) or not all(label.partition(":")):
+            raise UnsupportedOperationError("accept takes labels such as trigger:NAME, as `sealchemy plan` shows them")
+    return labels
+
+
+def refuse_unknown_keys(access: Access, key_ring: KeyRing) -> list[ColumnStatus]:
+    """Return the states of the values; refuse values under keys that are not in the ring.
+
+    The keys of whoever runs a rewrite may not be those of the application, which could then read nothing that was
+    rewritten.
+
+    Raises:
+        UnknownKeyError: there are such values.
+    """
+    found = count_states(access)
+    for problem in unknown_keys(found, key_ring):
+        raise problem
+    return found
+
+
+def unknown_keys(found: Iterable[ColumnStatus], key_ring: KeyRing) -> Iterator[UnknownKeyError]:
+    """Yield an error for every key id that is not in the ring."""
+    known = {key.id for key in (key_ring.primary, *key_ring.previous)}
+    for status in found:
+        for key_id in status.keys.keys() - known:
+            yield UnknownKeyError(
+                f"{status.table}.{status.column}: {status.keys[key_id]} values are under key {key_id}, which is not in"
+                f" the key ring ({', '.join(sorted(known))}): these are not the application's keys, or one is missing;"
+                " use the application's, or add it to the previous keys",
+                key_id=key_id,
+            )
+
+
+def settings_problems(access: Access, keys: EngineKeys) -> Iterator[SealchemyError]:
+    """Yield what would make the writes of an application in its rollout stage fail, or be cut."""
+    contexts = {item.name: context for item, context in zip(access.target.columns, access.target.contexts, strict=True)}
+    writes_ciphertext = {name for name, context in contexts.items() if keys.stage(context) is not Rollout.PREPARE}
+    with access.transaction(write=False):
+        narrow = find_narrow(access, measure=False)
+        cuts = access.database.cuts_silently(access.connection)
+        required = existing_constraints(
+            access.connection, access.target.table.schema, access.target.table.name, contexts
+        )
+    for item in narrow:
+        if item.name in writes_ciphertext:
+            yield UnsupportedOperationError(f"{access.target.name}: {item}")
+    if cuts and writes_ciphertext:
+        yield UnsupportedOperationError(
+            f"{access.target.name}: {cuts}, so the server would cut a value that is too long instead of refusing it"
+        )
+    for name in contexts.keys() - writes_ciphertext:
+        if required[name]:
+            yield UnsupportedOperationError(
+                f"{access.target.name}.{name}: its rollout stage is prepare, in which plaintext is written, and its"
+                f" CHECK {required[name][0].name} refuses plaintext; go to stage migrate, or drop it first"
+                " (op.allow_plaintext)"
+            )
+
+
+def sample_problems(access: Access, key_ring: KeyRing, found: Iterable[ColumnStatus]) -> Iterator[SealchemyError]:
+    """Decrypt one value of each column and key, so that a changed context shows; yield the errors."""
+    for status, item in zip(found, access.target.columns, strict=True):
+        for key_id in sorted(status.keys):
+            decrypt = key_ring.decryptor(status.context)
+            starts_with_key = access.database.matches(item, f"{envelope.header(key_id)}?*")
+            with access.transaction(write=False):
+                stored = access.connection.scalar(select(item).where(starts_with_key).limit(1))
+            try:
+                if stored is not None:
+                    decrypt(stored)
+            except SealchemyError as error:
+                problem = error
+            else:
+                continue
+            yield problem
+
+
+def _concerns(finding: Finding, conversion: Conversion, *, widens: bool) -> bool:
+    if finding.code in {"width", "lock"}:
+        return finding.code == "width" and conversion is ENCRYPT and not widens
+    return conversion is ENCRYPT or finding.code in _ABOUT_EVERY_WRITE
+
+
+def _locks(access: Access) -> list[Finding]:
+    return [
+        Finding("lock", Severity.SAYS, access.target.name, f"a change of its definition now would wait for {holder}")
+        for holder in access.database.lock_holders(access.connection, access.target, older_than=1)
+    ]

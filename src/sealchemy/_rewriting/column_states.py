@@ -1,0 +1,78 @@
+"""How many values of a column are in each state, counted in SQL by their start."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from sqlalchemy import ColumnElement, Text, case, cast, func, literal, select
+
+from sealchemy._databases.access import Access
+from sealchemy._databases.base import ANY_ENCRYPTED_VALUE, Database
+from sealchemy._values.envelope import HEADER_SIZE, PREFIX
+
+_NULL, _PLAINTEXT, _UNKNOWN = "null", "plaintext", "unknown"
+_KEY_ID_START = len(f"{PREFIX}v1:") + 1
+
+
+@dataclass
+class ColumnStatus:
+    """How many values of a column are in each state.
+
+    Attributes:
+        table: the table's name, with its schema.
+        column: the column's name.
+        context: its context.
+        null: values that are NULL.
+        plaintext: values that do not start with `sealchemy:`.
+        keys: values under each key, by key id.
+        unknown: values that start with `sealchemy:` and are damaged, or of a version that this release does not know.
+    """
+
+    table: str
+    column: str
+    context: str
+    null: int = 0
+    plaintext: int = 0
+    keys: Counter[str] = field(default_factory=Counter)
+    unknown: int = 0
+
+    def add(self, state: str, count: int) -> None:
+        """Count values of one state, as `_state` names it."""
+        if re.fullmatch("[0-9a-f]{12}", state):
+            self.keys[state] += count
+        elif state in {_NULL, _PLAINTEXT}:
+            setattr(self, state, getattr(self, state) + count)
+        else:
+            self.unknown += count
+
+
+ColumnStatus.__module__ = "sealchemy.status"
+
+
+def count_states(access: Access) -> list[ColumnStatus]:
+    """Count the values of the columns of an open table; the database reads every row once."""
+    target = access.target
+    states = [_state(access.database, item).label(f"s{index}") for index, item in enumerate(target.columns)]
+    rows = select(*states).select_from(target.table).subquery()
+    query = select(*rows.c, func.count()).group_by(*rows.c)
+    found = [
+        ColumnStatus(target.name, item.name, context)
+        for item, context in zip(target.columns, target.contexts, strict=True)
+    ]
+    with access.transaction(write=False):
+        for *row, count in access.connection.execute(query):
+            for status, state in zip(found, row, strict=True):
+                status.add(state, count)
+    return found
+
+
+def _state(database: Database, stored: ColumnElement[str]) -> ColumnElement[str]:
+    return case(
+        (stored.is_(None), literal(_NULL)),
+        (
+            database.matches(stored, ANY_ENCRYPTED_VALUE),
+            func.substr(cast(stored, Text), _KEY_ID_START, HEADER_SIZE - _KEY_ID_START),
+        ),
+        (database.matches(stored, f"{PREFIX}*"), literal(_UNKNOWN)),
+        else_=literal(_PLAINTEXT),
+    )

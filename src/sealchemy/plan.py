@@ -1,0 +1,169 @@
+"""Where each encrypted column stands, what is in the way of the next step, and the steps that are left."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, Engine, MetaData
+
+from sealchemy._databases.access import Access, open_table
+from sealchemy._databases.table import TableColumns
+from sealchemy._inspection.findings import Finding, Severity
+from sealchemy._inspection.preflight import inspect_columns, is_obstacle, parse_accept
+from sealchemy._inspection.width import count_plaintext_bytes
+from sealchemy._rewriting.column_states import ColumnStatus, count_states
+from sealchemy._rewriting.constraint import existing_constraints
+from sealchemy._rewriting.declared import declared_tables
+from sealchemy._rewriting.pages import Pages
+from sealchemy.errors import ColumnDefinitionError
+
+__all__ = ["ColumnPlan", "Finding", "Severity", "TablePlan", "plan", "steps"]
+
+_VALUES_A_SECOND = 10_000  # of one process; it only has to tell minutes from hours
+
+
+@dataclass
+class ColumnPlan:
+    """Where one column stands.
+
+    Attributes:
+        status: its values by state.
+        is_required: the database refuses plaintext in it.
+        is_narrow: its type has no room for ciphertext.
+    """
+
+    status: ColumnStatus
+    is_required: bool = False
+    is_narrow: bool = False
+
+    @property
+    def state(self) -> str:
+        """`required`, `encrypted`, `partly encrypted`, `plaintext` or `empty`."""
+        encrypted = sum(self.status.keys.values()) + self.status.unknown
+        if self.is_required and not self.status.plaintext:
+            return "required"
+        if self.status.plaintext:
+            return "partly encrypted" if encrypted else "plaintext"
+        return "encrypted" if encrypted else "empty"
+
+
+@dataclass
+class TablePlan:
+    """Where the columns of one table stand, and what was found about it.
+
+    Attributes:
+        table: the table's name, with its schema.
+        columns: its encrypted columns.
+        findings: what blocks, must be accepted or must be known.
+        rows: its rows.
+        plaintext_bytes: the size of its plaintext values.
+    """
+
+    table: str
+    columns: list[ColumnPlan] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    rows: int = 0
+    plaintext_bytes: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """An estimate of the time that one process takes to encrypt the plaintext, without pauses."""
+        return sum(column.status.plaintext for column in self.columns) / _VALUES_A_SECOND
+
+    def obstacles(self, accept: Collection[str] = ()) -> list[Finding]:
+        """Return the findings that stop a rewrite, unless the operator accepts them by these labels."""
+        labels = parse_accept(accept)
+        return [item for item in self.findings if is_obstacle(item, labels)]
+
+
+def plan(bind: Engine | Connection, metadata: MetaData) -> list[TablePlan]:
+    """Inspect the tables of the encrypted columns that models declare. Reads only, and needs no key.
+
+    The database reads every row, more than once.
+
+    Args:
+        bind: an engine or a connection.
+        metadata: of the models, such as `Base.metadata`.
+
+    Raises:
+        ColumnDefinitionError: no model has an encrypted column.
+        UnsupportedOperationError: the kind of database is not supported.
+    """
+    return [_plan_table(bind, table) for table in declared_tables(metadata)]
+
+
+def _plan_table(bind: Engine | Connection, wanted: TableColumns) -> TablePlan:
+    try:
+        with open_table(bind, wanted, any_key=True) as access:
+            return _inspect(access)
+    except ColumnDefinitionError as error:
+        problem = Finding("table", Severity.BLOCKS, wanted.name, str(error))
+    return TablePlan(wanted.name, findings=[problem])
+
+
+def _inspect(access: Access) -> TablePlan:
+    target, pages = access.target, Pages(access)
+    found = TablePlan(target.name, findings=inspect_columns(access), rows=pages.count())
+    with access.transaction(write=False):
+        problem = access.database.key_problem(access.connection, target)
+        found.plaintext_bytes = count_plaintext_bytes(access)
+        constraints = existing_constraints(
+            access.connection, target.table.schema, target.table.name, [item.name for item in target.columns]
+        )
+    if problem is not None:
+        found.findings.append(Finding("key-type", Severity.BLOCKS, target.table.name, problem))
+    narrow = {item.name for item in found.findings if item.code == "width"}
+    found.columns = [
+        ColumnPlan(status, bool(constraints[status.column]), status.column in narrow) for status in count_states(access)
+    ]
+    return found
+
+
+def steps(found: Collection[TablePlan], *, models: str, prefix: str, accept: Collection[str] = ()) -> Iterator[str]:
+    """Yield the steps that are left, in order, as sentences with the commands for this project.
+
+    Args:
+        found: what `plan` returned.
+        models: the argument of `--models`.
+        prefix: the argument of `--prefix`.
+        accept: the labels of the findings that the operator accepts.
+    """
+    options = f"--models {models} --prefix {prefix}"
+    for table in found:
+        for item in table.obstacles(accept):
+            if item.code != "width":
+                yield f"repair {table.table}: {item}"
+    columns = [column for table in found for column in table.columns]
+    if any(column.state in {"plaintext", "partly encrypted", "empty"} and not column.is_required for column in columns):
+        yield from _steps_to_encrypt(found, options, prefix, accept)
+    if any(column.state != "required" for column in columns):
+        yield f"deploy everywhere with {prefix}_ROLLOUT=strict; then: sealchemy check {options}"
+        for table in found:
+            contexts = {item.status.column: item.status.context for item in table.columns if item.state != "required"}
+            if contexts:
+                yield f"in a revision of its own: op.require_encryption({table.table!r}, {contexts!r})"
+        yield f"sealchemy scrub {options}  (it locks; see the playbook)"
+    else:
+        yield f"nothing is left to do; practice a key rotation, and after it: sealchemy rekey {options}"
+
+
+def _steps_to_encrypt(
+    found: Collection[TablePlan], options: str, prefix: str, accept: Collection[str]
+) -> Iterator[str]:
+    yield f"sealchemy generate-key, unless there is one; set {prefix}_KEY everywhere"
+    yield f"deploy everywhere with {prefix}_ROLLOUT=prepare; then: sealchemy check {options}"
+    if any(column.is_narrow for table in found for column in table.columns):
+        yield f"sealchemy widen {options}  (then restart the application, or recycle its pools)"
+    yield f"deploy everywhere with {prefix}_ROLLOUT=migrate; then: sealchemy check {options}"
+    accepted = "".join(f" --accept {label}" for label in accept)
+    values = sum(column.status.plaintext for table in found for column in table.columns)
+    size = sum(table.plaintext_bytes for table in found)
+    seconds = sum(table.seconds for table in found)
+    yield (
+        f"sealchemy encrypt {options}{accepted}  ({values:,} values, {size:,} bytes, about {_describe_time(seconds)})"
+    )
+    yield f"sealchemy verify {options}"
+
+
+def _describe_time(seconds: float) -> str:
+    minutes, hours = max(round(seconds / 60), 1), seconds / 3600
+    return f"{hours:.1f} hours" if hours > 1 else f"{minutes} minute{'s' if minutes > 1 else ''}"

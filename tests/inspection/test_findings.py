@@ -1,0 +1,384 @@
+"""Tables as people have them: each obstacle is found and named before the first row, on the database that has it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import Column, MetaData, Table, Text, text
+
+from sealchemy import EncryptedString, Key, KeyRing, Rollout, UnsupportedOperationError
+from sealchemy.plan import plan
+from tests.support.leaks import assert_silent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+RING = KeyRing(primary=Key.generate())
+COLUMNS = {"token": "accounts.token"}
+TABLE = "CREATE TABLE accounts (id INTEGER PRIMARY KEY, name VARCHAR(40), token {type})"
+ROWS = "INSERT INTO accounts (id, name, token) VALUES (1, 'a', 'token-SENTINEL-1'), (2, 'b', 'token-SENTINEL-2')"
+
+
+class Case(NamedTuple):
+    """An object on the table, the label of its finding, and the statement that removes it ("" if accepting does)."""
+
+    create: list[str]
+    label: str
+    repair: str = ""
+    type: str = "TEXT"
+
+
+FUNCTION = (
+    "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS"
+    " 'BEGIN INSERT INTO audit VALUES (OLD.token); RETURN NULL; END'"
+)
+TRIGGER = "CREATE TRIGGER audit_accounts AFTER UPDATE ON accounts FOR EACH ROW EXECUTE FUNCTION note()"
+AUDIT = "CREATE TABLE audit (token TEXT)"
+POSTGRESQL = {
+    "unique constraint": Case(
+        ["ALTER TABLE accounts ADD CONSTRAINT u UNIQUE (token)"],
+        "unique:u",
+        "ALTER TABLE accounts DROP CONSTRAINT u",
+    ),
+    "unique index": Case(["CREATE UNIQUE INDEX u ON accounts (name, token)"], "unique:u", "DROP INDEX u"),
+    "index": Case(["CREATE INDEX i ON accounts (token)"], "index:i", "DROP INDEX i"),
+    "included": Case(["CREATE INDEX i ON accounts (name) INCLUDE (token)"], "index:i", "DROP INDEX i"),
+    "expression": Case(["CREATE INDEX i ON accounts (lower(token))"], "index:i", "DROP INDEX i"),
+    "predicate": Case(["CREATE INDEX i ON accounts (id) WHERE token ~ '^ya29'"], "index:i", "DROP INDEX i"),
+    "exclusion": Case(
+        ["ALTER TABLE accounts ADD CONSTRAINT x EXCLUDE USING hash (token WITH =)"],
+        "exclusion:x",
+        "ALTER TABLE accounts DROP CONSTRAINT x",
+    ),
+    "foreign key to it": Case(
+        [
+            "ALTER TABLE accounts ADD CONSTRAINT u UNIQUE (token)",
+            "CREATE TABLE child (token TEXT CONSTRAINT f REFERENCES accounts (token) ON UPDATE SET NULL)",
+        ],
+        "foreign-key:f",
+        "ALTER TABLE accounts DROP CONSTRAINT u CASCADE",
+    ),
+    "foreign key from it": Case(
+        [
+            "CREATE TABLE known (token TEXT PRIMARY KEY)",
+            "INSERT INTO known SELECT token FROM accounts",
+            "ALTER TABLE accounts ADD CONSTRAINT f FOREIGN KEY (token) REFERENCES known",
+        ],
+        "foreign-key:f",
+        "ALTER TABLE accounts DROP CONSTRAINT f",
+    ),
+    "check": Case(["ALTER TABLE accounts ADD CONSTRAINT c CHECK (length(token) > 3)"], "check:c"),
+    "generated column": Case(
+        ["ALTER TABLE accounts ADD COLUMN hint text GENERATED ALWAYS AS (right(token, 4)) STORED"],
+        "generated:hint",
+        "ALTER TABLE accounts DROP COLUMN hint",
+    ),
+    "view of a narrow column": Case(
+        ["CREATE VIEW v AS SELECT token FROM accounts"], "view:v", "DROP VIEW v", "VARCHAR(200)"
+    ),
+    "materialized view of a narrow column": Case(
+        ["CREATE MATERIALIZED VIEW v AS SELECT token FROM accounts"],
+        "materialized-view:v",
+        "DROP MATERIALIZED VIEW v",
+        "VARCHAR(200)",
+    ),
+    "policy": Case(
+        ["CREATE POLICY p ON accounts USING (token <> 'x')"],
+        "policy:policy p on table accounts",
+        "DROP POLICY p ON accounts",
+    ),
+    "trigger": Case([AUDIT, FUNCTION, TRIGGER], "trigger:audit_accounts"),
+    "trigger of this column": Case(
+        [AUDIT, FUNCTION, TRIGGER.replace("UPDATE", "UPDATE OF token")], "trigger:audit_accounts"
+    ),
+    "statement trigger": Case(
+        [AUDIT, FUNCTION, TRIGGER.replace("EACH ROW", "EACH STATEMENT")], "trigger:audit_accounts"
+    ),
+    "rule": Case(
+        [AUDIT, "CREATE RULE r AS ON UPDATE TO accounts DO ALSO INSERT INTO audit VALUES (OLD.token)"], "rule:r"
+    ),
+}
+SQLITE = {
+    "unique": Case(["CREATE UNIQUE INDEX u ON accounts (TOKEN)"], "unique:u", "DROP INDEX u"),
+    "index": Case(["CREATE INDEX i ON accounts (token)"], "index:i", "DROP INDEX i"),
+    "expression": Case(["CREATE INDEX i ON accounts (lower(Token))"], "index:i", "DROP INDEX i"),
+    "predicate": Case(["CREATE INDEX i ON accounts (id) where token > 'a'"], "index:i", "DROP INDEX i"),
+    "foreign key to it": Case(
+        [
+            "CREATE TABLE child (token TEXT, CONSTRAINT f FOREIGN KEY (token) REFERENCES accounts (token))",
+        ],
+        "foreign-key:f",
+        "DROP TABLE child",
+    ),
+    "generated column": Case(
+        ["ALTER TABLE accounts ADD COLUMN hint TEXT GENERATED ALWAYS AS (substr(token, 1, 4)) VIRTUAL"],
+        "generated:hint",
+        "ALTER TABLE accounts DROP COLUMN hint",
+    ),
+    "trigger": Case(
+        [
+            AUDIT,
+            "CREATE TRIGGER audit_accounts AFTER UPDATE ON accounts BEGIN INSERT INTO audit VALUES (OLD.token); END",
+        ],
+        "trigger:audit_accounts",
+    ),
+    "trigger of this column": Case(
+        [
+            AUDIT,
+            'CREATE TRIGGER audit_accounts AFTER UPDATE OF name, "token" ON accounts'
+            " BEGIN INSERT INTO audit VALUES (OLD.token); END",
+        ],
+        "trigger:audit_accounts",
+    ),
+}
+MARIADB = {
+    "unique": Case(["ALTER TABLE accounts ADD UNIQUE u (token(50))"], "unique:u", "ALTER TABLE accounts DROP INDEX u"),
+    "index": Case(["CREATE INDEX i ON accounts (token(50))"], "index:i", "ALTER TABLE accounts DROP INDEX i"),
+    "full text": Case(["CREATE FULLTEXT INDEX i ON accounts (token)"], "index:i", "ALTER TABLE accounts DROP INDEX i"),
+    "generated column": Case(
+        ["ALTER TABLE accounts ADD COLUMN hint TEXT AS (right(token, 4)) STORED"],
+        "generated:hint",
+        "ALTER TABLE accounts DROP COLUMN hint",
+    ),
+    "check": Case(["ALTER TABLE accounts ADD CONSTRAINT c CHECK (char_length(token) > 3)"], "check:c"),
+    "trigger": Case(
+        [
+            AUDIT,
+            "CREATE TRIGGER audit_accounts AFTER UPDATE ON accounts FOR EACH ROW INSERT INTO audit VALUES (OLD.token)",
+        ],
+        "trigger:audit_accounts",
+    ),
+    "system versioning": Case(["ALTER TABLE accounts ADD SYSTEM VERSIONING"], "versioning:accounts"),
+    "engine": Case(["ALTER TABLE accounts ENGINE=MyISAM"], "engine:MyISAM", "ALTER TABLE accounts ENGINE=InnoDB"),
+    "aria": Case(["ALTER TABLE accounts ENGINE=Aria"], "engine:Aria", "ALTER TABLE accounts ENGINE=InnoDB"),
+    "charset": Case(
+        ["ALTER TABLE accounts MODIFY token TEXT CHARACTER SET utf16"],
+        "charset:token",
+        "ALTER TABLE accounts MODIFY token TEXT CHARACTER SET utf8mb4",
+    ),
+}
+CASES = [
+    pytest.param(kind, case, id=f"{kind}-{name}")
+    for kind, cases in (("postgresql", POSTGRESQL), ("sqlite", SQLITE), ("mariadb", MARIADB))
+    for name, case in cases.items()
+]
+
+
+def database(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of an empty database."""
+    if kind == "sqlite":
+        return f"sqlite:///{tmp_path / 'test.db'}"
+    url: str = request.getfixturevalue(f"{kind}_url")
+    return url
+
+
+def run(engine: Engine, *statements: str) -> None:
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def stored(engine: Engine) -> list[Any]:
+    with engine.connect() as connection:
+        return list(connection.scalars(text("SELECT token FROM accounts ORDER BY id")))
+
+
+def metadata() -> MetaData:
+    found = MetaData()
+    Table("accounts", found, Column("id", Text, primary_key=True), Column("token", EncryptedString("accounts.token")))
+    return found
+
+
+def labels(engine: Engine) -> dict[str, str]:
+    return {item.label: str(item.severity) for table in plan(engine, metadata()) for item in table.findings}
+
+
+def encrypt(engine: Engine, **options: Any) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        op: Any = Operations(context)
+        with context.begin_transaction():
+            op.encrypt_columns("accounts", COLUMNS, **options)
+
+
+@pytest.mark.parametrize(("kind", "case"), CASES)
+def test_obstacle_is_refused_by_name_until_it_is_repaired_or_accepted(
+    kind: str, case: Case, request: pytest.FixtureRequest, tmp_path: Path, make_engine: Callable[..., Engine]
+) -> None:
+    engine = make_engine(database(kind, request, tmp_path), RING, rollout=Rollout.MIGRATE)
+    run(engine, TABLE.format(type=case.type), ROWS, *case.create)
+    before = stored(engine)
+    assert labels(engine)[case.label] == ("blocks" if case.repair else "accept")
+    with pytest.raises(UnsupportedOperationError, match="Nothing was changed") as caught:
+        encrypt(engine)
+    assert case.label in str(caught.value)
+    assert_silent(caught.value, "token-SENTINEL")
+    assert stored(engine) == before
+    if case.repair:
+        with pytest.raises(UnsupportedOperationError):
+            encrypt(engine, accept=[case.label])
+        run(engine, case.repair)
+        assert case.label not in labels(engine)
+        encrypt(engine)
+    else:
+        encrypt(engine, accept=[case.label])
+    assert all(value.startswith("sealchemy:v1:") for value in stored(engine))
+    assert [RING.decrypt(value, "accounts.token") for value in stored(engine)] == before
+
+
+HARMLESS = {
+    "postgresql": [
+        "CREATE INDEX i ON accounts (name)",
+        "CREATE INDEX j ON accounts (id) WHERE token IS NOT NULL",
+        "ALTER TABLE accounts ADD CONSTRAINT u UNIQUE (name)",
+        "ALTER TABLE accounts ADD CONSTRAINT c CHECK (name <> '')",
+        AUDIT,
+        FUNCTION,
+        TRIGGER.replace("UPDATE", "UPDATE OF name"),
+        TRIGGER.replace("UPDATE", "DELETE").replace("audit_accounts", "other"),
+        "CREATE TRIGGER disabled BEFORE UPDATE ON accounts FOR EACH ROW EXECUTE FUNCTION note()",
+        "ALTER TABLE accounts DISABLE TRIGGER disabled",
+        "CREATE STATISTICS s ON name, token FROM accounts",
+        "ALTER TABLE accounts ALTER COLUMN token SET NOT NULL",
+    ],
+    "sqlite": [
+        "CREATE INDEX i ON accounts (name)",
+        "CREATE INDEX j ON accounts (id) WHERE token IS NOT NULL",
+        AUDIT,
+        "CREATE TRIGGER t AFTER UPDATE OF name ON accounts BEGIN DELETE FROM audit; END",
+        "CREATE TRIGGER u AFTER INSERT ON accounts BEGIN UPDATE audit SET token = ''; END",
+        "CREATE TRIGGER w AFTER UPDATE ON audit BEGIN DELETE FROM audit; END",
+    ],
+    "mariadb": [
+        "CREATE INDEX i ON accounts (name)",
+        AUDIT,
+        "CREATE TRIGGER t AFTER INSERT ON accounts FOR EACH ROW DELETE FROM audit",
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", HARMLESS)
+def test_objects_that_do_not_use_the_values_are_not_refused(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, make_engine: Callable[..., Engine]
+) -> None:
+    engine = make_engine(database(kind, request, tmp_path), RING, rollout=Rollout.MIGRATE)
+    run(engine, TABLE.format(type="TEXT"), ROWS, *HARMLESS[kind])
+    assert not [label for label, severity in labels(engine).items() if severity != "says"]
+    encrypt(engine)
+
+
+def test_what_shows_or_copies_the_values_is_said(
+    postgresql_url: str, make_engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make_engine(postgresql_url, RING, rollout=Rollout.MIGRATE)
+    run(
+        engine,
+        TABLE.format(type="TEXT DEFAULT 'none'"),
+        ROWS,
+        "CREATE VIEW v AS SELECT token FROM accounts",
+        "CREATE MATERIALIZED VIEW m AS SELECT token FROM accounts",
+        "CREATE PUBLICATION p FOR TABLE accounts",
+    )
+    expected = {"view:v", "materialized-view:m", "replica:p", "default:token"}
+    assert {label for label, severity in labels(engine).items() if severity == "says"} >= expected
+    caplog.set_level(logging.WARNING, "sealchemy")
+    encrypt(engine)
+    assert all(label in caplog.text for label in expected)
+    assert "keeps its copy of the plaintext" in caplog.text
+    assert "SENTINEL" not in caplog.text
+
+
+def test_full_text_copies_are_said(tmp_path: Path, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(f"sqlite:///{tmp_path / 'x.db'}", RING, rollout=Rollout.MIGRATE)
+    run(
+        engine,
+        TABLE.format(type="TEXT"),
+        ROWS,
+        "CREATE VIRTUAL TABLE search USING fts5(token, content='accounts')",
+        "CREATE VIEW v AS SELECT * FROM accounts",
+    )
+    assert labels(engine) == {"full-text:search": "says", "view:v": "says"}
+
+
+def test_partitions_are_inspected_as_well(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(postgresql_url, RING, rollout=Rollout.MIGRATE)
+    run(
+        engine,
+        "CREATE TABLE accounts (id integer, token text, PRIMARY KEY (id)) PARTITION BY RANGE (id)",
+        "CREATE TABLE first PARTITION OF accounts FOR VALUES FROM (0) TO (10)",
+        "INSERT INTO accounts VALUES (1, 'token-SENTINEL-1')",
+        "CREATE INDEX i ON first (token)",
+        AUDIT,
+        FUNCTION,
+        TRIGGER.replace("accounts FOR", "first FOR"),
+    )
+    assert labels(engine) == {"index:i": "blocks", "trigger:audit_accounts": "accept"}
+
+
+def test_row_security_is_refused(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+    owner = make_engine(postgresql_url, RING)
+    role = f"role_{id(owner)}"
+    with owner.begin() as connection:
+        schema = connection.scalar(text("SELECT current_schema()"))
+        connection.exec_driver_sql(TABLE.format(type="TEXT"))
+        connection.exec_driver_sql(ROWS)
+        connection.exec_driver_sql("ALTER TABLE accounts ENABLE ROW LEVEL SECURITY")
+        connection.exec_driver_sql(f"CREATE ROLE {role} LOGIN")
+        connection.exec_driver_sql(f"GRANT ALL ON SCHEMA {schema} TO {role}")
+        connection.exec_driver_sql(f"GRANT ALL ON accounts TO {role}")
+    engine = make_engine(postgresql_url.replace("postgres@", f"{role}@"), RING, rollout=Rollout.MIGRATE)
+    try:
+        assert "row-security:accounts" in labels(owner) or labels(owner) == {}
+        with pytest.raises(Exception, match=r"row-security|row-level security"):
+            encrypt(engine)
+    finally:
+        engine.dispose()
+        run(owner, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "type_", "message"),
+    [
+        ("postgresql", "mood", "not text"),
+        ("postgresql", "xml", "not text"),
+        ("postgresql", '"char"', "not text"),
+        ("postgresql", "name", "not text"),
+        ("postgresql", "jsonb", "turn it into text first"),
+        ("postgresql", "json", "turn it into text first"),
+        ("postgresql", "inet", "not text"),
+        ("postgresql", "text[]", "not text"),
+        ("postgresql", "short", "not text"),
+        ("mariadb", "ENUM('a', 'b')", "not text"),
+        ("mariadb", "SET('a', 'b')", "not text"),
+        ("mariadb", "INET6", "not text"),
+        ("mariadb", "BLOB", "not text"),
+        ("mariadb", "JSON", "check:token"),
+        ("sqlite", "JSON", "turn it into text first"),
+        ("sqlite", "BLOB", "not text"),
+    ],
+)
+def test_types_that_pass_for_text_are_refused(
+    kind: str,
+    type_: str,
+    message: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    make_engine: Callable[..., Engine],
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    engine = make_engine(database(kind, request, tmp_path), RING, rollout=Rollout.MIGRATE)
+    if kind == "postgresql":
+        run(engine, "CREATE TYPE mood AS ENUM ('a')", "CREATE DOMAIN short AS varchar(30)")
+    run(engine, TABLE.format(type=type_))
+    (found,) = plan(engine, metadata())
+    assert message in " ".join(map(str, found.findings))
+    assert found.obstacles()
+    with pytest.raises(Exception, match=message):
+        encrypt(engine)
