@@ -132,8 +132,10 @@ SQLITE = {
     "trigger of this column": Case(
         [
             AUDIT,
-            'CREATE TRIGGER audit_accounts AFTER UPDATE OF name, "token" ON accounts'
-            " BEGIN INSERT INTO audit VALUES (OLD.token); END",
+            (
+                'CREATE TRIGGER audit_accounts AFTER UPDATE OF name, "token" ON accounts'
+                " BEGIN INSERT INTO audit VALUES (OLD.token); END"
+            ),
         ],
         "trigger:audit_accounts",
     ),

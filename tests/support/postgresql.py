@@ -110,6 +110,7 @@ def start(binaries: Path, **settings: str) -> Server:
         "unix_socket_directories": "",
         "fsync": "off",
         "max_connections": 200,
+        "max_prepared_transactions": 10,
         **settings,
     }
     arguments = [binaries / "postgres", "-D", data] + [f"--{name}={value}" for name, value in options.items()]

@@ -183,15 +183,17 @@ class _TextColumn(NamedTuple):
 def _text_columns(connection: Connection, target: Target) -> Iterator[_TextColumn]:
     """Yield the columns to work on."""
     names = {item.name for item in target.columns}
-    for name, type_, declared, size, collation, nullable, comment, extra in read_catalog(
+    for name, type_, declared, size, collation, nullable, comment, extra, default in read_catalog(
         connection,
         target,
         "SELECT column_name, data_type, column_type, character_octet_length, collation_name, is_nullable,"
-        " column_comment, extra FROM information_schema.columns WHERE "
+        " column_comment, extra, column_default FROM information_schema.columns WHERE "
         " table_name = :table AND table_schema = coalesce(:schema, database())",
     ):
         if name in names:
             kept = [f"COLLATE {collation}", "NULL" if nullable == "YES" else "NOT NULL"]
+            if "INVISIBLE" in extra.upper() and nullable != "YES":  # for which the server demands a default
+                kept.append(f"DEFAULT {default}")
             kept += [item for item in ("INVISIBLE", "WITHOUT SYSTEM VERSIONING") if item in extra.upper()]
             kept += [f"COMMENT {_quoted(connection, comment)}"] if comment else []
             yield _TextColumn(name, type_.lower(), declared, int(size or 0), " ".join(kept))

@@ -38,7 +38,9 @@ SELECT DISTINCT l.pid, a.usename, a.application_name, a.state, l.mode,
     extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)) AS seconds, p.gid
 FROM pg_locks l
 LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-LEFT JOIN pg_prepared_xacts p ON l.pid IS NULL AND l.virtualtransaction = '-1/' || p.transaction::text
+LEFT JOIN pg_locks x ON l.pid IS NULL AND x.locktype = 'transactionid' AND x.granted
+    AND x.virtualtransaction = l.virtualtransaction
+LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid
 WHERE l.granted AND l.locktype = 'relation' AND l.pid IS DISTINCT FROM pg_backend_pid()
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND l.relation IN (SELECT to_regclass(:name)::oid UNION SELECT relid FROM pg_partition_tree(to_regclass(:name)))

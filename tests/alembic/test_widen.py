@@ -1,0 +1,262 @@
+"""Columns are widened before any process writes ciphertext, and nothing else about them changes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import Column, Integer, MetaData, Table, create_engine, inspect, text
+
+from sealchemy import EncryptedString, Key, KeyRing, RewriteError, Rollout, UnsupportedOperationError, attach_key_ring
+from sealchemy.plan import plan
+from sealchemy.status import check_encryption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+RING = KeyRing(primary=Key.generate())
+COLUMNS = {"token": "accounts.token"}
+metadata = MetaData()
+Table("accounts", metadata, Column("id", Integer, primary_key=True), Column("token", EncryptedString("accounts.token")))
+
+
+def run(engine: Engine, *statements: str) -> None:
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def operate(engine: Engine, name: str, *arguments: Any, **options: Any) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        with context.begin_transaction():
+            getattr(Operations(context), name)("accounts", *arguments, **options)
+
+
+def create(engine: Engine, type_: str, extra: str = "") -> None:
+    run(
+        engine,
+        f"CREATE TABLE accounts (id INTEGER PRIMARY KEY, token {type_} {extra})",
+        f"INSERT INTO accounts (id, token) VALUES (1, '{'t' * 180}')",
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "type_"), [("postgresql", "VARCHAR(255)"), ("mariadb", "VARCHAR(255)"), ("mariadb", "TEXT")]
+)
+def test_narrow_column_is_found_everywhere_until_it_is_widened(
+    kind: str, type_: str, request: pytest.FixtureRequest, make_engine: Callable[..., Engine]
+) -> None:
+    engine = make_engine(request.getfixturevalue(f"{kind}_url"), RING, rollout=Rollout.MIGRATE)
+    create(engine, type_)
+    is_roomy = type_ == "TEXT"
+    for stage in Rollout:
+        attach_key_ring(engine, RING, rollout=stage)
+        if stage is Rollout.MIGRATE and not is_roomy:
+            with pytest.raises(UnsupportedOperationError, match=r"token is varchar\(255\), too narrow|VARCHAR\(255\)"):
+                check_encryption(engine, metadata)
+        elif stage is Rollout.PREPARE:
+            check_encryption(engine, metadata)
+    widths = [item for table in plan(engine, metadata) for item in table.findings if item.code == "width"]
+    assert bool(widths) is not is_roomy
+    assert all("needs 322 characters" in item.message for item in widths)
+    operate(engine, "widen_columns", ["token"])
+    attach_key_ring(engine, RING, rollout=Rollout.MIGRATE)
+    check_encryption(engine, metadata)
+    assert not [item for table in plan(engine, metadata) for item in table.findings if item.code == "width"]
+    operate(engine, "widen_columns", COLUMNS)
+    operate(engine, "encrypt_columns", COLUMNS)
+    attach_key_ring(engine, RING)
+    check_encryption(engine, metadata)
+
+
+def test_a_very_long_value_makes_a_long_column_narrow(mariadb_url: str, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(mariadb_url, RING, rollout=Rollout.MIGRATE)
+    create(engine, "TEXT")
+    run(engine, "UPDATE accounts SET token = repeat('t', 60000)")
+    (table,) = plan(engine, metadata)
+    assert "width:token" in [item.label for item in table.obstacles()]
+
+
+def test_attributes_of_the_column_survive_on_mariadb(mariadb_url: str, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(mariadb_url, RING, rollout=Rollout.MIGRATE)
+    comment = "it''s 100%% a \\\\ \"secret\""
+    create(engine, "VARCHAR(255) COLLATE utf8mb4_bin NOT NULL DEFAULT 'it''s'", f"INVISIBLE COMMENT '{comment}'")
+
+    def attributes() -> Any:
+        query = "SELECT collation_name, is_nullable, column_comment, extra, ordinal_position FROM"
+        with engine.connect() as connection:
+            where = "WHERE table_schema = database() AND column_name = 'token'"
+            return connection.execute(text(f"{query} information_schema.columns {where}")).one()
+
+    before = attributes()
+    operate(engine, "widen_columns", ["token"])
+    assert attributes() == before
+    assert before.column_comment == 'it\'s 100% a \\ "secret"'
+    (item,) = [item for item in inspect(engine).get_columns("accounts") if item["name"] == "token"]
+    assert str(item["type"]).startswith("MEDIUMTEXT")
+
+
+def test_attributes_of_the_column_survive_on_postgresql(
+    postgresql_url: str, make_engine: Callable[..., Engine]
+) -> None:
+    engine = make_engine(postgresql_url, RING, rollout=Rollout.MIGRATE)
+    create(engine, 'VARCHAR(255) COLLATE "POSIX" NOT NULL')
+    run(engine, "COMMENT ON COLUMN accounts.token IS 'it''s secret'")
+    operate(engine, "widen_columns", ["token"])
+    (item,) = [item for item in inspect(engine).get_columns("accounts") if item["name"] == "token"]
+    assert (str(item["type"]), item["type"].collation, item["nullable"]) == ('TEXT COLLATE "POSIX"', "POSIX", False)
+    assert item["comment"] == "it's secret"
+
+
+def test_a_copy_of_the_table_and_stale_plans_are_announced(
+    postgresql_url: str, make_engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make_engine(postgresql_url, RING, rollout=Rollout.MIGRATE)
+    create(engine, "CHAR(200)")
+    operate(engine, "widen_columns", ["token"])
+    assert "accounts.token is CHAR(200): to change that, the server copies the table" in caplog.text
+    assert "cached plan must not change result type" in caplog.text
+    caplog.clear()
+    operate(engine, "widen_columns", ["token"])
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("name", ["VIEW", "MATERIALIZED VIEW"])
+def test_a_view_in_the_way_is_named(postgresql_url: str, make_engine: Callable[..., Engine], name: str) -> None:
+    engine = make_engine(postgresql_url, RING, rollout=Rollout.MIGRATE)
+    create(engine, "VARCHAR(255)")
+    run(engine, f"CREATE {name} report AS SELECT token FROM accounts")
+    with pytest.raises(UnsupportedOperationError, match="view:report: the type of token must become TEXT"):
+        operate(engine, "widen_columns", ["token"])
+    run(engine, f"DROP {name} report")
+    operate(engine, "widen_columns", ["token"])
+
+
+def test_non_strict_sql_mode_is_refused(mariadb_url: str, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(mariadb_url, RING, connect_args={"init_command": "SET sql_mode = ''"})
+    run(engine, "CREATE TABLE accounts (id INTEGER PRIMARY KEY, token MEDIUMTEXT)")
+    with pytest.raises(UnsupportedOperationError, match="sql_mode of this session is not strict"):
+        check_encryption(engine, metadata)
+    attach_key_ring(engine, RING, rollout=Rollout.PREPARE)
+    check_encryption(engine, metadata)
+
+
+@pytest.fixture(params=["postgresql", "mariadb", "sqlite"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'x.db'}"
+    found: str = request.getfixturevalue(f"{request.param}_url")
+    return found
+
+
+def held(url: str, seconds: float) -> threading.Thread:
+    """Use the table in a transaction for some seconds, in a thread."""
+    ready = threading.Event()
+
+    def hold() -> None:
+        engine = create_engine(url)
+        with engine.connect() as connection:
+            if engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            connection.execute(text("SELECT count(*) FROM accounts WHERE token = 'the reader''s own secret'"))
+            ready.set()
+            time.sleep(seconds)
+            connection.rollback()
+        engine.dispose()
+
+    thread = threading.Thread(target=hold, daemon=True)
+    thread.start()
+    assert ready.wait(10)
+    return thread
+
+
+def test_change_waits_for_a_reader_and_names_it(
+    url: str, make_engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make_engine(url, RING)
+    run(engine, "CREATE TABLE accounts (id INTEGER PRIMARY KEY, token VARCHAR(255))")
+    reader = held(url, 3)
+    operate(engine, "widen_columns", ["token"])
+    operate(engine, "require_encryption", COLUMNS)
+    reader.join()
+    (warning,) = [record.getMessage() for record in caplog.records if "is locked by" in record.getMessage()]
+    named = {"postgresql": "pid ", "mysql": "connection ", "sqlite": "another connection"}
+    assert named[engine.dialect.name] in warning
+    assert "SELECT" not in warning
+    assert "secret" not in warning
+    reader = held(url, 3)
+    operate(engine, "allow_plaintext", COLUMNS)
+    reader.join()
+
+
+def test_change_that_cannot_wait_any_longer_says_what_to_do(url: str, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(url, RING)
+    run(engine, "CREATE TABLE accounts (id INTEGER PRIMARY KEY, token VARCHAR(255))")
+    reader = held(url, 6)
+    started = time.monotonic()
+    with pytest.raises(RewriteError, match=r"could not be changed in 1 s: it is locked by .*; nothing was changed"):
+        operate(engine, "require_encryption", COLUMNS, ddl_patience=1)
+    assert time.monotonic() - started < 5
+    reader.join()
+    operate(engine, "require_encryption", COLUMNS)
+
+
+def test_prepared_transaction_in_the_way_is_named(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(postgresql_url, RING)
+    create(engine, "VARCHAR(255)")
+    with engine.connect() as connection:
+        if connection.scalar(text("SHOW max_prepared_transactions")) == "0":
+            pytest.skip("this server has max_prepared_transactions = 0")
+        connection.execute(text("UPDATE accounts SET id = 2"))
+        connection.exec_driver_sql("PREPARE TRANSACTION 'forgotten'")
+    try:
+        with pytest.raises(RewriteError, match="prepared transaction 'forgotten'"):
+            operate(engine, "widen_columns", ["token"], ddl_patience=0)
+    finally:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("ROLLBACK PREPARED 'forgotten'")
+
+
+def reads_in_each_second(url: str, stop: threading.Event) -> list[int]:
+    """Read one row over and over until the event is set, and return how often in each second."""
+    engine, counts = create_engine(url), []
+    with engine.connect() as connection:
+        while not stop.is_set():
+            count, end = 0, time.monotonic() + 1
+            while time.monotonic() < end:
+                connection.execute(text("SELECT token FROM accounts WHERE id = 1"))
+                connection.rollback()
+                count += 1
+            counts.append(count)
+    engine.dispose()
+    return counts
+
+
+@pytest.mark.parametrize("seconds", [5, pytest.param(20, marks=pytest.mark.slow)])
+def test_others_keep_reading_while_a_change_waits(
+    postgresql_url: str, make_engine: Callable[..., Engine], seconds: float
+) -> None:
+    engine = make_engine(postgresql_url, RING)
+    create(engine, "VARCHAR(255)")
+    stop = threading.Event()
+    with ThreadPoolExecutor() as pool:
+        reads = pool.submit(reads_in_each_second, postgresql_url, stop)
+        time.sleep(3)
+        reader = held(postgresql_url, seconds)
+        operate(engine, "widen_columns", ["token"])
+        stop.set()
+        before, during = reads.result()[:2], reads.result()[2:]
+    reader.join()
+    assert len(during) >= seconds - 1
+    slow = [count < min(before) / 2 for count in during]
+    assert not any(first and second for first, second in pairwise(slow)), (before, during)
