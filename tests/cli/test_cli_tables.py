@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, make_url, text
 from sealchemy import KeyRing, attach_key_ring
 from sealchemy.rewrite import VERIFY, rewrite
 from tests.support import postgresql
-from tests.support.cli import CONTEXTS, OLD, RING, Project
+from tests.support.cli import CONTEXTS, MODELS, OLD, RING, Project
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

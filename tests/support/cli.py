@@ -35,7 +35,6 @@ class Integration(Base):
 class Empty:
     pass
 """
-Command = "Callable[..., subprocess.CompletedProcess[str]]"
 
 
 class Project:
