@@ -18,8 +18,10 @@ from sealchemy import (
     Key,
     KeyRing,
     KeyRingNotAttachedError,
+    PlaintextFoundError,
     RewriteError,
     Rollout,
+    UnknownKeyError,
     UnsupportedOperationError,
     attach_key_ring,
 )
@@ -424,3 +426,70 @@ def test_allow_plaintext_drops_a_check_that_covers_two_columns_once(tmp_path: Pa
     project.upgrade()
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO two VALUES (1, 'plain', 'plain')"))
+
+
+def test_keys_that_are_not_the_applications_are_refused(engine: Engine, project: Project) -> None:
+    grants(engine, 5)
+    stranger = KeyRing(primary=Key.generate())
+    with engine.begin() as connection:
+        value = stranger.encrypt("x", "grants.access")
+        connection.execute(text("UPDATE grants SET access = :value WHERE id = 3"), {"value": value})
+    before = raw(engine)
+    with pytest.raises(UnknownKeyError, match=stranger.primary.id) as caught:
+        project.upgrade("r0")
+    assert caught.value.key_id == stranger.primary.id
+    assert raw(engine) == before
+
+
+def test_planted_plaintext_is_not_encrypted_where_encryption_is_required(
+    postgresql_url: str, tmp_path: Path, make_engine: Callable[..., Engine]
+) -> None:
+    engine = make_engine(postgresql_url, RING)
+    grants(engine, 3)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"ALTER TABLE grants ADD CONSTRAINT {constraint_name('grants', 'access')}"
+            " CHECK (access LIKE 'sealchemy:v1:____________:_%%') NOT VALID"
+        )
+    before = raw(engine)
+    project = Project(tmp_path, engine)
+    project.revision(ENCRYPT)
+    with pytest.raises(PlaintextFoundError, match="3 rows have plaintext, although the column requires encryption"):
+        project.upgrade()
+    assert raw(engine) == before
+    attach_key_ring(engine, RING, rollout=Rollout.MIGRATE)
+    project.upgrade()
+    assert is_encrypted(engine)
+
+
+def test_upgrade_to_head_goes_on_after_it_was_killed_anywhere(engine: Engine, tmp_path: Path) -> None:
+    before = grants(engine, 5)
+    whole = Project(tmp_path, engine)
+    whole.revision("op.widen_columns('grants', ['access', 'refresh'])")
+    whole.revision(ENCRYPT, DECRYPT)
+    whole.revision(REQUIRE, ALLOW)
+    whole.revision(ENCRYPT)  # as a revision that was stamped by nobody would run it again
+    whole.upgrade("r2")
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'r0'"))
+    whole.upgrade()
+    assert is_encrypted(engine)
+    assert {key: RING.decrypt(row[0], "grants.access") for key, row in raw(engine).items()} == {
+        key: row[0] for key, row in before.items()
+    }
+
+
+def test_options_are_passed_on(engine: Engine, tmp_path: Path) -> None:
+    grants(engine, 5)
+    project = Project(tmp_path, engine)
+    limits = "lock_timeout=1, ddl_patience=2"
+    project.revision(ENCRYPT.replace(")", f", {limits}, batch_size=2, pause=0.01)"), "pass")
+    project.revision(REQUIRE.replace(")", f", {limits})"))
+    commits: list[Any] = []
+    event.listen(engine, "commit", commits.append)
+    project.upgrade("r0")
+    assert len(commits) > 4
+    project.upgrade()
+    project.revision(ENCRYPT.replace(")", ", batch_size=0)"))
+    with pytest.raises(UnsupportedOperationError, match="batch_size must be"):
+        project.upgrade()
