@@ -120,7 +120,7 @@ def killed(engine: Engine, url: str, operation: str, kills: int, *, keys: list[s
     assert process.returncode == 0, err
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.slow)])
 def test_rewrite_killed_at_any_point_can_be_rerun(
     database_url: str, make_engine: Callable[..., Engine], kills: int
 ) -> None:

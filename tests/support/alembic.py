@@ -94,7 +94,7 @@ class Project:
     def downgrade(self, revision: str, *x: str, rollout: Rollout = Rollout.MIGRATE) -> None:
         """Run `alembic -x ... downgrade` in the stage to which the application has gone back for it."""
         engine = self.attributes["engine"]
-        keys = engine_keys(getattr(engine, "sync_engine", engine).dialect)
+        keys = engine_keys(engine.dialect)
         before = keys.rollout
         attach_key_ring(engine, keys.require_ring("tests"), rollout=rollout)
         try:

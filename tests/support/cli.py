@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from sqlalchemy import text
 
 from sealchemy import Key, KeyRing
+from sealchemy.cli import main
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +40,32 @@ class Integration(Base):
 class Empty:
     pass
 """
+
+
+def run_in_this_process(
+    arguments: list[str], folder: Path, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run the command as a process of its own would, without the second that starting one takes."""
+    out, err, paths, status = io.StringIO(), io.StringIO(), list(sys.path), 0
+    with (
+        patch.dict(os.environ, environment, clear=True),
+        patch.object(sys, "argv", ["sealchemy", *arguments]),
+        patch.object(sys, "stdin", io.StringIO()),
+        patch.object(logging.root, "handlers", []),
+        patch.object(logging.root, "level", logging.WARNING),
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        finally:
+            sys.path[:] = paths
+            for name in {name for name in sys.modules if name.partition(".")[0] == "shop"}:
+                del sys.modules[name]
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
 class Project:
@@ -83,15 +114,7 @@ class Project:
         return [*program, name, "--models", "shop.models:Base", "--prefix", "SHOP", *arguments]
 
     def run(self, name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            self.command(name, *arguments),
-            cwd=self.folder,
-            env=self.environment(**variables),
-            capture_output=True,
-            text=True,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
+        done = run_in_this_process(self.command(name, *arguments)[3:], self.folder, self.environment(**variables))
         assert "SENTINEL" not in done.stdout + done.stderr
         assert "Traceback" not in done.stderr, done.stderr
         return done

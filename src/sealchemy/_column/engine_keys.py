@@ -164,8 +164,8 @@ def _refuse_values(context: str) -> Callable[[Any], None]:
 
 def _refuse_plaintext(context: str, _value: SecretString) -> NoReturn:
     raise PlaintextFoundError(
-        f"{context}: this column holds plaintext, and its rollout stage is strict; encrypt the rows"
-        " (op.encrypt_columns), or attach the key ring with rollout=Rollout.MIGRATE until that is done"
+        f"{context}: this column holds plaintext, and its rollout stage is strict; find out who wrote it. If it dates"
+        " from before the migration, attach the key ring with rollout=Rollout.MIGRATE and encrypt the rows there"
     )
 
 

@@ -4,15 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, CIDR, CITEXT, DOMAIN, INET, MACADDR
+from sqlalchemy.dialects.postgresql import CIDR, CITEXT, DOMAIN, INET, MACADDR
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.types import NullType, TypeEngine
+from sqlalchemy.types import TypeEngine
 from typing_extensions import override
 
 from . import postgresql_vacuum
 from .base import Database, NarrowColumn, alter_table, to_like
+from .postgresql_arrays import array_parameters, same_keys, typed, unnest
 from .table import RowKey, Target, inspecting
 
 _KEYS = (
@@ -143,7 +142,7 @@ class PostgreSQL(Database):
     @override
     def after(self, key: Sequence[sa.ColumnElement[Any]], previous: RowKey) -> sa.ColumnElement[bool]:
         """Return it with the types of the columns: a `real` in the table does not compare with a double."""
-        return sa.tuple_(*key) > _typed(key, previous)
+        return sa.tuple_(*key) > typed(key, previous)
 
     @override
     def in_shard(self, key: Sequence[sa.ColumnElement[Any]], number: int, count: int) -> sa.ColumnElement[bool]:
@@ -153,16 +152,18 @@ class PostgreSQL(Database):
     @override
     def write(self, connection: sa.Connection, target: Target, rows: Mapping[RowKey, RowKey]) -> None:
         """Write all rows with one statement, from arrays."""
-        new = _unnest(target, len(target.columns))
+        new = unnest(target, len(target.columns))
         values = {item.name: sa.func.coalesce(new.c[f"c{i}"], item) for i, item in enumerate(target.columns)}
-        statement = sa.update(target.table).values(values).where(*_same_keys(target, new, list(rows)))
-        connection.execute(statement, _arrays(list(rows), list(rows.values())))
+        statement = sa.update(target.table).values(values).where(*same_keys(target, new, list(rows)))
+        connection.execute(statement, array_parameters(list(rows), list(rows.values())))
 
     @override
     def read_back(self, connection: sa.Connection, target: Target, keys: Sequence[RowKey]) -> list[sa.Row[Any]]:
-        new = _unnest(target, 0)
-        statement = sa.select(*target.key, *target.columns).where(*_same_keys(target, new, keys))
-        return list(connection.execute(statement, _arrays(keys, [])).all())  # iterating fetches one row at a time
+        new = unnest(target, 0)
+        statement = sa.select(*target.key, *target.columns).where(*same_keys(target, new, keys))
+        return list(
+            connection.execute(statement, array_parameters(keys, [])).all()
+        )  # iterating fetches one row at a time
 
     @override
     def flush(self, connection: sa.Connection) -> None:
@@ -243,43 +244,6 @@ def _base_type(type_: TypeEngine[Any]) -> TypeEngine[Any]:
 def quoted_name(connection: sa.Connection, target: Target) -> str:
     """Return the name of a table for to_regclass; drivers want `%` doubled in SQL, but not in parameters."""
     return connection.dialect.identifier_preparer.format_table(target.table).replace("%%", "%")
-
-
-def _unnest(target: Target, columns: int) -> Any:
-    """Return the rows of arrays `k0`, ... of keys and `c0`, ... of values, as a table in SQL."""
-    types = {f"k{index}": item.type for index, item in enumerate(target.key)}
-    types |= {f"c{index}": sa.Text() for index in range(columns)}
-    arrays = [_Array(sa.bindparam(name, type_=NullType()), ARRAY(type_)) for name, type_ in types.items()]
-    return sa.func.unnest(*arrays).table_valued(*types, name="new").render_derived()
-
-
-def _arrays(keys: Sequence[RowKey], values: Sequence[RowKey]) -> dict[str, list[Any]]:
-    parameters = {f"k{index}": list(items) for index, items in enumerate(zip(*keys, strict=True))}
-    return parameters | {f"c{index}": list(items) for index, items in enumerate(zip(*values, strict=True))}
-
-
-def _same_keys(target: Target, new: Any, keys: Sequence[RowKey]) -> list[sa.ColumnElement[bool]]:
-    """Return the join with `_unnest`; the range lets the planner start there, and not at the table's first row."""
-    key, (first, last) = sa.tuple_(*target.key), (_typed(target.key, values) for values in (keys[0], keys[-1]))
-    return [*(item == new.c[f"k{index}"] for index, item in enumerate(target.key)), key >= first, key <= last]
-
-
-def _typed(key: Sequence[sa.ColumnElement[Any]], values: RowKey) -> sa.Tuple:
-    return sa.tuple_(*(sa.cast(value, item.type) for item, value in zip(key, values, strict=True)))
-
-
-class _Array(sa.Cast[Any]):
-    """A parameter that is an array; psycopg sends it in binary, at a fortieth of the cost of text."""
-
-    inherit_cache = True
-
-
-@compiles(_Array)
-def _compile_array(element: _Array, compiler: SQLCompiler, **options: Any) -> str:
-    if compiler.dialect.driver not in {"psycopg", "psycopg_async"}:
-        return str(compiler.visit_cast(element, **options))  # type: ignore[no-untyped-call]
-    compiler.process(element.clause, **options)  # which registers the parameter
-    return f"CAST(%({element.clause.key})b AS {compiler.process(element.typeclause, **options)})"
 
 
 def _sqlstate(error: DBAPIError) -> str | None:
