@@ -51,7 +51,8 @@ class TablePlan:
     """Where the columns of one table stand, and what was found about it.
 
     Attributes:
-        table: the table's name, with its schema.
+        table: the table's name.
+        schema: its schema, if it is not the default one.
         columns: its encrypted columns.
         findings: what blocks, must be accepted or must be known.
         rows: its rows.
@@ -59,6 +60,7 @@ class TablePlan:
     """
 
     table: str
+    schema: str | None = None
     columns: list[ColumnPlan] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     rows: int = 0
@@ -97,12 +99,12 @@ def _plan_table(bind: Engine | Connection, wanted: TableColumns) -> TablePlan:
             return _inspect(access)
     except ColumnDefinitionError as error:
         problem = Finding("table", Severity.BLOCKS, wanted.name, str(error))
-    return TablePlan(wanted.name, findings=[problem])
+    return TablePlan(wanted.name, wanted.schema, findings=[problem])
 
 
 def _inspect(access: Access) -> TablePlan:
     target, pages = access.target, Pages(access)
-    found = TablePlan(target.name, findings=inspect_columns(access), rows=pages.count())
+    found = TablePlan(target.table.name, target.table.schema, findings=inspect_columns(access), rows=pages.count())
     with access.transaction(write=False):
         problem = access.database.key_problem(access.connection, target)
         found.plaintext_bytes = count_plaintext_bytes(access)
@@ -140,7 +142,8 @@ def steps(found: Collection[TablePlan], *, models: str, prefix: str, accept: Col
         for table in found:
             contexts = {item.status.column: item.status.context for item in table.columns if item.state != "required"}
             if contexts:
-                yield f"in a revision of its own: op.require_encryption({table.table!r}, {contexts!r})"
+                schema = f", schema={table.schema!r}" if table.schema else ""
+                yield f"in a revision of its own: op.require_encryption({table.table!r}, {contexts!r}{schema})"
         yield f"sealchemy scrub {options}  (it locks; see the playbook)"
     else:
         yield f"nothing is left to do; practice a key rotation, and after it: sealchemy rekey {options}"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import Column, MetaData, Table, Text, text
+from sqlalchemy import Column, Integer, MetaData, Table, Text, text
 
 from sealchemy import EncryptedString, Key, KeyRing, Rollout, UnsupportedOperationError
-from sealchemy.plan import plan
+from sealchemy.plan import plan, steps
 from tests.support.leaks import assert_silent
 
 if TYPE_CHECKING:
@@ -384,3 +384,23 @@ def test_types_that_pass_for_text_are_refused(
     assert found.obstacles()
     with pytest.raises(Exception, match=message):
         encrypt(engine)
+
+
+def test_plan_names_the_schema(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(postgresql_url, RING)
+    with engine.begin() as connection:
+        schema = f"{connection.scalar(text('SELECT current_schema()'))}_other"
+        connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
+        connection.exec_driver_sql(f"CREATE TABLE {schema}.t (id integer PRIMARY KEY, token varchar(90))")
+    metadata = MetaData()
+    columns = Column("id", Integer, primary_key=True), Column("token", EncryptedString("t.token"))
+    Table("t", metadata, *columns, schema=schema)
+    try:
+        (table,) = found = plan(engine, metadata)
+        assert (table.table, table.schema, [item.label for item in table.obstacles()]) == ("t", schema, ["width:token"])
+        assert f"op.require_encryption('t', {{'token': 't.token'}}, schema='{schema}')" in "".join(
+            steps(found, models="m:Base", prefix="P")
+        )
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"DROP SCHEMA {schema} CASCADE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -194,3 +195,16 @@ def test_message_about_laggards_of_a_rekey_names_the_key(tmp_path: Path, make_en
     old_process(None)
     with pytest.raises(RewriteError, match=f"give every process {new.primary.id} as its primary key"):
         rewrite(REKEY, engine, "grants", COLUMNS, progress=old_process)
+
+
+def test_file_that_stays_locked_is_explained(tmp_path: Path, make_engine: Callable[..., Engine]) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    engine = make_engine(url, RING, connect_args={"timeout": 0.01})
+    before = grants(engine, 5)
+    other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(RewriteError, match="others held its locks for too long; .* run it again"):
+        rewrite(ENCRYPT, engine, "grants", COLUMNS)
+    other.close()
+    assert raw(engine) == before
+    assert rewrite(ENCRYPT, engine, "grants", COLUMNS).rewritten == 5

@@ -44,6 +44,10 @@ def database_of(dialect: Dialect) -> Database:
     return _DATABASES[dialect.name]
 
 
+class StillLockedError(RewriteError):
+    """A transaction was given up because others held the locks that it needed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Access:
     """A table, a connection to it, and how transactions on it begin, end and are run again.
@@ -67,9 +71,8 @@ class Access:
 
     def require_transactions(self) -> None:
         """Raise `UnsupportedOperationError` if each statement would be committed by itself: updates could be lost."""
-        with self.transaction(write=True):
-            is_in_transaction = self.database.is_in_transaction(self.connection, self.target)
-            storage = self.database.storage_without_transactions(self.connection, self.target)
+        is_in_transaction = self.run(lambda: self.database.is_in_transaction(self.connection, self.target))
+        storage = self.run(lambda: self.database.storage_without_transactions(self.connection, self.target))
         if not is_in_transaction:
             raise UnsupportedOperationError(
                 f"{self.target.name}: this connection is in AUTOCOMMIT, so updates of a running application would be"
@@ -82,13 +85,24 @@ class Access:
             )
 
     def run(self, work: Callable[[], _Result], *, attempts: int = ATTEMPTS) -> _Result:
-        """Return the result of `work` in a transaction, run again after a deadlock or a lock timeout."""
+        """Return the result of `work` in a transaction, run again after a deadlock or a lock timeout.
+
+        Raises:
+            StillLockedError: others held the locks each time.
+        """
 
         def transaction() -> _Result:
             with self.transaction(write=True):
                 return work()
 
-        return self.database.retry(transaction, attempts if self.owns_connection else 1)
+        try:
+            return self.database.retry(transaction, attempts if self.owns_connection else 1)
+        except DBAPIError as error:
+            if not (self.owns_connection and self.database.is_retryable(error)):
+                raise
+        raise StillLockedError(
+            f"{self.target.name}: others held its locks for too long; what was done before stays done; run it again"
+        )
 
     def change_definition(self, change: Callable[[], _Result]) -> _Result:
         """Return the result of a change of the table's definition, such as ALTER TABLE, in a transaction.

@@ -10,10 +10,9 @@ from threading import Event
 from typing import Any, TypeAlias
 
 from sqlalchemy import ColumnElement, Row, Select, and_, or_, tuple_
-from sqlalchemy.exc import DBAPIError
 
 from sealchemy._column.engine_keys import engine_keys
-from sealchemy._databases.access import Access
+from sealchemy._databases.access import Access, StillLockedError
 from sealchemy._databases.base import ATTEMPTS
 from sealchemy._databases.table import RowKey
 from sealchemy._values.secret import SecretString
@@ -159,9 +158,10 @@ class _Run:
         query = self.database.lock(page, wait=wait)
         try:
             rows, count = self.access.run(lambda: self._rewrite_once(query), attempts=1 if wait else ATTEMPTS)
-        except DBAPIError as error:
-            if wait and self.access.owns_connection and self.database.is_retryable(error):
+        except StillLockedError as error:
+            if wait:
                 return None
+            error.report = self.report
             raise
         self.report.rewritten += count
         if self.progress:

@@ -77,6 +77,7 @@ def plan_as_json(found: list[TablePlan], steps: list[str], accept: list[str]) ->
         "tables": [
             {
                 "table": table.table,
+                "schema": table.schema,
                 "rows": table.rows,
                 "plaintext_bytes": table.plaintext_bytes,
                 "seconds": round(table.seconds, 1),
