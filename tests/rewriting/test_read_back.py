@@ -203,7 +203,7 @@ def test_file_that_stays_locked_is_explained(tmp_path: Path, make_engine: Callab
     before = grants(engine, 5)
     other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(RewriteError, match="others held its locks for too long; .* run it again"):
+    with pytest.raises(RewriteError, match=r"others held its locks for too long; .* run it again"):
         rewrite(ENCRYPT, engine, "grants", COLUMNS)
     other.close()
     assert raw(engine) == before
