@@ -1,5 +1,6 @@
 """Where each encrypted column stands, what is in the way of the next step, and the steps that are left."""
 
+import shlex
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
@@ -8,7 +9,7 @@ from sqlalchemy import Connection, Engine, MetaData
 from sealchemy._databases.access import Access, open_table
 from sealchemy._databases.table import TableColumns
 from sealchemy._inspection.findings import Finding, Severity
-from sealchemy._inspection.preflight import inspect_columns, is_obstacle, parse_accept
+from sealchemy._inspection.preflight import hidden_rows, inspect_columns, is_obstacle, parse_accept
 from sealchemy._inspection.width import count_plaintext_bytes
 from sealchemy._rewriting.column_states import ColumnStatus, count_states
 from sealchemy._rewriting.constraint import existing_constraints
@@ -71,9 +72,19 @@ class TablePlan:
         """An estimate of the time that one process takes to encrypt the plaintext, without pauses."""
         return sum(column.status.plaintext for column in self.columns) / _VALUES_A_SECOND
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the table has values, and all of them are encrypted."""
+        return bool(self.columns) and all(
+            column.state in {"encrypted", "required"} or (column.state == "empty" and self.rows)
+            for column in self.columns
+        )
+
     def obstacles(self, accept: Collection[str] = ()) -> list[Finding]:
-        """Return the findings that stop a rewrite, unless the operator accepts them by these labels."""
+        """Return the findings that stop the rewrite that is left to do, unless the operator accepts them by label."""
         labels = parse_accept(accept)
+        if self.is_done:
+            return []
         return [item for item in self.findings if is_obstacle(item, labels)]
 
 
@@ -103,8 +114,11 @@ def _plan_table(bind: Engine | Connection, wanted: TableColumns) -> TablePlan:
 
 
 def _inspect(access: Access) -> TablePlan:
-    target, pages = access.target, Pages(access)
-    found = TablePlan(target.table.name, target.table.schema, findings=inspect_columns(access), rows=pages.count())
+    target = access.target
+    found = TablePlan(target.table.name, target.table.schema, findings=hidden_rows(access))
+    if found.findings:  # which no query of the rows would survive
+        return found
+    found.findings, found.rows = inspect_columns(access), Pages(access).count()
     with access.transaction(write=False):
         problem = access.database.key_problem(access.connection, target)
         found.plaintext_bytes = count_plaintext_bytes(access)
@@ -120,51 +134,66 @@ def _inspect(access: Access) -> TablePlan:
     return found
 
 
-def steps(found: Collection[TablePlan], *, models: str, prefix: str, accept: Collection[str] = ()) -> Iterator[str]:
-    """Yield the steps that are left, in order, as sentences with the commands for this project.
+def steps(
+    found: Collection[TablePlan], *, command_options: str, prefix: str, accept: Collection[str] = ()
+) -> Iterator[str]:
+    """Yield the steps that are left, in order: commands to paste, with notes after `#`, and things to do by hand.
 
     Args:
         found: what `plan` returned.
-        models: the argument of `--models`.
-        prefix: the argument of `--prefix`.
+        command_options: the options of the commands for this project, such as `--models shop:Base --prefix SHOP`.
+        prefix: the start of the names of the key variables.
         accept: the labels of the findings that the operator accepts.
     """
-    options = f"--models {models} --prefix {prefix}"
-    for table in found:
-        for item in table.obstacles(accept):
-            if item.code != "width":
-                yield f"repair {table.table}: {item}"
+    accepted = command_options + "".join(f" --accept {shlex.quote(label)}" for label in accept)
     columns = [column for table in found for column in table.columns]
-    if any(column.state in {"plaintext", "partly encrypted", "empty"} and not column.is_required for column in columns):
-        yield from _steps_to_encrypt(found, options, prefix, accept)
+    if any(not table.columns for table in found):
+        yield from _repairs(found, {"table"})
+        return
+    if not all(table.is_done for table in found):
+        yield from _steps_to_encrypt(found, command_options, accepted, prefix)
     if any(column.state != "required" for column in columns):
-        yield f"deploy everywhere with {prefix}_ROLLOUT=strict; then: sealchemy check {options}"
+        yield f"deploy everywhere with {prefix}_ROLLOUT=strict"
+        yield f"sealchemy check {command_options}"
         for table in found:
             contexts = {item.status.column: item.status.context for item in table.columns if item.state != "required"}
             if contexts:
                 schema = f", schema={table.schema!r}" if table.schema else ""
                 yield f"in a revision of its own: op.require_encryption({table.table!r}, {contexts!r}{schema})"
-        yield f"sealchemy scrub {options}  (it locks; see the playbook)"
-    else:
-        yield f"nothing is left to do; practice a key rotation, and after it: sealchemy rekey {options}"
+    yield f"sealchemy scrub {command_options}  # once, after the last value was encrypted; it locks, see the playbook"
+    keys = {key_id for column in columns for key_id in column.status.keys}
+    if all(table.is_done for table in found):
+        which = f"values are under {len(keys)} keys" if len(keys) > 1 else "if the key is not the primary one any more"
+        yield f"sealchemy rekey {accepted}  # {which}"
 
 
-def _steps_to_encrypt(
-    found: Collection[TablePlan], options: str, prefix: str, accept: Collection[str]
-) -> Iterator[str]:
-    yield f"sealchemy generate-key, unless there is one; set {prefix}_KEY everywhere"
-    yield f"deploy everywhere with {prefix}_ROLLOUT=prepare; then: sealchemy check {options}"
+def _steps_to_encrypt(found: Collection[TablePlan], options: str, accepted: str, prefix: str) -> Iterator[str]:
+    if not any(column.state == "partly encrypted" for table in found for column in table.columns):
+        yield f"sealchemy generate-key  # unless there is a key; set {prefix}_KEY everywhere"
+        yield f"deploy everywhere with {prefix}_ROLLOUT=prepare"
+        yield f"sealchemy check {options}"
+    yield from _repairs(found, {item.code for table in found for item in table.findings} - {"width"})
     if any(column.is_narrow for table in found for column in table.columns):
-        yield f"sealchemy widen {options}  (then restart the application, or recycle its pools)"
-    yield f"deploy everywhere with {prefix}_ROLLOUT=migrate; then: sealchemy check {options}"
-    accepted = "".join(f" --accept {label}" for label in accept)
+        yield f"sealchemy widen {options}  # then restart the application, or replace its connections"
+    yield f"deploy everywhere with {prefix}_ROLLOUT=migrate"
+    yield f"sealchemy check {options}"
     values = sum(column.status.plaintext for table in found for column in table.columns)
     size = sum(table.plaintext_bytes for table in found)
     seconds = sum(table.seconds for table in found)
-    yield (
-        f"sealchemy encrypt {options}{accepted}  ({values:,} values, {size:,} bytes, about {_describe_time(seconds)})"
-    )
+    to_accept = [item for table in found for item in table.findings if item.severity is Severity.ACCEPT]
+    for item in to_accept:
+        yield f"disable {item.label} for the next command, or keep --accept {shlex.quote(item.label)}"
+    yield f"sealchemy encrypt {accepted}  # {values:,} values, {size:,} bytes, about {_describe_time(seconds)}"
     yield f"sealchemy verify {options}"
+    if to_accept or any(table.obstacles() for table in found):
+        yield "enable again what you disabled, and create the views again that you dropped"
+
+
+def _repairs(found: Collection[TablePlan], codes: Collection[str]) -> Iterator[str]:
+    for table in found:
+        labels = [item.label for item in table.findings if item.severity is Severity.BLOCKS and item.code in codes]
+        if labels:
+            yield f"repair {table.table}, each as its finding says: {', '.join(labels)}"
 
 
 def _describe_time(seconds: float) -> str:

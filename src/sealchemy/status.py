@@ -51,7 +51,7 @@ def find_problems(bind: Engine | Connection, metadata: MetaData) -> Iterator[Sea
             yield from unknown_keys(found, key_ring)
             for status in found:
                 yield from _value_problems(status, keys.stage(status.context))
-            yield from sample_problems(access, key_ring, found)
+            yield from sample_problems(key_ring, found)
 
 
 def _value_problems(status: ColumnStatus, stage: Rollout) -> Iterator[SealchemyError]:

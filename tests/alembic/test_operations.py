@@ -454,7 +454,7 @@ def test_planted_plaintext_is_not_encrypted_where_encryption_is_required(
     before = raw(engine)
     project = Project(tmp_path, engine)
     project.revision(ENCRYPT)
-    with pytest.raises(PlaintextFoundError, match="3 rows have plaintext, although the column requires encryption"):
+    with pytest.raises(PlaintextFoundError, match="3 values are plaintext, although the column requires encryption"):
         project.upgrade()
     assert raw(engine) == before
     attach_key_ring(engine, RING, rollout=Rollout.MIGRATE)

@@ -12,10 +12,22 @@ import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import Column, Integer, MetaData, Table, create_engine, inspect, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import StaticPool
 
-from sealchemy import EncryptedString, Key, KeyRing, RewriteError, Rollout, UnsupportedOperationError, attach_key_ring
+from sealchemy import (
+    ColumnDefinitionError,
+    EncryptedString,
+    Key,
+    KeyRing,
+    RewriteError,
+    Rollout,
+    UnsupportedOperationError,
+    attach_key_ring,
+)
 from sealchemy.plan import plan
 from sealchemy.status import check_encryption
+from tests.support.leaks import assert_silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +80,7 @@ def test_narrow_column_is_found_everywhere_until_it_is_widened(
             check_encryption(engine, metadata)
     widths = [item for table in plan(engine, metadata) for item in table.findings if item.code == "width"]
     assert bool(widths) is not is_roomy
-    assert all("needs 322 characters" in item.message for item in widths)
+    assert all("longest value now needs 322" in item.message for item in widths)
     operate(engine, "widen_columns", ["token"])
     attach_key_ring(engine, RING, rollout=Rollout.MIGRATE)
     check_encryption(engine, metadata)
@@ -104,6 +116,59 @@ def test_attributes_of_the_column_survive_on_mariadb(mariadb_url: str, make_engi
     assert before.column_comment == 'it\'s 100% a \\ "secret"'
     (item,) = [item for item in inspect(engine).get_columns("accounts") if item["name"] == "token"]
     assert str(item["type"]).startswith("MEDIUMTEXT")
+
+
+def test_checks_and_defaults_of_the_column_survive_on_mariadb(
+    mariadb_url: str, make_engine: Callable[..., Engine]
+) -> None:
+    engine = make_engine(mariadb_url, RING, rollout=Rollout.MIGRATE)
+    run(
+        engine,
+        "CREATE TABLE accounts (id INTEGER PRIMARY KEY, token VARCHAR(100) NOT NULL DEFAULT '100%% sure'"
+        " WITHOUT SYSTEM VERSIONING CHECK (token <> '')) WITH SYSTEM VERSIONING",
+    )
+    operate(engine, "widen_columns", ["token"])
+    run(engine, "INSERT INTO accounts (id) VALUES (1)")
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT token FROM accounts")) == "100% sure"
+        assert "WITHOUT SYSTEM VERSIONING" in connection.execute(text("SHOW CREATE TABLE accounts")).one()[1]
+    with pytest.raises(DBAPIError):
+        run(engine, "INSERT INTO accounts (id, token) VALUES (2, '')")
+
+
+def test_server_that_refuses_to_widen_shows_no_default(mariadb_url: str, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(mariadb_url, RING, rollout=Rollout.MIGRATE)
+    run(
+        engine,
+        "CREATE TABLE accounts"
+        " (id INTEGER PRIMARY KEY, token VARCHAR(100) NOT NULL DEFAULT 'ya29.default', KEY (id, token))",
+    )
+    with pytest.raises(ColumnDefinitionError, match="the server refuses to widen token") as caught:
+        operate(engine, "widen_columns", ["token"])
+    assert_silent(caught.value, "ya29.default")
+
+
+def test_settings_of_the_connection_are_restored(
+    url: str, make_engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make_engine(url, RING, poolclass=StaticPool)
+    setting = {
+        "postgresql": "SHOW lock_timeout",
+        "mysql": "SELECT @@lock_wait_timeout",
+        "sqlite": "PRAGMA busy_timeout",
+    }
+
+    def current() -> Any:
+        with engine.connect() as connection:
+            return connection.exec_driver_sql(setting[engine.dialect.name]).scalar()
+
+    create(engine, "VARCHAR(255)")
+    before = current()
+    attach_key_ring(engine, RING, rollout=Rollout.MIGRATE)
+    operate(engine, "encrypt_columns", COLUMNS)
+    attach_key_ring(engine, RING)
+    operate(engine, "require_encryption", COLUMNS)
+    assert current() == before
 
 
 def test_attributes_of_the_column_survive_on_postgresql(
@@ -201,7 +266,7 @@ def test_change_that_cannot_wait_any_longer_says_what_to_do(url: str, make_engin
     run(engine, "CREATE TABLE accounts (id INTEGER PRIMARY KEY, token VARCHAR(255))")
     reader = held(url, 4)
     started = time.monotonic()
-    with pytest.raises(RewriteError, match=r"could not be changed in 0 s: it is locked by .*; nothing was changed"):
+    with pytest.raises(RewriteError, match=r"could not be changed in 0\.5 s: it is locked by .*; nothing was changed"):
         operate(engine, "require_encryption", COLUMNS, ddl_patience=0.5)
     assert time.monotonic() - started < 4
     reader.join()

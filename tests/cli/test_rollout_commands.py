@@ -57,14 +57,14 @@ def test_plan_leads_from_plaintext_to_required_without_a_key(project: Project) -
     found = plan(project)
     assert {item["state"] for item in found["tables"][0]["columns"]} == {"encrypted"}
     assert not [step for step in found["steps"] if "sealchemy encrypt" in step]
-    assert found["tables"][0]["columns"][0]["keys"] == {NEW.id: 10}
+    assert found["tables"][0]["columns"][0]["keys"] == [{"id": NEW.id, "values": 10}]
     from tests.support import constraint
 
     constraint.require_encryption(project.engine, "Integration", CONTEXTS)
     found = plan(project)
     assert {item["state"] for item in found["tables"][0]["columns"]} == {"required"}
-    assert len(found["steps"]) == 1
-    assert "1. nothing is left to do" in project.ok("plan", SHOP_KEY="", SHOP_PREVIOUS_KEYS="")
+    assert [step.partition(" --")[0] for step in found["steps"]] == ["sealchemy scrub", "sealchemy rekey"]
+    assert "1. sealchemy scrub" in project.ok("plan", SHOP_KEY="", SHOP_PREVIOUS_KEYS="")
 
 
 def test_plan_blocks_until_an_obstacle_is_accepted_or_repaired(project: Project) -> None:
@@ -82,13 +82,20 @@ def test_plan_blocks_until_an_obstacle_is_accepted_or_repaired(project: Project)
     assert "trigger:audit" not in out
     project.execute("DROP INDEX u")
     before = project.raw()
-    for name in ("encrypt", "decrypt", "rekey"):
-        arguments = ["--allow-plaintext"] if name == "decrypt" else []
-        assert "trigger:audit" in project.refused(name, *arguments)
-    assert "trigger:audit" in project.refused("encrypt", "--dry-run")
+    for arguments in ([], ["--dry-run"]):
+        assert "trigger:audit" in project.refused("encrypt", *arguments)
     assert project.raw() == before
     assert "--accept trigger:audit" in "".join(plan(project, "--accept", "trigger:audit")["steps"])
-    project.ok("encrypt", "--accept", "trigger:audit")
+    assert "--accept trigger:other: there is no such finding" in project.refused("plan", "--accept", "trigger:other")
+    old = {"SHOP_KEY": OLD.reveal(), "SHOP_PREVIOUS_KEYS": ""}
+    project.ok("encrypt", "--accept", "trigger:audit", **old)
+    project.ok("encrypt", **old)  # nothing is left that the trigger could see
+    for name in ("rekey", "decrypt"):
+        arguments = ["--allow-plaintext"] if name == "decrypt" else []
+        assert "trigger:audit" in project.refused(name, *arguments)
+        project.ok(name, *arguments, "--accept", "trigger:audit")
+        project.ok(name, *arguments)
+    assert project.raw() == before
     assert "takes labels such as trigger:NAME" in project.refused("encrypt", "--accept", "audit")
 
 

@@ -137,6 +137,21 @@ def test_keys_that_do_not_name_their_row_are_refused(
         rewrite(ENCRYPT, engine, "odd", {"access": "odd.access"})
 
 
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [("timestamp", "infinity"), ("date", "0044-03-15 BC"), ("time", "24:00"), ("numeric", "NaN"), ("float8", "NaN")],
+)
+def test_key_values_that_python_cannot_hold_are_refused(
+    postgresql_url: str, make_engine: Callable[..., Engine], type_: str, value: str
+) -> None:
+    engine = make_engine(postgresql_url, RING)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE TABLE odd (id {type_} PRIMARY KEY, access TEXT)")
+        connection.exec_driver_sql(f"INSERT INTO odd VALUES ('{value}', 'x')")
+    with pytest.raises(ColumnDefinitionError, match="primary key id has a value that Python cannot hold"):
+        rewrite(ENCRYPT, engine, "odd", {"access": "odd.access"})
+
+
 KEPT_KEYS = [
     ("postgresql", "float8", "i / 3.0::float8"),
     ("postgresql", "real", "i / 3.0::real"),

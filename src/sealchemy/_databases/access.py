@@ -115,9 +115,8 @@ class Access:
         """
         if not self.owns_connection:
             return change()
-        deadline, failures, holders = time.monotonic() + self.ddl_patience, 0, ""
+        deadline, failures, holders, wait = time.monotonic() + self.ddl_patience, 0, "", _FIRST_WAITS
         while True:
-            wait = _FIRST_WAITS if failures < _FIRST_ATTEMPTS else _LATER_WAITS
             try:
                 with self.database.short_waits(self.connection, wait), self.transaction(write=True, lock_timeout=wait):
                     return change()
@@ -125,6 +124,9 @@ class Access:
                 if not self.database.is_retryable(error):
                     raise
             failures += 1
+            with self.transaction(write=False):
+                longer = self.database.ddl_wait(self.connection, self.target)
+            wait = longer or (_FIRST_WAITS if failures < _FIRST_ATTEMPTS else _LATER_WAITS)
             if failures == 1 or time.monotonic() >= deadline:
                 holders = self._describe_holders()
             if failures == 1:
@@ -133,7 +135,7 @@ class Access:
                 break
             time.sleep(random.uniform(0.75, 1.25) * _REST)  # noqa: S311 - spreads the attempts
         raise RewriteError(
-            f"{self.target.name}: its definition could not be changed in {self.ddl_patience:.0f} s: it is locked by"
+            f"{self.target.name}: its definition could not be changed in {self.ddl_patience:g} s: it is locked by"
             f" {holders}; nothing was changed by this step. Let that end, then run it again, or wait for longer"
             " (ddl_patience, --ddl-patience)"
         )

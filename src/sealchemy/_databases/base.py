@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -13,6 +13,7 @@ from sqlalchemy.types import TypeEngine
 from sealchemy._values.envelope import PREFIX
 from sealchemy.errors import UnsupportedOperationError
 
+from .sql_names import names_in
 from .table import RowKey, Target, inspecting, without_collation
 
 ANY_ENCRYPTED_VALUE = f"{PREFIX}v1:{'?' * 12}:?*"
@@ -112,6 +113,10 @@ class Database:
         """
         return []
 
+    def ddl_wait(self, connection: sa.Connection, target: Target) -> float | None:
+        """Return how long the next change of the table's definition should wait, where that is longer than usual."""
+        return None
+
     @contextmanager
     def short_waits(self, connection: sa.Connection, seconds: float) -> Iterator[None]:
         """Wait no longer than this for the locks of a table's definition, where `begin` cannot set that."""
@@ -170,8 +175,12 @@ class Database:
         """Let everything happen that a commit would still do, such as deferred triggers."""
 
     def widening(self, connection: sa.Connection, target: Target) -> dict[str, str]:
-        """Return the statements that make the columns wide enough for ciphertext, by column."""
+        """Return the clauses of ALTER TABLE that make the columns wide enough for ciphertext, by column."""
         return {}
+
+    def widening_statement(self, connection: sa.Connection, target: Target, clauses: Iterable[str]) -> str:
+        """Return the statement for such clauses."""
+        return f"{alter_table(connection, target)} {', '.join(clauses)}"
 
     def copied_by_widening(self, connection: sa.Connection, target: Target) -> dict[str, str]:
         """Return the columns whose type cannot change without a copy of the table under a lock, and their types."""
@@ -184,6 +193,10 @@ class Database:
                 str(item["name"]): NamedCheck(item["sqltext"], not item.get("dialect_options", {}).get("not_valid"))
                 for item in inspector.get_check_constraints(table, schema=schema)
             }
+
+    def names_in(self, condition: str) -> set[str]:
+        """Return what may be the name of a column in the condition of a CHECK."""
+        return names_in(condition)
 
     def add_check(self, connection: sa.Connection, target: Target, name: str, condition: str) -> None:
         """Add a CHECK, in the transaction of the connection."""

@@ -1,6 +1,7 @@
 """MariaDB and MySQL."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -10,12 +11,16 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 from typing_extensions import override
 
-from .base import Database, NarrowColumn, alter_table, to_like
+from .base import Database, NarrowColumn, to_like
+from .sql_names import quoted_names_in, tokens_of
 from .table import RowKey, Target
 
 _EXACT_KEYS = ("INTEGER", "BIGINT", "MEDIUMINT", "SMALLINT", "TINYINT", "BOOLEAN", "UUID", "BINARY", "VARBINARY")
 _KEYS = (*_EXACT_KEYS, "CHAR", "VARCHAR", "DECIMAL", "NUMERIC", "DATE", "DATETIME", "YEAR", "INET4", "INET6")
 """Types whose values name their row when the driver hands them back: not ENUM, SET, TIME, TIMESTAMP, FLOAT, BIT."""
+
+_TYPE = re.compile(r"^ *(`(?:[^`]|``)*`) \w+(\(\d+\))?")
+"""A column's name and type, at the start of its line in SHOW CREATE TABLE."""
 
 _WIDE = {"mediumtext", "longtext"}
 
@@ -29,6 +34,11 @@ class MySQL(Database):
     def matches(self, stored: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
         """Return `col LIKE BINARY ...`: the usual collations ignore case."""
         return stored.op("LIKE BINARY", is_comparison=True)(literal(to_like(pattern)))
+
+    @override
+    def names_in(self, condition: str) -> set[str]:
+        """Return the quoted names: these servers quote every name."""
+        return quoted_names_in(condition)
 
     @override
     def is_text(self, type_: TypeEngine[Any]) -> bool:
@@ -130,15 +140,18 @@ class MySQL(Database):
 
     @override
     def widening(self, connection: Connection, target: Target) -> dict[str, str]:
-        """Return it for columns that are neither MEDIUMTEXT nor LONGTEXT; a default is dropped, as it is plaintext."""
-        quote, alter = connection.dialect.identifier_preparer.quote, alter_table(connection, target)
-        if is_versioned(connection, target):
-            alter = f"SET STATEMENT system_versioning_alter_history = KEEP FOR {alter}"
+        """Return it for columns that are neither MEDIUMTEXT nor LONGTEXT; everything but the type stays."""
         return {
-            item.name: f"{alter} MODIFY {quote(item.name)} MEDIUMTEXT {item.attributes}"
+            item.name: "MODIFY " + _TYPE.sub(r"\1 MEDIUMTEXT", column_definition(connection, target, item.name))
             for item in _text_columns(connection, target)
             if item.type not in _WIDE
         }
+
+    @override
+    def widening_statement(self, connection: Connection, target: Target, clauses: Iterable[str]) -> str:
+        statement = super().widening_statement(connection, target, (item.replace("%", "%%") for item in clauses))
+        keep = "SET STATEMENT system_versioning_alter_history = KEEP FOR "
+        return f"{keep if is_versioned(connection, target) else ''}{statement}"
 
     @override
     def copied_by_widening(self, connection: Connection, target: Target) -> dict[str, str]:
@@ -171,32 +184,38 @@ def is_versioned(connection: Connection, target: Target) -> bool:
 
 
 class _TextColumn(NamedTuple):
-    """A column as the catalog has it; `attributes` are those that MODIFY would drop, as SQL."""
-
     name: str
     type: str
     declared: str
     size: int
-    attributes: str
 
 
 def _text_columns(connection: Connection, target: Target) -> Iterator[_TextColumn]:
     """Yield the columns to work on."""
     names = {item.name for item in target.columns}
-    for name, type_, declared, size, collation, nullable, comment, extra, default in read_catalog(
-        connection,
-        target,
-        "SELECT column_name, data_type, column_type, character_octet_length, collation_name, is_nullable,"
-        " column_comment, extra, column_default FROM information_schema.columns WHERE "
-        " table_name = :table AND table_schema = coalesce(:schema, database())",
-    ):
+    query = (
+        "SELECT column_name, data_type, column_type, character_octet_length FROM information_schema.columns"
+        " WHERE table_name = :table AND table_schema = coalesce(:schema, database())"
+    )
+    for name, type_, declared, size in read_catalog(connection, target, query):
         if name in names:
-            kept = [f"COLLATE {collation}", "NULL" if nullable == "YES" else "NOT NULL"]
-            if "INVISIBLE" in extra.upper() and nullable != "YES":  # for which the server demands a default
-                kept.append(f"DEFAULT {default}")
-            kept += [item for item in ("INVISIBLE", "WITHOUT SYSTEM VERSIONING") if item in extra.upper()]
-            kept += [f"COMMENT {_quoted(connection, comment)}"] if comment else []
-            yield _TextColumn(name, type_.lower(), declared, int(size or 0), " ".join(kept))
+            yield _TextColumn(name, type_.lower(), declared, int(size or 0))
+
+
+def column_definition(connection: Connection, target: Target, name: str) -> str:
+    """Return the line of a column in SHOW CREATE TABLE."""
+    table = connection.dialect.identifier_preparer.format_table(target.table)
+    sql: str = connection.exec_driver_sql(f"SHOW CREATE TABLE {table}").one()[1]
+    start = f"  {connection.dialect.identifier_preparer.quote_identifier(name)} ".replace("%%", "%")
+    return next((line.rstrip(",") for line in sql.splitlines() if line.startswith(start)), "")
+
+
+def column_check(connection: Connection, target: Target, name: str) -> str | None:
+    """Return the condition of the CHECK in the definition of a column, in parentheses; MariaDB has it at the end."""
+    line = column_definition(connection, target, name)
+    if not any(token.is_word("CHECK") for token in tokens_of(line)):
+        return None
+    return line[line.rindex(" CHECK (") + len(" CHECK ") :]
 
 
 def _lock_holders(connection: Connection, older_than: float) -> list[str]:
@@ -220,10 +239,6 @@ def _is_strict(connection: Connection) -> bool:
     """Return whether this session refuses values that do not fit, instead of cutting them."""
     modes = str(connection.scalar(text("SELECT @@sql_mode"))).split(",")
     return not {"STRICT_TRANS_TABLES", "STRICT_ALL_TABLES"}.isdisjoint(modes)
-
-
-def _quoted(connection: Connection, content: str) -> str:
-    return str(literal(content).compile(connection, compile_kwargs={"literal_binds": True}))
 
 
 def _engine_without_transactions(connection: Connection, target: Target) -> str | None:

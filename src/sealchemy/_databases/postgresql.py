@@ -10,7 +10,7 @@ from sqlalchemy.types import TypeEngine
 from typing_extensions import override
 
 from . import postgresql_vacuum
-from .base import Database, NarrowColumn, alter_table, to_like
+from .base import Database, NarrowColumn, to_like
 from .postgresql_arrays import array_parameters, same_keys, typed, unnest
 from .table import RowKey, Target, inspecting
 
@@ -33,7 +33,7 @@ _KEYS = (
 
 # An ALTER TABLE waits for everyone who holds any lock on the table, and later statements wait behind it.
 _HOLDERS = """
-SELECT DISTINCT l.pid, a.usename, a.application_name, a.state, l.mode,
+SELECT DISTINCT l.pid, a.usename, a.application_name, a.state, l.mode, a.backend_type,
     extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)) AS seconds, p.gid
 FROM pg_locks l
 LEFT JOIN pg_stat_activity a ON a.pid = l.pid
@@ -69,7 +69,8 @@ class PostgreSQL(Database):
 
     @override
     def is_wide(self, type_: TypeEngine[Any]) -> bool:
-        return type(type_) is sa.TEXT
+        """Return whether it has no limit: `text`, `varchar` and `citext`."""
+        return isinstance(type_, sa.TEXT | CITEXT) or (isinstance(type_, sa.VARCHAR) and type_.length is None)
 
     @override
     def key_problem(self, connection: sa.Connection, target: Target) -> str | None:
@@ -85,12 +86,31 @@ class PostgreSQL(Database):
                     f"primary key {item.name} is of type {type_!r}, whose values do not name their row when they are"
                     " handed back; give the table an integer or UUID key"
                 )
+            if problem := self._unreadable_key(connection, target, item, _base_type(type_)):
+                return problem
         heirs = sa.text(
             "SELECT count(*) FROM pg_inherits JOIN pg_class ON pg_class.oid = inhparent"
             " WHERE inhparent = to_regclass(:name) AND relkind <> 'p'"
         )
         if connection.scalar(heirs, {"name": quoted_name(connection, target)}):
             return "other tables inherit from it; name each of them"
+        return None
+
+    def _unreadable_key(
+        self, connection: sa.Connection, target: Target, item: sa.ColumnElement[Any], type_: TypeEngine[Any]
+    ) -> str | None:
+        """Return the problem of values that Python's types cannot hold: infinity, years before 1, 24:00, NaN."""
+        if isinstance(type_, sa.Date | sa.DateTime):
+            limits = sa.text("'0001-01-01'"), sa.text("'9999-12-31'")
+            wrong = sa.or_(sa.not_(sa.func.isfinite(item)), item < limits[0], item > limits[1])
+        elif isinstance(type_, sa.Time):
+            wrong = sa.cast(item, sa.Text).like("24:%")
+        elif isinstance(type_, sa.Numeric | sa.Float) and not isinstance(type_, sa.Integer):
+            wrong = sa.cast(item, sa.Text) == "NaN"
+        else:
+            return None
+        if connection.scalar(sa.select(sa.literal(1)).select_from(target.table).where(wrong).limit(1)):
+            return f"primary key {item.name} has a value that Python cannot hold, such as infinity or NaN; change it"
         return None
 
     @override
@@ -166,6 +186,17 @@ class PostgreSQL(Database):
         )  # iterating fetches one row at a time
 
     @override
+    def ddl_wait(self, connection: sa.Connection, target: Target) -> float | None:
+        """Return the time after which the server ends an autovacuum that is in the way."""
+        parameters = {"name": quoted_name(connection, target)}
+        if "autovacuum worker" not in {row.backend_type for row in connection.execute(sa.text(_HOLDERS), parameters)}:
+            return None
+        milliseconds = connection.scalar(
+            sa.text("SELECT setting::int FROM pg_settings WHERE name = 'deadlock_timeout'")
+        )
+        return (milliseconds or 1000) / 1000 + 0.3
+
+    @override
     def flush(self, connection: sa.Connection) -> None:
         """Fire the deferred triggers now, since they can still change what was written."""
         connection.execute(sa.text("SET CONSTRAINTS ALL IMMEDIATE"))
@@ -180,16 +211,20 @@ class PostgreSQL(Database):
 
     @override
     def widening(self, connection: sa.Connection, target: Target) -> dict[str, str]:
-        """Return it for columns that are not TEXT."""
-        preparer = connection.dialect.identifier_preparer
-        statements = {}
-        for item in self._text_columns(connection, target):
-            type_ = item["type"]
-            if not self.is_wide(type_):
-                collate = f" COLLATE {preparer.quote_identifier(type_.collation)}" if type_.collation else ""
-                alter = f"{alter_table(connection, target)} ALTER COLUMN {preparer.quote(item['name'])}"
-                statements[item["name"]] = f"{alter} TYPE TEXT{collate}"
-        return statements
+        quote = connection.dialect.identifier_preparer.quote
+        narrow = [item["name"] for item in self._text_columns(connection, target) if not self.is_wide(item["type"])]
+        collations = self._collations(connection, target)
+        return {name: f"ALTER COLUMN {quote(name)} TYPE TEXT{collations.get(name, '')}" for name in narrow}
+
+    def _collations(self, connection: sa.Connection, target: Target) -> dict[str, str]:
+        """Return the COLLATE clauses of the columns that have one; a new type would reset it."""
+        query = sa.text(
+            "SELECT attname::text, quote_ident(nspname) || '.' || quote_ident(collname) FROM pg_attribute"
+            " JOIN pg_collation ON pg_collation.oid = attcollation JOIN pg_namespace n ON n.oid = collnamespace"
+            " WHERE attrelid = to_regclass(:name) AND collname <> 'default'"
+        )
+        found = connection.execute(query, {"name": quoted_name(connection, target)})
+        return {name: f" COLLATE {collation}".replace("%", "%%") for name, collation in found}
 
     @override
     def copied_by_widening(self, connection: sa.Connection, target: Target) -> dict[str, str]:

@@ -101,13 +101,14 @@ def generated(column: str, source: str) -> Finding:
     )
 
 
-def default(column: str, repair: str) -> Finding:
+def default(column: str) -> Finding:
     """Return the finding for a default, which is plaintext."""
     return Finding(
         "default",
         Severity.SAYS,
         column,
-        f"the default of {column} is plaintext, which rows inserted without a value get; {repair}",
+        f"the default of {column} is plaintext, which rows inserted without a value get; drop it, once no old"
+        " release inserts such rows",
     )
 
 
@@ -124,8 +125,9 @@ def trigger(name: str, code: str = "trigger") -> Finding:
         code,
         Severity.ACCEPT,
         name,
-        "it fires for every row that is rewritten: an audit trigger would copy each old value, in plaintext, into its"
-        f" own table, and an updated_at trigger changes every row. Disable it for the run, or accept {code}:{name}",
+        "it fires for every row that is rewritten. An audit trigger copies each old value into its own table, the"
+        " plaintext too, and an updated_at trigger changes every row. Disable it for the run, and enable it again; or"
+        f" accept {code}:{name}",
     )
 
 
@@ -141,13 +143,13 @@ def width(column: str, declared: str, longest: int) -> Finding:
 
     `longest` is the size of the longest plaintext in bytes, 0 if there is none.
     """
-    needed = f"; its longest value needs {ciphertext_size(longest)} characters" if longest else ""
+    needed = f", and its longest value now needs {ciphertext_size(longest)}" if longest else ""
     return Finding(
         "width",
         Severity.BLOCKS,
         column,
-        f"{column} is {declared}, too narrow for ciphertext, so writes would fail or be cut{needed};"
-        " widen it first (op.widen_columns, `sealchemy widen`)",
+        f"{column} is {declared}, too narrow for ciphertext: n bytes become 26 + 4/3 (n + 40) characters{needed}."
+        " Writes would fail or be cut; widen it first (op.widen_columns, `sealchemy widen`)",
     )
 
 
@@ -156,6 +158,6 @@ def ciphertext_size(plaintext: int) -> int:
     return 26 + (plaintext + 40 + 2) // 3 * 4
 
 
-def is_about_encryption(condition: str) -> bool:
-    """Return whether a CHECK is one of ours, by its condition."""
-    return PREFIX in condition
+def is_ours(name: str, condition: str) -> bool:
+    """Return whether a CHECK is one of ours."""
+    return name.startswith("ck_") and name.endswith("_encrypted") and f"{PREFIX}v1:" in condition

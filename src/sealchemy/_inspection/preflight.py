@@ -3,14 +3,11 @@
 import logging
 from collections.abc import Collection, Iterable, Iterator
 
-from sqlalchemy import select
-
 from sealchemy._column.engine_keys import EngineKeys, Rollout
 from sealchemy._databases.access import Access
-from sealchemy._rewriting.column_states import ColumnStatus, count_states
+from sealchemy._rewriting.column_states import ColumnStatus
 from sealchemy._rewriting.constraint import existing_constraints
 from sealchemy._rewriting.conversions import ENCRYPT, Conversion
-from sealchemy._values import envelope
 from sealchemy._values.key_ring import KeyRing
 from sealchemy.errors import SealchemyError, UnknownKeyError, UnsupportedOperationError
 
@@ -47,8 +44,16 @@ def inspect(access: Access) -> list[Finding]:
     return list(_INSPECTORS[access.connection.dialect.name](access.connection, access.target))
 
 
+def hidden_rows(access: Access) -> list[Finding]:
+    """Return the finding that row-level security hides rows, if it does; every query of the rows fails then."""
+    with access.transaction(write=False):
+        return [item for item in inspect(access) if item.code == "row-security"]
+
+
 def inspect_columns(access: Access) -> list[Finding]:
     """Return everything that the plan shows of an open table, but for the states of its values."""
+    if found := hidden_rows(access):
+        return found
     with access.transaction(write=False):
         found = find_narrow(access, measure=True)
         found += inspect(access)
@@ -56,19 +61,14 @@ def inspect_columns(access: Access) -> list[Finding]:
     return list(dict.fromkeys(found))
 
 
-def refuse_obstacles(
-    access: Access, conversion: Conversion, accept: Collection[str], *, widens: bool = False
-) -> list[str]:
-    """Refuse to go on while a finding blocks a rewrite, or must be accepted and is not.
+def refuse_hidden_rows(access: Access, conversion: Conversion) -> None:
+    """Raise `UnsupportedOperationError` if row-level security hides rows."""
+    for item in hidden_rows(access):
+        raise UnsupportedOperationError(f"{conversion.name} {access.target.name}: {item}. Nothing was changed")
 
-    Args:
-        access: the open table.
-        conversion: what is going to be done.
-        accept: the labels of findings that the operator accepts, such as `trigger:audit_accounts`.
-        widens: the columns are going to be widened first.
 
-    Returns:
-        Where copies of old values remain, in sentences.
+def refuse_obstacles(access: Access, conversion: Conversion, accept: Collection[str], *, widens: bool) -> None:
+    """Refuse to go on while a finding blocks a rewrite, or must be accepted and is not; log the others.
 
     Raises:
         UnsupportedOperationError: there are such findings; the text names them all, with the repair of each.
@@ -81,8 +81,14 @@ def refuse_obstacles(
             f"{conversion.name} {access.target.name}: {'; '.join(map(str, problems))}. Nothing was changed"
         )
     for item in relevant:
-        logger.warning("%s %s: %s", conversion.name, access.target.name, item)
-    return [str(item) for item in relevant if item.code in {"materialized-view", "full-text"}]
+        if item.label not in labels:
+            logger.warning("%s %s: %s", conversion.name, access.target.name, item)
+
+
+def copies(access: Access) -> list[str]:
+    """Return the objects that keep copies of the plaintext, in sentences."""
+    with access.transaction(write=False):
+        return [str(item) for item in inspect(access) if item.code in {"materialized-view", "full-text"}]
 
 
 def refuse_obstacles_to_widening(access: Access) -> None:
@@ -117,21 +123,6 @@ def parse_accept(accept: Collection[str]) -> set[str]:
         if not isinstance(label, str) or not all(label.partition(":")):
             raise UnsupportedOperationError("accept takes labels such as trigger:NAME, as `sealchemy plan` shows them")
     return labels
-
-
-def refuse_unknown_keys(access: Access, key_ring: KeyRing) -> list[ColumnStatus]:
-    """Return the states of the values; refuse values under keys that are not in the ring.
-
-    The keys of whoever runs a rewrite may not be those of the application, which could then read nothing that was
-    rewritten.
-
-    Raises:
-        UnknownKeyError: there are such values.
-    """
-    found = count_states(access)
-    for problem in unknown_keys(found, key_ring):
-        raise problem
-    return found
 
 
 def unknown_keys(found: Iterable[ColumnStatus], key_ring: KeyRing) -> Iterator[UnknownKeyError]:
@@ -173,17 +164,14 @@ def settings_problems(access: Access, keys: EngineKeys) -> Iterator[SealchemyErr
             )
 
 
-def sample_problems(access: Access, key_ring: KeyRing, found: Iterable[ColumnStatus]) -> Iterator[SealchemyError]:
+def sample_problems(key_ring: KeyRing, found: Iterable[ColumnStatus]) -> Iterator[SealchemyError]:
     """Decrypt one value of each column and key, so that a changed context shows; yield the errors."""
-    for status, item in zip(found, access.target.columns, strict=True):
-        for key_id in sorted(status.keys):
-            decrypt = key_ring.decryptor(status.context)
-            starts_with_key = access.database.matches(item, f"{envelope.header(key_id)}?*")
-            with access.transaction(write=False):
-                stored = access.connection.scalar(select(item).where(starts_with_key).limit(1))
+    known = {key.id for key in (key_ring.primary, *key_ring.previous)}
+    for status in found:
+        decrypt = key_ring.decryptor(status.context)
+        for key_id in sorted(status.samples.keys() & known):
             try:
-                if stored is not None:
-                    decrypt(stored)
+                decrypt(status.samples[key_id])
             except SealchemyError as error:
                 problem = error
             else:

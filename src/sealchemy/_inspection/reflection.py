@@ -1,61 +1,62 @@
-"""Findings that SQLAlchemy's reflection shows on any database: indexes, constraints, generated columns, defaults."""
+"""Findings that SQLAlchemy's reflection shows on any database."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from sqlalchemy import Connection
-from sqlalchemy.engine import Inspector
 
-from sealchemy._databases.sql_names import names_in
+from sealchemy._databases.sql_names import names_in, only_tests_for_null
 from sealchemy._databases.table import Target, inspecting
 
 from . import findings
 from .findings import Finding
 
-Repair = Callable[[str, str], str]
-"""Returns the statement that drops an object, from its kind (`index`, `foreign-key`) and its name."""
 
-
-def inspect(connection: Connection, target: Target, repair: Repair) -> Iterator[Finding]:
-    """Yield the findings of a table."""
-    name, schema = target.table.name, target.table.schema
+def keys_and_defaults(connection: Connection, target: Target) -> Iterator[Finding]:
+    """Yield the findings for a primary key with one of the columns, and for their defaults."""
     columns = [item.name for item in target.columns]
     with inspecting(connection) as inspector:
-        yield from _keys(inspector, name, schema, columns)
-        yield from _foreign_keys(inspector, name, schema, columns, repair)
-        for item in inspector.get_check_constraints(name, schema=schema):
-            if not findings.is_about_encryption(item["sqltext"]):
-                used = [column for column in columns if column in names_in(item["sqltext"])]
-                yield from (findings.check(item["name"] or column, column) for column in used)
-        for column in inspector.get_columns(name, schema=schema):
-            yield from _column(column, columns)
-
-
-def _keys(inspector: Inspector, name: str, schema: str | None, columns: list[str]) -> Iterator[Finding]:
-    key = inspector.get_pk_constraint(name, schema=schema)
+        key = inspector.get_pk_constraint(target.table.name, schema=target.table.schema)
+        found = inspector.get_columns(target.table.name, schema=target.table.schema)
     for column in columns:
         if column in key["constrained_columns"]:
-            label = key["name"] or column
-            yield findings.unique(label, column, "give the table another primary key", "primary-key")
+            yield findings.unique(key["name"] or column, column, "give the table another primary key", "primary-key")
+    for item in found:
+        declared = item.get("default")
+        if item["name"] in columns and declared is not None and str(declared).upper() != "NULL":
+            yield findings.default(item["name"])
 
 
-def _foreign_keys(
-    inspector: Inspector, name: str, schema: str | None, columns: list[str], repair: Repair
-) -> Iterator[Finding]:
-    for table in inspector.get_table_names(schema=schema):
-        for item in inspector.get_foreign_keys(table, schema=schema):
-            refers_here = item["referred_table"] == name and item["referred_schema"] in {None, schema}
-            used = {*(item["constrained_columns"] if table == name else ())}
-            used |= {*(item["referred_columns"] if refers_here else ())}
-            if not used.isdisjoint(columns):
-                label = item["name"] or f"{table}.{item['constrained_columns'][0]}"
-                yield findings.foreign_key(label, table, repair("foreign-key", label))
+def foreign_keys(connection: Connection, target: Target, repair: Callable[[str], str]) -> Iterator[Finding]:
+    """Yield the foreign keys from and to the columns, in the schema of the table."""
+    name, schema = target.table.name, target.table.schema
+    columns = {item.name for item in target.columns}
+    with inspecting(connection) as inspector:
+        for table in inspector.get_table_names(schema=schema):
+            for item in inspector.get_foreign_keys(table, schema=schema):
+                if not columns.isdisjoint(_used(item, table, name, schema)):
+                    label = item["name"] or f"{table}.{item['constrained_columns'][0]}"
+                    yield findings.foreign_key(label, table, repair(label))
 
 
-def _column(column: Any, columns: list[str]) -> Iterator[Finding]:
-    for item in columns:
-        if column.get("computed") and item in names_in(column["computed"]["sqltext"]):
-            yield findings.generated(column["name"], item)
-    declared = column.get("default")
-    if column["name"] in columns and declared is not None and str(declared).upper() != "NULL":
-        yield findings.default(column["name"], "ALTER TABLE ... ALTER COLUMN ... DROP DEFAULT")
+def _used(key: Any, table: str, name: str, schema: str | None) -> list[str]:
+    refers_here = str(key["referred_table"]).lower() == name.lower() and key["referred_schema"] in {None, schema}
+    own = key["constrained_columns"] if table == name else []
+    return [*own, *(key["referred_columns"] if refers_here else [])]
+
+
+def checks_and_generated(connection: Connection, target: Target) -> Iterator[Finding]:
+    """Yield the CHECKs that test the values of the columns, and the columns that are generated from them."""
+    columns = [item.name for item in target.columns]
+    with inspecting(connection) as inspector:
+        checks = inspector.get_check_constraints(target.table.name, schema=target.table.schema)
+        found = inspector.get_columns(target.table.name, schema=target.table.schema)
+    for item in checks:
+        for column in columns:
+            name, sql = str(item["name"] or column), item["sqltext"]
+            if column in names_in(sql) and not findings.is_ours(name, sql) and not only_tests_for_null(sql, column):
+                yield findings.check(name, column)
+    for field in found:
+        for column in columns:
+            if field.get("computed") and column in names_in(field["computed"]["sqltext"]):
+                yield findings.generated(field["name"], column)

@@ -8,15 +8,15 @@ from sealchemy._values.envelope import PREFIX
 from . import findings
 from .findings import Finding
 
-_ROOMY = 65_535
-"""The size of a TEXT on MariaDB: a column without a smaller limit holds the tokens of every provider."""
+_ROOMY = findings.ciphertext_size(2048)
+"""The longest access token that Google documents has 2048 bytes; a column with less room is narrow in any case."""
 
 
 def find_narrow(access: Access, *, measure: bool) -> list[Finding]:
     """Return the columns that are too narrow for ciphertext; in a transaction.
 
-    That is shorter than 65 535, or, if `measure` is set, than the ciphertext of the longest plaintext, for which the
-    database reads the table once.
+    That is shorter than the ciphertext of 2048 bytes, or, if `measure` is set, than that of the longest plaintext, for
+    which the database reads the table once.
     """
     found = []
     for column in access.database.limited_columns(access.connection, access.target):

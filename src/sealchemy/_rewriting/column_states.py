@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Text, case, cast, func, literal, select
 
 from sealchemy._databases.access import Access
 from sealchemy._databases.base import ANY_ENCRYPTED_VALUE, Database
+from sealchemy._databases.table import StoredText
 from sealchemy._values.envelope import HEADER_SIZE, PREFIX
 
 _NULL, _PLAINTEXT, _UNKNOWN = "null", "plaintext", "unknown"
@@ -26,6 +27,7 @@ class ColumnStatus:
         plaintext: values that do not start with `sealchemy:`.
         keys: values under each key, by key id.
         unknown: values that start with `sealchemy:` and are damaged, or of a version that this release does not know.
+        samples: one stored value under each key, by key id.
     """
 
     table: str
@@ -35,11 +37,13 @@ class ColumnStatus:
     plaintext: int = 0
     keys: Counter[str] = field(default_factory=Counter)
     unknown: int = 0
+    samples: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
-    def add(self, state: str, count: int) -> None:
+    def add(self, state: str, count: int, sample: str) -> None:
         """Count values of one state, as `_state` names it."""
         if re.fullmatch("[0-9a-f]{12}", state):
             self.keys[state] += count
+            self.samples[state] = sample
         elif state in {_NULL, _PLAINTEXT}:
             setattr(self, state, getattr(self, state) + count)
         else:
@@ -53,16 +57,19 @@ def count_states(access: Access) -> list[ColumnStatus]:
     """Count the values of the columns of an open table; the database reads every row once."""
     target = access.target
     states = [_state(access.database, item).label(f"s{index}") for index, item in enumerate(target.columns)]
-    rows = select(*states).select_from(target.table).subquery()
-    query = select(*rows.c, func.count()).group_by(*rows.c)
+    values = [item.label(f"c{index}") for index, item in enumerate(target.columns)]
+    rows = select(*states, *values).select_from(target.table).subquery()
+    groups = [rows.c[f"s{index}"] for index in range(len(states))]
+    samples = [func.min(rows.c[f"c{index}"], type_=StoredText()) for index in range(len(states))]
+    query = select(*groups, *samples, func.count()).group_by(*groups)
     found = [
         ColumnStatus(target.name, item.name, context)
         for item, context in zip(target.columns, target.contexts, strict=True)
     ]
     with access.transaction(write=False):
         for *row, count in access.connection.execute(query):
-            for status, state in zip(found, row, strict=True):
-                status.add(state, count)
+            for index, status in enumerate(found):
+                status.add(row[index], count, row[len(found) + index])
     return found
 
 

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Text, func, not_, select
 from sqlalchemy import column as sql_column
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from sealchemy._databases.access import Access, database_of
 from sealchemy._databases.base import ANY_ENCRYPTED_VALUE
-from sealchemy._databases.sql_names import names_in
 from sealchemy._values.envelope import PREFIX
+from sealchemy._values.secret import hide
 from sealchemy.errors import ColumnDefinitionError, RewriteError
 
 _NAME_LIMIT = 63
@@ -22,9 +22,9 @@ logger = logging.getLogger("sealchemy")
 
 
 AFTER_WIDENING = (
-    "the columns are wide. On PostgreSQL, every connection that is open may fail once with `cached plan must not change"
-    " result type` (psycopg goes on failing with it): restart the application, or recycle its pools (pool.dispose(),"
-    " pool_recycle), before stage migrate"
+    "wide now. On PostgreSQL, open connections may fail with `cached plan must not change result type`, or `type of"
+    " parameter does not match that when preparing the plan`; asyncpg recovers, psycopg goes on failing. Restart the"
+    " application, or replace its connections (engine.dispose()), before stage migrate"
 )
 
 
@@ -67,16 +67,30 @@ def allow_plaintext(access: Access) -> None:
         _drop(access, name)
 
 
+def required_columns(access: Access) -> set[str]:
+    """Return the columns in which the database refuses plaintext."""
+    return {column for column, existing in _existing(access).items() if existing}
+
+
 def is_required(access: Access) -> bool:
     """Return whether the database refuses plaintext in one of the columns."""
-    return any(_existing(access).values())
+    return bool(required_columns(access))
 
 
 def widen(access: Access) -> list[str]:
-    """Change the type of the columns that are not TEXT (MEDIUMTEXT on MariaDB and MySQL), and return their names."""
+    """Change the type of the columns with a limit to TEXT (MEDIUMTEXT on MariaDB and MySQL), and return their names.
+
+    Raises:
+        ColumnDefinitionError: the server refuses.
+        RewriteError: others used the table for too long.
+    """
     with access.transaction(write=False):
-        statements = access.database.widening(access.connection, access.target)
+        clauses = access.database.widening(access.connection, access.target)
         copied = access.database.copied_by_widening(access.connection, access.target)
+        statement = access.database.widening_statement(access.connection, access.target, clauses.values())
+    columns, clauses, statement = list(clauses), {}, hide(statement)  # it has the defaults of the columns
+    if not columns:
+        return []
     for column, type_ in copied.items():
         logger.warning(
             "%s.%s is %s: to change that, the server copies the table, and others wait until it is done",
@@ -84,9 +98,18 @@ def widen(access: Access) -> list[str]:
             column,
             type_,
         )
-    for statement in statements.values():
-        access.change_definition(partial(access.connection.exec_driver_sql, statement))
-    return list(statements)
+    problem = None
+    try:
+        access.change_definition(lambda: access.connection.exec_driver_sql(str(statement)))
+    except DBAPIError as error:
+        code = error.orig.args[0] if error.orig and error.orig.args else None
+        problem = f"{type(error.orig).__name__}{f' {code}' if isinstance(code, int) else ''}"
+    if problem is not None:
+        raise ColumnDefinitionError(
+            f"{access.target.name}: the server refuses to widen {', '.join(columns)} ({problem}); nothing was changed."
+            " An index, a foreign key, a default or another object is in the way: `sealchemy plan` names it"
+        )
+    return columns
 
 
 def existing_constraints(
@@ -96,14 +119,17 @@ def existing_constraints(
 
     They are recognized by their conditions, since they keep their names when a table or a column is renamed.
     """
+    database = database_of(connection.dialect)
     found = [
         (name, check)
-        for name, check in database_of(connection.dialect).named_checks(connection, table, schema).items()
+        for name, check in database.named_checks(connection, table, schema).items()
         if name.startswith("ck_") and name.endswith("_encrypted") and PREFIX in check.condition
     ]
     return {
         column: [
-            ExistingConstraint(name, check.is_validated) for name, check in found if column in names_in(check.condition)
+            ExistingConstraint(name, check.is_validated)
+            for name, check in found
+            if column in database.names_in(check.condition)
         ]
         for column in columns
     }

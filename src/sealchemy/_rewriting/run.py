@@ -149,9 +149,12 @@ class _Run:
                 self.progress(Progress(self.target.name, VERIFY.name, done, total))
             if self._is_stopped():
                 return 0
-        # Keys of some types may not compare as the table orders them, so count without them. Rows that others insert or
-        # delete meanwhile do not matter.
-        return 0 if is_exact else max(min(total, self.pages.count()) - done, 0)
+        # Keys of some types may not compare as the table orders them, so count without them.
+        if is_exact:
+            return 0
+        if self.only_reads:
+            return max(min(total, self.pages.count()) - done, 0)
+        return max(self.pages.count(self.is_pending) - self.report.pending - self.report.failed, 0)
 
     def _rewrite(self, page: Select[Any], *, wait: bool) -> Sequence[Row[Any]] | None:
         """Rewrite one page in one transaction and return its rows; None if they stayed locked while it waited."""
@@ -228,8 +231,9 @@ class _Run:
             problems += self._describe_pending(found_in_last_pass)
         if unreached:
             problems.append(
-                f"{unreached} rows were not reached: the primary key's values do not compare as the table orders them;"
-                " nothing is known of these rows, so give the table an integer or UUID key"
+                f"{unreached} rows were not reached: they were inserted or changed meanwhile, or the values of the"
+                " primary key do not compare as the table orders them; run it again, and if it stays so, give the table"
+                " another key"
             )
         if report.failed:
             problems.append(report.describe_failures())

@@ -102,7 +102,8 @@ class _Changes:
                 constraint.name for found in self.constraints.values() for constraint in found
             }
         if isinstance(item, AlterColumnOp) and encrypted_type(item.modify_type):
-            if item.column_name in self.unmarked or not self.database.can_alter_types:
+            is_wide = self.database.is_wide(self.stored[item.column_name].type)
+            if item.column_name in self.unmarked or is_wide or not self.database.can_alter_types:
                 item.modify_type = None
             return not item.has_changes()
         return False

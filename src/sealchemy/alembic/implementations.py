@@ -20,7 +20,9 @@ from sealchemy._column.engine_keys import Rollout, engine_keys
 from sealchemy._databases.access import Access, database_of, open_table
 from sealchemy._databases.table import TableColumns
 from sealchemy._inspection import preflight
+from sealchemy._inspection.guarded import rewrite_if_clear
 from sealchemy._rewriting import constraint
+from sealchemy._rewriting.column_states import count_states
 from sealchemy._rewriting.pages import Pages
 from sealchemy._rewriting.run import run
 from sealchemy._rewriting.stages import require_keys, require_strict
@@ -33,6 +35,7 @@ from .operations import (
     DecryptColumnsOp,
     EncryptColumnsOp,
     RequireEncryptionOp,
+    StayWideOp,
     WidenColumnsOp,
 )
 
@@ -47,13 +50,16 @@ _SECONDS_BETWEEN_LOGS = 5.0
 @Operations.implementation_for(EncryptColumnsOp)
 def _encrypt_columns(operations: Operations, operation: EncryptColumnsOp) -> None:
     with _open(operations, operation, partial(require_keys, ENCRYPT)) as access:
-        copies = preflight.refuse_obstacles(access, ENCRYPT, operation.accept, widens=True)
-        preflight.refuse_unknown_keys(access, engine_keys(access.connection.dialect).require_ring(operation.table_name))
-        if constraint.is_required(access) and _is_strict(access.connection, operation):
-            _refuse_plaintext(access, operation)
-        constraint.widen(access)
-        report = run(access, ENCRYPT, operation.options, _progress(operations), operation.legacy_reader)
-    report.left_behind += copies
+        _refuse_planted_plaintext(access)
+        report = rewrite_if_clear(
+            access,
+            ENCRYPT,
+            operation.options,
+            operation.accept,
+            widen=partial(_widen, access),
+            progress=_progress(operations),
+            legacy_reader=operation.legacy_reader,
+        )
     _log("encrypt", report)
 
 
@@ -77,7 +83,7 @@ def _decrypt_columns(operations: Operations, operation: DecryptColumnsOp) -> Non
             )
 
     with _open(operations, operation, require) as access:
-        preflight.refuse_obstacles(access, DECRYPT, operation.accept)
+        preflight.refuse_obstacles(access, DECRYPT, operation.accept, widens=False)
         if constraint.is_required(access):
             # First try to read every value: otherwise the CHECK would be gone for nothing.
             run(access, DECRYPT, replace(operation.options, dry_run=True))
@@ -90,9 +96,12 @@ def _decrypt_columns(operations: Operations, operation: DecryptColumnsOp) -> Non
 def _widen_columns(operations: Operations, operation: WidenColumnsOp) -> None:
     with _open(operations, operation, columns=dict.fromkeys(operation.columns, "any")) as access:
         preflight.refuse_obstacles_to_widening(access)
-        widened = constraint.widen(access)
-    if widened:
-        logger.warning("widen %s: %s", operation.table_name, constraint.AFTER_WIDENING)
+        _widen(access)
+
+
+@Operations.implementation_for(StayWideOp)
+def _stay_wide(_operations: Operations, _operation: StayWideOp) -> None:
+    """Do nothing: narrower columns would cut values."""
 
 
 @Operations.implementation_for(RequireEncryptionOp)
@@ -107,20 +116,29 @@ def _allow_plaintext(operations: Operations, operation: AllowPlaintextOp) -> Non
         constraint.allow_plaintext(access)
 
 
+def _widen(access: Access) -> None:
+    if columns := constraint.widen(access):
+        name = access.target.name
+        logger.warning("widen %s: %s: %s", name, ", ".join(columns), constraint.AFTER_WIDENING)
+
+
 def _is_strict(connection: Connection, operation: ColumnsOp) -> bool:
     keys = engine_keys(connection.dialect)
     return any(keys.stage(context) is Rollout.STRICT for context in operation.columns.values())
 
 
-def _refuse_plaintext(access: Access, operation: EncryptColumnsOp) -> None:
-    found = run(access, ENCRYPT, replace(operation.options, dry_run=True))
-    if found.pending:
-        raise PlaintextFoundError(
-            f"encrypt_columns {operation.table_name}: {found.pending} rows have plaintext, although the column requires"
-            " encryption and the rollout stage is strict: it may have been planted, and encrypting it would"
-            " authenticate it for ever. Find out who wrote it and delete or correct it; or drop the CHECK"
-            " (op.allow_plaintext), go to stage migrate, and encrypt it there"
-        )
+def _refuse_planted_plaintext(access: Access) -> None:
+    """Refuse plaintext in a column that requires encryption, in stage strict: no process should have written it."""
+    keys, required = engine_keys(access.connection.dialect), constraint.required_columns(access)
+    for status in count_states(access) if required else ():
+        is_strict = keys.stage(status.context) is Rollout.STRICT
+        if status.column in required and status.plaintext and is_strict:
+            raise PlaintextFoundError(
+                f"encrypt_columns {status.table}.{status.column}: {status.plaintext} values are plaintext, although the"
+                " column requires encryption and the rollout stage is strict: they may have been planted, and"
+                " encrypting them would authenticate them for ever. Find out who wrote them and delete or correct them;"
+                " or drop the CHECK (op.allow_plaintext), go to stage migrate, and encrypt them there"
+            )
 
 
 def _refuse_decrypting(operation: DecryptColumnsOp, *, is_confirmed: bool) -> None:
@@ -154,12 +172,15 @@ def _open(
     wanted = _wanted(connection, operation, columns)
     limits = operation.options.lock_timeout, operation.options.ddl_patience
     if not operation.own_transaction:
-        with open_table(connection, wanted, *limits) as access:
+        with open_table(connection, wanted, *limits, any_key=columns is not None) as access:
             yield access
         return
     _refuse_foreign_transaction(context, connection, operation)
     # Without the commit, another connection would not see what earlier revisions of this run did.
-    with context.autocommit_block(), open_table(operations.get_bind().engine, wanted, *limits) as access:
+    with (
+        context.autocommit_block(),
+        open_table(operations.get_bind().engine, wanted, *limits, any_key=columns is not None) as access,
+    ):
         yield access
 
 

@@ -95,7 +95,11 @@ class ColumnsOp(MigrateOperation):
     def reverse(self) -> ColumnsOp:
         """Return the operation of the downgrade."""
         return self.mirror or self.reverse_type(
-            self.table_name, self.columns, schema=self.schema, own_transaction=self.own_transaction
+            self.table_name,
+            self.columns,
+            schema=self.schema,
+            own_transaction=self.own_transaction,
+            accept=self.accept,
         )
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
@@ -206,7 +210,7 @@ class WidenColumnsOp(_ColumnNamesOp):
     name = "widen_columns"
 
 
-class _StayWideOp(_ColumnNamesOp):
+class StayWideOp(_ColumnNamesOp):
     """The downgrade of `widen_columns`, which does nothing: narrower columns would cut values."""
 
     name = "stay_wide"
@@ -214,12 +218,12 @@ class _StayWideOp(_ColumnNamesOp):
 
 
 EncryptColumnsOp.reverse_type = DecryptColumnsOp
-WidenColumnsOp.reverse_type = _StayWideOp
+WidenColumnsOp.reverse_type = StayWideOp
 RequireEncryptionOp.reverse_type = AllowPlaintextOp
 
 
-@renderers.dispatch_for(_StayWideOp)
-def _render_nothing(_context: AutogenContext, operation: _StayWideOp) -> list[str]:
+@renderers.dispatch_for(StayWideOp)
+def _render_nothing(_context: AutogenContext, operation: StayWideOp) -> list[str]:
     columns = list(operation.columns)
     return [f"# {operation.table_name!r}: {columns!r} stay wide, which plaintext can use as well", "pass"]
 

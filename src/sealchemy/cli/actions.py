@@ -16,6 +16,7 @@ from sealchemy import Rollout
 from sealchemy._databases.access import open_table
 from sealchemy._databases.table import TableColumns
 from sealchemy._inspection import preflight
+from sealchemy._inspection.guarded import rewrite_if_clear
 from sealchemy._rewriting import constraint
 from sealchemy._rewriting.conversions import Conversion
 from sealchemy._rewriting.run import run
@@ -102,7 +103,10 @@ def scrub_tables(project: Project, *, online: bool, ask: bool, lock_timeout: flo
 def plan(project: Project, *, as_json: bool, accept: list[str]) -> None:
     """Print where each column stands, what is in the way and the steps that are left; exit with 1 while any blocks."""
     found = find_plan(project.engine(), project.metadata())
-    left = list(steps(found, models=project.models, prefix=project.prefix, accept=accept))
+    known = {item.label for table in found for item in table.findings}
+    for label in sorted(set(accept) - known):
+        print(f"sealchemy: --accept {label}: there is no such finding", file=sys.stderr)
+    left = list(steps(found, command_options=project.command_options(), prefix=project.prefix, accept=accept))
     if as_json:
         print(json.dumps(output.plan_as_json(found, left, accept), indent=2))
     else:
@@ -161,17 +165,12 @@ def _rewrite_table(
     accept: Sequence[str],
 ) -> Report:
     key_ring = require_keys(conversion, engine, table.columns)
-    with open_table(engine, table, options.lock_timeout) as access:
-        copies: list[str] = []
-        if conversion is not VERIFY:
-            copies = preflight.refuse_obstacles(access, conversion, accept)
+    with open_table(engine, table, options.lock_timeout) as access, output.progress(console) as progress:
+        if conversion is VERIFY:
+            return run(access, conversion, options, progress)
         if conversion is ENCRYPT:
-            preflight.refuse_unknown_keys(access, key_ring)
             print(f"encrypt {table.name}: with key {key_ring.primary.id}", file=sys.stderr)
-        with output.progress(console) as progress:
-            report = run(access, conversion, options, progress)
-    report.left_behind += copies
-    return report
+        return rewrite_if_clear(access, conversion, options, accept, progress=progress)
 
 
 def _refuse_stage(project: Project, conversion: Conversion) -> None:

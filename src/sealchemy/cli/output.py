@@ -87,7 +87,7 @@ def plan_as_json(found: list[TablePlan], steps: list[str], accept: list[str]) ->
                         "context": item.status.context,
                         "state": item.state,
                         "plaintext": item.status.plaintext,
-                        "keys": dict(sorted(item.status.keys.items())),
+                        "keys": [{"id": key, "values": count} for key, count in sorted(item.status.keys.items())],
                     }
                     for item in table.columns
                 ],
@@ -97,7 +97,7 @@ def plan_as_json(found: list[TablePlan], steps: list[str], accept: list[str]) ->
                         "severity": str(item.severity),
                         "name": item.name,
                         "message": item.message,
-                        "accepted": item.label in accept,
+                        "accepted": item.severity is Severity.ACCEPT and item.label in accept,
                     }
                     for item in table.findings
                 ],

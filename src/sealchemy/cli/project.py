@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from difflib import get_close_matches
 from importlib import import_module
@@ -39,6 +40,13 @@ class Project:
     def rollout_variable(self) -> str:
         """The name of the variable of the rollout stage."""
         return f"{self.prefix}_ROLLOUT"
+
+    def command_options(self) -> str:
+        """Return the options that another command needs for the same models, database and keys."""
+        options = ["--models", self.models, "--prefix", self.prefix]
+        if self._url is not None:
+            options += ["--url", make_url(self._url).render_as_string(hide_password=True)]
+        return shlex.join(options)
 
     def key_ring(self) -> KeyRing:
         """Return the keys of the environment.

@@ -1,0 +1,73 @@
+"""A rewrite that is refused while something stands in its way: the Alembic operations and the commands."""
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+from sealchemy._column.engine_keys import engine_keys
+from sealchemy._databases.access import Access
+from sealchemy._rewriting.column_states import ColumnStatus, count_states
+from sealchemy._rewriting.conversions import DECRYPT, ENCRYPT, Conversion
+from sealchemy._rewriting.options import Options
+from sealchemy._rewriting.report import Report
+from sealchemy._rewriting.run import OnProgress, run
+from sealchemy._values.key_ring import KeyRing
+from sealchemy.errors import RewriteError
+
+from . import preflight
+
+
+def rewrite_if_clear(
+    access: Access,
+    conversion: Conversion,
+    options: Options,
+    accept: Collection[str],
+    *,
+    widen: Callable[[], object] | None = None,
+    progress: OnProgress | None = None,
+    legacy_reader: Callable[[str], str] | None = None,
+) -> Report:
+    """Rewrite the columns of an open table, unless a finding stands in the way.
+
+    If no value is left to rewrite, the values are only verified, and findings do not matter: so it can be run again.
+
+    Args:
+        access: the open table.
+        conversion: ENCRYPT, REKEY or DECRYPT.
+        options: as of `run`.
+        accept: the labels of findings that the operator accepts, such as `trigger:audit_accounts`.
+        widen: widens the columns, before the first row is encrypted; without it, narrow columns stand in the way.
+        progress: as of `run`.
+        legacy_reader: as of `run`.
+
+    Raises:
+        UnsupportedOperationError: something stands in the way; the text names it all, with the repair of each.
+        UnknownKeyError: ENCRYPT, and values are under keys that are not in the ring.
+        RewriteError: as of `run`; or values were written meanwhile.
+    """
+    key_ring = engine_keys(access.connection.dialect).require_ring(access.target.name)
+    preflight.refuse_hidden_rows(access, conversion)
+    found = count_states(access)
+    if conversion is ENCRYPT:
+        for problem in preflight.unknown_keys(found, key_ring):
+            raise problem
+    if _is_done(conversion, found, key_ring):
+        report = run(access, conversion, replace(options, dry_run=True), progress, legacy_reader)
+        if report.pending and not options.dry_run:
+            raise RewriteError(f"{conversion.name} {report.table}: values were written meanwhile; run it again", report)
+        return report
+    preflight.refuse_obstacles(access, conversion, accept, widens=widen is not None)
+    access.require_transactions()
+    if widen is not None:
+        widen()
+    report = run(access, conversion, options, progress, legacy_reader)
+    report.left_behind += preflight.copies(access) if conversion is ENCRYPT else []
+    return report
+
+
+def _is_done(conversion: Conversion, found: list[ColumnStatus], key_ring: KeyRing) -> bool:
+    """Return whether there are values, and none of them has to change."""
+    plaintext = sum(status.plaintext for status in found)
+    keys = {key_id for status in found for key_id in status.keys}
+    if conversion is DECRYPT:
+        return bool(plaintext) and not keys
+    return not plaintext and bool(keys) and (conversion is ENCRYPT or keys == {key_ring.primary.id})
