@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 RING = KeyRing(primary=Key.generate())
 FUNCTION = (
     "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS"
-    " 'BEGIN IF pg_trigger_depth() = 1 THEN UPDATE grants SET access = left(NEW.access, 60) WHERE id = NEW.id; END IF;"
+    " 'BEGIN IF length(NEW.access) > 60 THEN UPDATE grants SET access = left(NEW.access, 60) WHERE id = NEW.id; END IF;"
     " RETURN NULL; END'"
 )
 
@@ -56,7 +56,11 @@ def test_a_trigger_that_moves_the_row_destroys_nothing(postgresql_url: str, make
     engine = make_engine(postgresql_url, RING)
     before = grants(engine, 5)
     with engine.begin() as connection:
-        connection.exec_driver_sql(FUNCTION.replace("access = left(NEW.access, 60)", "id = NEW.id + 100"))
+        connection.exec_driver_sql(
+            FUNCTION.replace("length(NEW.access) > 60", "NEW.id < 100").replace(
+                "access = left(NEW.access, 60)", "id = NEW.id + 100"
+            )
+        )
         connection.exec_driver_sql("CREATE TRIGGER t AFTER UPDATE ON grants FOR EACH ROW EXECUTE FUNCTION spoil()")
     with pytest.raises(RewriteError):
         rewrite(ENCRYPT, engine, "grants", COLUMNS)

@@ -57,6 +57,6 @@ def checks_and_generated(connection: Connection, target: Target) -> Iterator[Fin
             if column in names_in(sql) and not findings.is_ours(name, sql) and not only_tests_for_null(sql, column):
                 yield findings.check(name, column)
     for field in found:
-        for column in columns:
-            if field.get("computed") and column in names_in(field["computed"]["sqltext"]):
-                yield findings.generated(field["name"], column)
+        computed = field.get("computed")
+        used = names_in(computed["sqltext"]) if computed else set()
+        yield from (findings.generated(field["name"], column) for column in columns if column in used)
