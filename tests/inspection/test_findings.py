@@ -524,3 +524,39 @@ def test_plan_names_the_schema(postgresql_url: str, make_engine: Callable[..., E
     finally:
         with engine.begin() as connection:
             connection.exec_driver_sql(f"DROP SCHEMA {schema} CASCADE")
+
+
+def test_replication_slot_is_said(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(postgresql_url, RING)
+    run(engine, TABLE.format(type="TEXT"), ROWS)
+    slot = f"slot_{id(engine)}"
+    run(engine, f"SELECT pg_create_physical_replication_slot('{slot}')")
+    try:
+        assert labels(engine)[f"slot:{slot}"] == "says"
+    finally:
+        run(engine, f"SELECT pg_drop_replication_slot('{slot}')")
+
+
+def test_view_on_mariadb_is_said(mariadb_url: str, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(mariadb_url, RING)
+    run(engine, TABLE.format(type="MEDIUMTEXT"), ROWS, "CREATE VIEW v AS SELECT * FROM accounts")
+    assert labels(engine)[f"view:{engine.url.database}.v"] == "says"
+
+
+@pytest.mark.parametrize("how", ["partition", "inherited", "typed"])
+def test_type_that_cannot_be_changed_here_is_refused(
+    postgresql_url: str, make_engine: Callable[..., Engine], how: str
+) -> None:
+    engine = make_engine(postgresql_url, RING, rollout=Rollout.MIGRATE)
+    columns = "id integer, token varchar(90)"
+    if how == "partition":
+        run(engine, f"CREATE TABLE root ({columns}, PRIMARY KEY (id)) PARTITION BY RANGE (id)")
+        run(engine, "CREATE TABLE accounts PARTITION OF root FOR VALUES FROM (0) TO (10)")
+    elif how == "inherited":
+        run(engine, f"CREATE TABLE root ({columns})")
+        run(engine, "CREATE TABLE accounts (PRIMARY KEY (id)) INHERITS (root)")
+    else:
+        run(engine, f"CREATE TYPE account AS ({columns})", "CREATE TABLE accounts OF account (PRIMARY KEY (id))")
+    assert labels(engine)["dependency:accounts"] == "blocks"
+    with pytest.raises(UnsupportedOperationError, match="dependency:accounts"):
+        encrypt(engine)

@@ -9,6 +9,7 @@ from sqlalchemy import MetaData, text
 
 from sealchemy import (
     ColumnDefinitionError,
+    DecryptionError,
     EnvelopeFormatError,
     Key,
     KeyRing,
@@ -96,3 +97,21 @@ def test_check_allows_plaintext_before_stage_strict(engine: Engine, stage: Rollo
 def test_models_without_encrypted_columns_are_refused(engine: Engine) -> None:
     with pytest.raises(ColumnDefinitionError, match="no table here has an EncryptedString"):
         check_encryption(engine, MetaData())
+
+
+def test_a_value_of_every_key_is_sampled(engine: Engine) -> None:
+    store(engine, value(NEW), value(OLD))
+    attach_key_ring(engine, RING, rollout=Rollout.MIGRATE)
+    check_encryption(engine, Base.metadata)
+    for key in (NEW, OLD):
+        with engine.begin() as connection:
+            moved = KeyRing(primary=key).encrypt(SENTINEL, "another.context")
+            connection.execute(
+                text("UPDATE accounts SET refresh = :moved WHERE refresh LIKE :start"),
+                {"moved": moved, "start": f"sealchemy:v1:{key.id}:%"},
+            )
+        with pytest.raises(DecryptionError, match=key.id) as caught:
+            check_encryption(engine, Base.metadata)
+        assert_silent(caught.value)
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE accounts SET refresh = NULL WHERE refresh = :moved"), {"moved": moved})
