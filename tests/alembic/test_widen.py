@@ -178,8 +178,12 @@ def test_attributes_of_the_column_survive_on_postgresql(
     create(engine, 'VARCHAR(255) COLLATE "POSIX" NOT NULL')
     run(engine, "COMMENT ON COLUMN accounts.token IS 'it''s secret'")
     operate(engine, "widen_columns", ["token"])
+    with engine.connect() as connection:  # not every SQLAlchemy reflects collations
+        query = "SELECT data_type, collation_name FROM information_schema.columns WHERE column_name = 'token'"
+        where = " AND table_name = 'accounts' AND table_schema = current_schema()"
+        assert tuple(connection.execute(text(query + where)).one()) == ("text", "POSIX")
     (item,) = [item for item in inspect(engine).get_columns("accounts") if item["name"] == "token"]
-    assert (str(item["type"]), item["type"].collation, item["nullable"]) == ('TEXT COLLATE "POSIX"', "POSIX", False)
+    assert item["nullable"] is False
     assert item["comment"] == "it's secret"
 
 

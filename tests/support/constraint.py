@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from sealchemy._rewriting.stages import require_strict
 from sqlalchemy import Connection, Engine
 
 from sealchemy._databases.access import Access, open_table
 from sealchemy._databases.table import TableColumns
 from sealchemy._rewriting import constraint
+from sealchemy._rewriting.stages import require_strict
 
 
 @contextmanager
