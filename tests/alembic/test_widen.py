@@ -25,6 +25,7 @@ from sealchemy import (
     UnsupportedOperationError,
     attach_key_ring,
 )
+from sealchemy._rewriting.constraint import constraint_name
 from sealchemy.plan import plan
 from sealchemy.status import check_encryption
 from tests.support.leaks import SENTINEL, assert_silent
@@ -280,6 +281,24 @@ def test_change_that_cannot_wait_any_longer_says_what_to_do(url: str, make_engin
     reader.released.set()
     reader.join()
     operate(engine, "require_encryption", COLUMNS)
+
+
+def test_session_that_validation_waits_for_is_named_first(
+    postgresql_url: str, make_engine: Callable[..., Engine]
+) -> None:
+    engine = make_engine(postgresql_url, RING)
+    run(engine, "CREATE TABLE accounts (id INTEGER PRIMARY KEY, token TEXT)")
+    name = constraint_name("accounts", "token")
+    condition = "token COLLATE \"C\" LIKE 'sealchemy:v1:____________:_%%'"
+    run(engine, f"ALTER TABLE accounts ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID")
+    reader = held(postgresql_url, 60)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("LOCK TABLE accounts IN SHARE UPDATE EXCLUSIVE MODE")
+        with pytest.raises(RewriteError, match=r"it is locked by pid \d+, [^;]*, ShareUpdateExclusiveLock"):
+            operate(engine, "require_encryption", COLUMNS, ddl_patience=0)
+    operate(engine, "require_encryption", COLUMNS)  # which does not wait for readers
+    reader.released.set()
+    reader.join()
 
 
 def test_prepared_transaction_in_the_way_is_named(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:

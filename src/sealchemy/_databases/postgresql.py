@@ -31,9 +31,11 @@ _KEYS = (
 )
 """Types whose values name their row when the driver hands them back; an INTERVAL of a month comes back as 30 days."""
 
-# An ALTER TABLE waits for everyone who holds any lock on the table, and later statements wait behind it.
+# An ALTER TABLE waits for everyone who holds any lock on the table, and later statements wait behind it; VALIDATE waits
+# for strong locks only, so these come first.
 _HOLDERS = """
-SELECT DISTINCT l.pid, a.usename, a.application_name, a.state, l.mode, a.backend_type,
+SELECT DISTINCT l.mode IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock') AS is_weak,
+    l.pid, a.usename, a.application_name, a.state, l.mode, a.backend_type,
     extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)) AS seconds, p.gid
 FROM pg_locks l
 LEFT JOIN pg_stat_activity a ON a.pid = l.pid
@@ -43,7 +45,7 @@ LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid
 WHERE l.granted AND l.locktype = 'relation' AND l.pid IS DISTINCT FROM pg_backend_pid()
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND l.relation IN (SELECT to_regclass(:name)::oid UNION SELECT relid FROM pg_partition_tree(to_regclass(:name)))
-ORDER BY seconds DESC NULLS LAST LIMIT 3
+ORDER BY is_weak, seconds DESC NULLS LAST LIMIT 3
 """
 
 
