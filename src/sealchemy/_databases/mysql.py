@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, literal, or_, text
 from sqlalchemy.dialects.mysql import LONGTEXT, MEDIUMTEXT, SET
@@ -72,15 +72,35 @@ class MySQL(Database):
 
     @override
     def storage_without_transactions(self, connection: Connection, target: Target) -> str | None:
-        return _engine_without_transactions(connection, target)
+        query = (
+            "SELECT t.engine, e.transactions FROM information_schema.tables t LEFT JOIN information_schema.engines e"
+            " ON e.engine = t.engine WHERE t.table_name = :table AND t.table_schema = coalesce(:schema, database())"
+        )
+        found = read_catalog(connection, target, query)
+        return next((engine or "unknown" for engine, transactions in found if transactions != "YES"), None)
 
     @override
     def lock_holders(self, connection: Connection, target: Target, *, older_than: float = 0) -> list[str]:
-        return _lock_holders(connection, older_than)
+        """Describe the oldest transactions: these servers do not tell whose locks they hold."""
+        query = text(
+            "SELECT trx_mysql_thread_id, user, command, timestampdiff(SECOND, trx_started, now())"
+            " FROM information_schema.innodb_trx JOIN information_schema.processlist ON id = trx_mysql_thread_id"
+            " WHERE id <> connection_id() AND timestampdiff(SECOND, trx_started, now()) >= :older_than"
+            " ORDER BY trx_started LIMIT 3"
+        )
+        try:
+            return [
+                f"connection {thread}, user {user}, {command}, in a transaction of {seconds} s"
+                for thread, user, command, seconds in connection.execute(query, {"older_than": older_than})
+            ]
+        except DBAPIError:  # it takes the PROCESS privilege
+            return []
 
     @override
     def cuts_silently(self, connection: Connection) -> str | None:
-        return None if _is_strict(connection) else "the sql_mode of this session is not strict"
+        modes = str(connection.scalar(text("SELECT @@sql_mode"))).split(",")
+        is_strict = not {"STRICT_TRANS_TABLES", "STRICT_ALL_TABLES"}.isdisjoint(modes)
+        return None if is_strict else "the connection's sql_mode is not strict"
 
     @contextmanager
     @override
@@ -132,10 +152,15 @@ class MySQL(Database):
 
     @override
     def limited_columns(self, connection: Connection, target: Target) -> list[NarrowColumn]:
+        names = {item.name for item in target.columns}
+        query = (
+            "SELECT column_name, column_type, character_octet_length, data_type FROM information_schema.columns"
+            " WHERE table_name = :table AND table_schema = coalesce(:schema, database())"
+        )
         return [
-            NarrowColumn(item.name, item.declared, item.size)
-            for item in _text_columns(connection, target)
-            if item.type not in _WIDE
+            NarrowColumn(name, declared, int(size or 0))
+            for name, declared, size, type_ in read_catalog(connection, target, query)
+            if name in names and type_.lower() not in _WIDE
         ]
 
     @override
@@ -143,8 +168,7 @@ class MySQL(Database):
         """Return it for columns that are neither MEDIUMTEXT nor LONGTEXT; everything but the type stays."""
         return {
             item.name: "MODIFY " + _TYPE.sub(r"\1 MEDIUMTEXT", column_definition(connection, target, item.name))
-            for item in _text_columns(connection, target)
-            if item.type not in _WIDE
+            for item in self.limited_columns(connection, target)
         }
 
     @override
@@ -183,25 +207,6 @@ def is_versioned(connection: Connection, target: Target) -> bool:
     return read_catalog(connection, target, query) == [("SYSTEM VERSIONED",)]
 
 
-class _TextColumn(NamedTuple):
-    name: str
-    type: str
-    declared: str
-    size: int
-
-
-def _text_columns(connection: Connection, target: Target) -> Iterator[_TextColumn]:
-    """Yield the columns to work on."""
-    names = {item.name for item in target.columns}
-    query = (
-        "SELECT column_name, data_type, column_type, character_octet_length FROM information_schema.columns"
-        " WHERE table_name = :table AND table_schema = coalesce(:schema, database())"
-    )
-    for name, type_, declared, size in read_catalog(connection, target, query):
-        if name in names:
-            yield _TextColumn(name, type_.lower(), declared, int(size or 0))
-
-
 def column_definition(connection: Connection, target: Target, name: str) -> str:
     """Return the line of a column in SHOW CREATE TABLE."""
     table = connection.dialect.identifier_preparer.format_table(target.table)
@@ -216,39 +221,3 @@ def column_check(connection: Connection, target: Target, name: str) -> str | Non
     if not any(token.is_word("CHECK") for token in tokens_of(line)):
         return None
     return line[line.rindex(" CHECK (") + len(" CHECK ") :]
-
-
-def _lock_holders(connection: Connection, older_than: float) -> list[str]:
-    """Describe the oldest transactions of the server, without their queries: it does not tell whose locks they hold."""
-    query = text(
-        "SELECT trx_mysql_thread_id, user, command, timestampdiff(SECOND, trx_started, now())"
-        " FROM information_schema.innodb_trx JOIN information_schema.processlist ON id = trx_mysql_thread_id"
-        " WHERE id <> connection_id() AND timestampdiff(SECOND, trx_started, now()) >= :older_than"
-        " ORDER BY trx_started LIMIT 3"
-    )
-    try:
-        return [
-            f"connection {thread}, user {user}, {command}, in a transaction of {seconds} s"
-            for thread, user, command, seconds in connection.execute(query, {"older_than": older_than})
-        ]
-    except DBAPIError:  # it takes the PROCESS privilege
-        return []
-
-
-def _is_strict(connection: Connection) -> bool:
-    """Return whether this session refuses values that do not fit, instead of cutting them."""
-    modes = str(connection.scalar(text("SELECT @@sql_mode"))).split(",")
-    return not {"STRICT_TRANS_TABLES", "STRICT_ALL_TABLES"}.isdisjoint(modes)
-
-
-def _engine_without_transactions(connection: Connection, target: Target) -> str | None:
-    """Return the storage engine of a table if it has no transactions."""
-    for engine, transactions in read_catalog(
-        connection,
-        target,
-        "SELECT t.engine, e.transactions FROM information_schema.tables t LEFT JOIN information_schema.engines e"
-        " ON e.engine = t.engine WHERE t.table_name = :table AND t.table_schema = coalesce(:schema, database())",
-    ):
-        if transactions != "YES":
-            return engine or "unknown"
-    return None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 
 from sealchemy._column.engine_keys import engine_keys
 from sealchemy._databases.access import Access
@@ -45,29 +46,33 @@ def rewrite_if_clear(
         RewriteError: as of `run`; or values were written meanwhile.
     """
     key_ring = engine_keys(access.connection.dialect).require_ring(access.target.name)
-    preflight.refuse_hidden_rows(access, conversion)
-    found = count_states(access)
+    findings = preflight.inspect_columns(access)
+    refuse = partial(preflight.refuse_obstacles, access, findings, conversion, accept, widens=widen is not None)
+    if preflight.hidden_rows(findings):
+        refuse()
+    states = count_states(access)
     if conversion is ENCRYPT:
-        for problem in preflight.unknown_keys(found, key_ring):
+        for problem in preflight.unknown_keys(states, key_ring):
             raise problem
-    if _is_done(conversion, found, key_ring):
+    if _is_done(conversion, states, key_ring):
         report = run(access, conversion, replace(options, dry_run=True), progress, legacy_reader)
         if report.pending and not options.dry_run:
             raise RewriteError(f"{conversion.name} {report.table}: values were written meanwhile; run it again", report)
         return report
-    preflight.refuse_obstacles(access, conversion, accept, widens=widen is not None)
+    refuse()
     access.require_transactions()
     if widen is not None:
         widen()
     report = run(access, conversion, options, progress, legacy_reader)
-    report.left_behind += preflight.copies(access) if conversion is ENCRYPT else []
+    if conversion is ENCRYPT:
+        report.left_behind += [str(item) for item in findings if item.code in {"materialized-view", "full-text"}]
     return report
 
 
-def _is_done(conversion: Conversion, found: list[ColumnStatus], key_ring: KeyRing) -> bool:
+def _is_done(conversion: Conversion, states: list[ColumnStatus], key_ring: KeyRing) -> bool:
     """Return whether there are values, and none of them has to change."""
-    plaintext = sum(status.plaintext for status in found)
-    keys = {key_id for status in found for key_id in status.keys}
+    plaintext = sum(status.plaintext for status in states)
+    keys = {key_id for status in states for key_id in status.keys}
     if conversion is DECRYPT:
         return bool(plaintext) and not keys
     return not plaintext and bool(keys) and (conversion is ENCRYPT or keys == {key_ring.primary.id})

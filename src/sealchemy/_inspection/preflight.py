@@ -44,37 +44,33 @@ def inspect(access: Access) -> list[Finding]:
     return list(_INSPECTORS[access.connection.dialect.name](access.connection, access.target))
 
 
-def hidden_rows(access: Access) -> list[Finding]:
-    """Return the finding that row-level security hides rows, if it does; every query of the rows fails then."""
-    with access.transaction(write=False):
-        return [item for item in inspect(access) if item.code == "row-security"]
-
-
 def inspect_columns(access: Access) -> list[Finding]:
-    """Return everything that the plan shows of an open table, but for the states of its values."""
-    if found := hidden_rows(access):
-        return found
+    """Return everything that the plan shows of an open table, but for the states of its values.
+
+    If row-level security hides rows, that alone is returned: every query of the rows would fail.
+    """
     with access.transaction(write=False):
-        found = find_narrow(access, measure=True)
-        found += inspect(access)
-        found += _locks(access)
-    return list(dict.fromkeys(found))
+        found = inspect(access)
+        if hidden := hidden_rows(found):
+            return hidden
+        return list(dict.fromkeys([*find_narrow(access, measure=True), *found, *_locks(access)]))
 
 
-def refuse_hidden_rows(access: Access, conversion: Conversion) -> None:
-    """Raise `UnsupportedOperationError` if row-level security hides rows."""
-    for item in hidden_rows(access):
-        raise UnsupportedOperationError(f"{conversion.name} {access.target.name}: {item}. Nothing was changed")
+def hidden_rows(found: Iterable[Finding]) -> list[Finding]:
+    """Return the finding that row-level security hides rows, if it does."""
+    return [item for item in found if item.code == "row-security"]
 
 
-def refuse_obstacles(access: Access, conversion: Conversion, accept: Collection[str], *, widens: bool) -> None:
+def refuse_obstacles(
+    access: Access, found: Iterable[Finding], conversion: Conversion, accept: Collection[str], *, widens: bool
+) -> None:
     """Refuse to go on while a finding blocks a rewrite, or must be accepted and is not; log the others.
 
     Raises:
         UnsupportedOperationError: there are such findings; the text names them all, with the repair of each.
     """
     labels = parse_accept(accept)
-    relevant = [item for item in inspect_columns(access) if _concerns(item, conversion, widens=widens)]
+    relevant = [item for item in found if _concerns(item, conversion, widens=widens)]
     problems = [item for item in relevant if is_obstacle(item, labels)]
     if problems:
         raise UnsupportedOperationError(
@@ -83,12 +79,6 @@ def refuse_obstacles(access: Access, conversion: Conversion, accept: Collection[
     for item in relevant:
         if item.label not in labels:
             logger.warning("%s %s: %s", conversion.name, access.target.name, item)
-
-
-def copies(access: Access) -> list[str]:
-    """Return the objects that keep copies of the plaintext, in sentences."""
-    with access.transaction(write=False):
-        return [str(item) for item in inspect(access) if item.code in {"materialized-view", "full-text"}]
 
 
 def refuse_obstacles_to_widening(access: Access) -> None:

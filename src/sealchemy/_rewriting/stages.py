@@ -26,6 +26,14 @@ def require_keys(conversion: Conversion, bind: Engine | Connection, columns: Map
     return keys.require_ring("this table")
 
 
+def refuse_legacy_reader(conversion: Conversion, legacy_reader: object) -> None:
+    """Raise `UnsupportedOperationError` for a reader that would be ignored."""
+    if legacy_reader is not None and conversion is not ENCRYPT:
+        raise UnsupportedOperationError(
+            f"a legacy reader is for ENCRYPT, and does nothing in {conversion.name}; leave it out"
+        )
+
+
 def require_strict(bind: Engine | Connection, columns: Mapping[str, str]) -> None:
     """Raise `UnsupportedOperationError` unless the rollout stage of every context is STRICT."""
     keys = engine_keys(bind.dialect)

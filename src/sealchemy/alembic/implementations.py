@@ -25,7 +25,7 @@ from sealchemy._rewriting import constraint
 from sealchemy._rewriting.column_states import count_states
 from sealchemy._rewriting.pages import Pages
 from sealchemy._rewriting.run import run
-from sealchemy._rewriting.stages import require_keys, require_strict
+from sealchemy._rewriting.stages import refuse_legacy_reader, require_keys, require_strict
 from sealchemy.errors import PlaintextFoundError, UnsupportedOperationError
 from sealchemy.rewrite import DECRYPT, ENCRYPT, Progress, Report
 
@@ -65,29 +65,29 @@ def _encrypt_columns(operations: Operations, operation: EncryptColumnsOp) -> Non
 
 @Operations.implementation_for(DecryptColumnsOp)
 def _decrypt_columns(operations: Operations, operation: DecryptColumnsOp) -> None:
-    environment = operations.migration_context.environment_context
-    arguments = environment.get_x_argument(as_dictionary=True) if environment else {}
+    refuse_legacy_reader(DECRYPT, operation.legacy_reader)
+    was_empty = False
 
     def require(connection: Connection, columns: Mapping[str, str]) -> None:
+        nonlocal was_empty
         require_keys(DECRYPT, connection, columns)
         with open_table(connection, _wanted(connection, operation)) as access:
-            if Pages(access).is_empty():
-                return
-        _refuse_decrypting(operation, is_confirmed=arguments.get("allow-plaintext") == "yes")
-        if _is_strict(connection, operation):
-            raise UnsupportedOperationError(
-                f"decrypt_columns {operation.table_name}: the rollout stage is strict, in which no process can read the"
-                " plaintext that this would write. Bring every process to stage migrate first, this one too: set"
-                " <prefix>_ROLLOUT=migrate (INTEGRATION_TOKEN_ENCRYPTION_ROLLOUT for the ready-made table), or attach"
-                " the key ring with rollout=Rollout.MIGRATE"
-            )
+            was_empty = Pages(access).is_empty()
+        if not was_empty:
+            _require_consent(operations, operation)
 
     with _open(operations, operation, require) as access:
-        preflight.refuse_obstacles(access, DECRYPT, operation.accept, widens=False)
+        is_empty = was_empty and Pages(access).is_empty()
+        if was_empty and not is_empty:
+            _require_consent(operations, operation)
+        findings = preflight.inspect_columns(access)
+        preflight.refuse_obstacles(access, findings, DECRYPT, operation.accept, widens=False)
         if constraint.is_required(access):
             # First try to read every value: otherwise the CHECK would be gone for nothing.
             run(access, DECRYPT, replace(operation.options, dry_run=True))
             constraint.allow_plaintext(access)
+        if is_empty:
+            return  # rows that are inserted from now on stay encrypted: nobody consented to anything else
         report = run(access, DECRYPT, operation.options, _progress(operations))
     _log("decrypt", report)
 
@@ -122,11 +122,6 @@ def _widen(access: Access) -> None:
         logger.warning("widen %s: %s: %s", name, ", ".join(columns), constraint.AFTER_WIDENING)
 
 
-def _is_strict(connection: Connection, operation: ColumnsOp) -> bool:
-    keys = engine_keys(connection.dialect)
-    return any(keys.stage(context) is Rollout.STRICT for context in operation.columns.values())
-
-
 def _refuse_planted_plaintext(access: Access) -> None:
     """Refuse plaintext in a column that requires encryption, in stage strict: no process should have written it."""
     keys, required = engine_keys(access.connection.dialect), constraint.required_columns(access)
@@ -141,11 +136,22 @@ def _refuse_planted_plaintext(access: Access) -> None:
             )
 
 
-def _refuse_decrypting(operation: DecryptColumnsOp, *, is_confirmed: bool) -> None:
-    if not is_confirmed:
+def _require_consent(operations: Operations, operation: DecryptColumnsOp) -> None:
+    """Refuse to write plaintext unless that was confirmed, and unless processes can read it."""
+    environment = operations.migration_context.environment_context
+    arguments = environment.get_x_argument(as_dictionary=True) if environment else {}
+    if arguments.get("allow-plaintext") != "yes":
         raise UnsupportedOperationError(
             f"decrypt_columns writes the plaintext of {', '.join(operation.columns.values())} into the database, its"
             " logs and its backups. If that is what you want: alembic -x allow-plaintext=yes downgrade ..."
+        )
+    keys = engine_keys(operations.get_bind().dialect)
+    if any(keys.stage(context) is Rollout.STRICT for context in operation.columns.values()):
+        raise UnsupportedOperationError(
+            f"decrypt_columns {operation.table_name}: the rollout stage is strict, and processes in stage strict cannot"
+            " read plaintext. Bring every process to stage migrate first, this one too: set <prefix>_ROLLOUT=migrate"
+            " (INTEGRATION_TOKEN_ENCRYPTION_ROLLOUT for the ready-made table), or attach the key ring with"
+            " rollout=Rollout.MIGRATE"
         )
 
 

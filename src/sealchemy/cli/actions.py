@@ -178,12 +178,12 @@ def _refuse_stage(project: Project, conversion: Conversion) -> None:
     stage, variable = project.stage(), project.rollout_variable
     if conversion is ENCRYPT and stage is Rollout.PREPARE:
         raise UnsupportedOperationError(
-            "encrypt: the rollout stage is prepare, in which processes write plaintext and some may not read ciphertext"
+            "encrypt: the rollout stage is prepare: processes still write plaintext, and some may not read ciphertext"
             f" yet; set {variable}=migrate everywhere first"
         )
     if conversion is DECRYPT and stage is Rollout.STRICT:
         raise UnsupportedOperationError(
-            "decrypt: the rollout stage is strict, in which no process can read the plaintext that this would write;"
+            "decrypt: the rollout stage is strict, and processes in stage strict cannot read plaintext;"
             f" set {variable}=migrate everywhere first, here too"
         )
 
