@@ -14,6 +14,7 @@ from sqlalchemy import Column, Integer, MetaData, Table, Text, text
 from sealchemy import EncryptedString, Key, KeyRing, Rollout, UnsupportedOperationError
 from sealchemy._rewriting.constraint import constraint_name
 from sealchemy.plan import plan, steps
+from sealchemy.rewrite import ENCRYPT, rewrite
 from tests.support.leaks import assert_silent
 
 if TYPE_CHECKING:
@@ -576,3 +577,23 @@ def test_check_that_is_not_validated_does_not_count_as_required(
     assert plan(engine, metadata())[0].columns[0].state == "encrypted"
     run(engine, f"ALTER TABLE accounts VALIDATE CONSTRAINT {name}")
     assert plan(engine, metadata())[0].columns[0].state == "required"
+
+
+def test_run_that_finds_nothing_to_do_cleans_up_after_one_that_was_killed(
+    postgresql_url: str, make_engine: Callable[..., Engine]
+) -> None:
+    engine = make_engine(postgresql_url, RING, rollout=Rollout.MIGRATE)
+    run(engine, TABLE.format(type="TEXT"))
+    run(engine, "INSERT INTO accounts SELECT i, 'a', 'token-SENTINEL' FROM generate_series(1, 50) AS i")
+    run(engine, "ANALYZE accounts")
+
+    def samples() -> str:
+        with engine.connect() as connection:
+            query = "SELECT most_common_vals::text FROM pg_stats WHERE tablename = 'accounts' AND attname = 'token'"
+            return str(connection.scalars(text(f"{query} AND schemaname = current_schema()")).all())
+
+    with engine.begin() as connection:  # in the caller's transaction, nothing is cleaned up
+        rewrite(ENCRYPT, connection, "accounts", COLUMNS)
+    assert "SENTINEL" in samples()
+    encrypt(engine)
+    assert "SENTINEL" not in samples()

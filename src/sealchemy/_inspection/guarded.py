@@ -58,6 +58,8 @@ def rewrite_if_clear(
         report = run(access, conversion, replace(options, dry_run=True), progress, legacy_reader)
         if report.pending and not options.dry_run:
             raise RewriteError(f"{conversion.name} {report.table}: values were written meanwhile; run it again", report)
+        if access.owns_connection and not options.dry_run:  # an earlier run may have been killed before it cleaned up
+            report.left_behind = access.database.finish(access.connection, access.target)
         return report
     refuse()
     access.require_transactions()
