@@ -7,17 +7,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._column.engine import attach_key_ring as attach_key_ring
     from ._column.engine_keys import Rollout as Rollout
+    from ._column.types import EncryptedBytes as EncryptedBytes
+    from ._column.types import EncryptedJSON as EncryptedJSON
     from ._column.types import EncryptedString as EncryptedString
     from ._values.key_ring import KeyRing as KeyRing
     from ._values.keys import Key as Key
+    from ._values.secret import SecretBytes as SecretBytes
     from ._values.secret import SecretString as SecretString
     from .errors import *  # noqa: F403 - every name there is public
 else:
     _MODULES = {
+        "EncryptedBytes": "_column.types",
+        "EncryptedJSON": "_column.types",
         "EncryptedString": "_column.types",
         "Key": "_values.keys",
         "KeyRing": "_values.key_ring",
         "Rollout": "_column.engine_keys",
+        "SecretBytes": "_values.secret",
         "SecretString": "_values.secret",
         "attach_key_ring": "_column.engine",
     }

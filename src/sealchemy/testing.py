@@ -13,7 +13,7 @@ from sqlalchemy import Engine, create_engine, inspect, select
 from sqlalchemy.orm import InstrumentedAttribute, Mapper, Session
 from sqlalchemy.pool import StaticPool
 
-from ._column.encrypted_type import EncryptedType
+from ._column.encrypted_type import encrypted_type
 from ._column.engine import attach_key_ring
 from ._values.key_ring import KeyRing
 from ._values.keys import Key
@@ -47,19 +47,19 @@ def assert_encrypted(session: Session, column: InstrumentedAttribute[Any]) -> No
         column: an attribute of a model, such as `Integration.access_token`.
 
     Raises:
-        AssertionError: the column is not an `EncryptedString`, it has no values, or some of them are plaintext or
+        AssertionError: the column is not of an encrypted type, it has no values, or some of them are plaintext or
             cannot be read.
     """
     mapper = inspect(getattr(column, "class_", None), raiseerr=False)
     found: list[Any] = mapper.column_attrs[column.key].columns if isinstance(mapper, Mapper) else []
-    if not found or not all(isinstance(item.type, EncryptedType) for item in found):
-        raise AssertionError(f"{column} is not a mapped column of type EncryptedString")
+    if not found or not all(encrypted_type(item.type) for item in found):
+        raise AssertionError(f"{column} is not a mapped column of an encrypted type")
     session.flush()
     connection = session.connection(bind_arguments={"mapper": mapper})
     mapping = connection.get_execution_options().get("schema_translate_map") or {}
     for item in found:
         schema = mapping.get(item.table.schema, item.table.schema)
-        (stored,) = column_status(connection, item.table.name, {item.name: item.type.context}, schema=schema)
+        (stored,) = column_status(connection, item.table.name, {item.name: encrypted_type(item.type).context}, schema=schema)
         _check_stored(stored)
     if problem := _find_unreadable(session, column):
         raise AssertionError(problem)

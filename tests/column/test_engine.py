@@ -31,6 +31,7 @@ from sealchemy import (
     attach_key_ring,
 )
 from sealchemy._column import engine_keys as engine_module
+from sealchemy._values.codecs import TEXT
 from sealchemy.engine import plaintext_reads
 from tests.support.leaks import SENTINEL, assert_silent
 from tests.support.models import Account, create
@@ -67,16 +68,16 @@ def test_replacing_the_ring_during_first_use_of_a_column_takes_effect(
 ) -> None:
     removed, kept = Key.generate(), Key.generate()
     engine = attach_key_ring(create_engine("sqlite://"), KeyRing(primary=removed))
-    make, entered = getattr(KeyRing, kind), threading.Event()
+    make, entered = getattr(engine_module.ring, kind), threading.Event()
 
     def make_slowly(*arguments: Any) -> Any:
         entered.set()
         time.sleep(0.3)
         return make(*arguments)
 
-    monkeypatch.setattr(KeyRing, kind, make_slowly)
+    monkeypatch.setattr(engine_module.ring, kind, make_slowly)
     with ThreadPoolExecutor(1) as pool:
-        function = pool.submit(getattr(engine_module.engine_keys(engine.dialect), kind), "a.b")
+        function = pool.submit(getattr(engine_module.engine_keys(engine.dialect), kind), "a.b", TEXT)
         entered.wait(10)
         attach_key_ring(engine, KeyRing(primary=kept))
         if kind == "encryptor":
@@ -236,20 +237,17 @@ def test_plaintext_reads_are_all_counted_but_logged_once(
     assert SENTINEL not in caplog.text
 
 
-def test_stage_change_during_a_write_does_not_break_the_write(
-    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stage_change_during_a_write_does_not_break_the_write(make_engine: Callable[..., Engine]) -> None:
     ring = KeyRing(primary=Key.generate())
     engine = make_engine(ring=ring, rollout=Rollout.PREPARE)
     write = EncryptedString("a.b").bind_processor(engine.dialect)
 
-    def meanwhile(text: str) -> SecretString:  # called while the value is being written
-        monkeypatch.undo()
-        attach_key_ring(engine, ring, rollout=Rollout.MIGRATE)
-        return SecretString(text)
+    class Meanwhile:
+        def get_secret_value(self) -> str:  # called while the value is being written
+            attach_key_ring(engine, ring, rollout=Rollout.MIGRATE)
+            return "token"
 
-    monkeypatch.setattr(engine_module, "hide", meanwhile)
-    assert write("token") == "token"  # the whole write uses one stage
+    assert write(Meanwhile()) == "token"  # the whole write uses one stage
     assert ring.decrypt(write("token"), "a.b") == "token"
 
 

@@ -4,10 +4,11 @@ from typing import Any
 
 from sqlalchemy import CheckConstraint, Column, Index, Table, event
 from sqlalchemy.schema import ColumnCollectionConstraint
+from sqlalchemy.types import TypeDecorator
 
 from sealchemy.errors import ColumnDefinitionError
 
-from .encrypted_type import encrypted_type
+from .encrypted_type import EncryptedType, encrypted_type, find_override
 
 _WHY = (
     "Two encryptions of one text differ, so the database can neither compare nor compute them; keep a keyed hash in"
@@ -15,18 +16,39 @@ _WHY = (
 )
 
 
+_MAY_OVERRIDE = frozenset(
+    {"process_bind_param", "process_literal_param", "process_result_value", "coerce_compared_value", "compare_values"}
+    | {"__init__", "__repr__", "cache_ok", "coerce_to_is_types", "comparator_factory", "copy", "hashable", "impl"}
+    | {"impl_instance", "python_type", "should_evaluate_none", "sort_key_function"}
+)
+"""What a TypeDecorator over an encrypted type may have of its own."""
+
+
 def check_column(type_: object, column: object) -> None:
     """Refuse a column of this type; a listener for `after_parent_attach` of the type."""
     if not isinstance(column, Column):
         return
-    if encrypted_type(column.type) is not type_:
+    if encrypted_type(column.type) is not type_ or getattr(column.type, "_variant_mapping", None):
         raise ColumnDefinitionError(
             f"{type_!r} inside {column.type!r}, on column {column.name!r}: values would be stored in clear where the"
             " outer type or a variant of it applies; use the type itself, or a TypeDecorator whose impl it is"
         )
+    _refuse_wrappers(column)
     if column.name is not None:  # a declarative class gives it one later
         refuse_declaration(column)
     event.listen(column, "after_parent_attach", _check_column_in_table)
+
+
+def _refuse_wrappers(column: Column[Any]) -> None:
+    """Refuse a user's TypeDecorator over an encrypted type that does more than convert values."""
+    type_: Any = column.type
+    while not isinstance(type_, EncryptedType):
+        if name := find_override(type(type_), TypeDecorator, _MAY_OVERRIDE):
+            raise ColumnDefinitionError(
+                f"{type(type_).__name__} on column {column.name!r} overrides {name}, with which values could be stored"
+                " in clear; over an encrypted type, convert values in process_bind_param and process_result_value alone"
+            )
+        type_ = type_.impl_instance
 
 
 def refuse_declaration(column: Column[Any]) -> None:

@@ -1,15 +1,127 @@
-"""`EncryptedType`: the mark of the types whose columns are protected."""
+"""`EncryptedType`, which the encrypted types share, and how the type of a column is recognised as one."""
 
-from typing import Any
+from typing import Any, ClassVar, NoReturn
 
+from sqlalchemy import Text
 from sqlalchemy.engine import Dialect
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
+from typing_extensions import override
+
+from sealchemy._values.codecs import Plaintext, require_encodable
+from sealchemy._values.envelope import require_context
+from sealchemy._values.secret import hide
+from sealchemy.errors import ColumnDefinitionError
+
+from .comparator import EncryptedComparator
+from .engine_keys import engine_keys
 
 
-class EncryptedType:
-    """Marks the types whose columns are protected."""
+class EncryptedType(TypeDecorator[Any]):
+    """A column whose values are encrypted in the database.
 
-    context: str
+    Reading returns a value that does not print itself; assigning one to a mapped attribute hides it at once. NULL stays
+    NULL. The engine needs a key ring: see `attach_key_ring`.
+
+    Raises, when used:
+        KeyRingNotAttachedError: the engine has no key ring.
+        PlaintextTypeError, AlreadyEncryptedError: the value cannot be written.
+        EnvelopeError, UnknownKeyError, DecryptionError: the value in the database cannot be read.
+        UnsupportedOperationError: an operator other than IS [NOT] NULL between the column and a value.
+    """
+
+    kind: ClassVar[Plaintext]
+    """The one thing in which the types differ."""
+
+    impl = Text
+    cache_ok = True
+    comparator_factory = EncryptedComparator  # pyright: ignore[reportAssignmentType] # as SQLAlchemy documents it
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a subclass that overrides what would not be called, or would store plaintext."""
+        super().__init_subclass__(**kwargs)
+        if cls.__module__ != "sealchemy" and (name := find_override(cls, EncryptedType, _MAY_OVERRIDE)):
+            raise ColumnDefinitionError(
+                f"{cls.__name__} overrides {name} of an encrypted type, which is not called, or would store plaintext."
+                f" To convert values, write a TypeDecorator whose impl is {cls.__mro__[1].__name__}, with"
+                " process_bind_param and process_result_value"
+            )
+
+    def __init__(self, context: str) -> None:
+        """Name the secret.
+
+        Args:
+            context: `[A-Za-z0-9_.-]{1,128}`, for example `"integrations.access_token"`. It is authenticated in
+                every value: **once there are rows, changing it makes them unreadable**, and two columns that share
+                it accept each other's values. It is not derived from the table's name, so you can rename a table.
+
+        Raises:
+            ColumnDefinitionError: `context` is malformed.
+        """
+        super().__init__()
+        context = hide(context)
+        self.context = require_context(context)
+
+    def __repr__(self) -> str:
+        """Return the declaration."""
+        return f"{type(self).__name__}({self.context!r})"
+
+    @override
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return TEXT, or MEDIUMTEXT where there is one (MySQL, MariaDB), since TEXT ends at 65 535 bytes there."""
+        types: dict[str, type[TypeEngine[Any]]] = getattr(dialect, "ischema_names", {})
+        return types.get("mediumtext", Text)()
+
+    @override
+    def with_variant(self, type_: object, *dialect_names: str) -> NoReturn:
+        """Refuse: the variant would store plaintext."""
+        type_ = hide(type_)
+        raise ColumnDefinitionError(
+            f"{self.context}: a variant of {type(self).__name__} would store plaintext; leave it out, the type fits"
+            " every dialect"
+        )
+
+    def require_encryptable(self, value: Any) -> None:
+        """Raise `PlaintextTypeError` or `AlreadyEncryptedError` unless a value other than None may be encrypted."""
+        value = self.kind.value.hide(value)
+        require_encodable(self.kind.value, value, self.context)
+
+    @override
+    def bind_processor(self, dialect: Dialect) -> Any:
+        """Return the function that encrypts one parameter."""
+        return engine_keys(dialect).encryptor(self.context, self.kind)
+
+    @override
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        """Return the function that decrypts one value of a row."""
+        return engine_keys(dialect).decryptor(self.context, self.kind)
+
+    @override
+    def literal_processor(self, dialect: Dialect) -> Any:
+        """Return the function that renders one literal, as ciphertext.
+
+        SQLAlchemy prints the value of a literal that it fails to render, unless the compiler is `ProtectedCompiler`. So
+        an engine without a ring is refused here, before there is a value.
+        """
+        keys = engine_keys(dialect)
+        keys.require_ring(self.context)
+        quote, encrypt = self.impl_instance.literal_processor(dialect), keys.encryptor(self.context, self.kind)
+
+        def process(value: Any) -> str:
+            return quote(encrypt(value))  # type: ignore[misc] # every dialect's Text has one
+
+        return process
+
+
+_MAY_OVERRIDE = frozenset({"__init__", "__repr__", "cache_ok", "python_type"})
+
+_NOT_OF_SQLALCHEMY = frozenset(dir(object)) - {"__init__", "__repr__"} | {"__parameters__", "__orig_bases__"}
+
+
+def find_override(class_: type, base: type, allowed: frozenset[str]) -> str | None:
+    """Return an attribute of `base` that `class_` overrides, itself or through a mixin, and that is not allowed."""
+    names = set(dir(base)) - _NOT_OF_SQLALCHEMY - allowed
+    own = [item for item in class_.__mro__ if item not in base.__mro__ and item.__module__ != "sealchemy"]
+    return next((name for item in own for name in vars(item) if name in names), None)
 
 
 def encrypted_type(type_: object) -> EncryptedType | None:
@@ -22,12 +134,24 @@ def encrypted_type(type_: object) -> EncryptedType | None:
 
 
 def context_of(element: object, dialect: Dialect) -> str | None:
-    """Return the context of an SQL expression; None if its type is not encrypted on this dialect."""
-    type_: Any = getattr(element, "type", None)
+    """Return the context of an SQL expression; None if its type is not encrypted. Raises as `context_of_type`."""
+    return context_of_type(getattr(element, "type", None), dialect)
+
+
+def context_of_type(type_: Any, dialect: Dialect) -> str | None:
+    """Return the context of a type; None if it is not encrypted.
+
+    Raises:
+        ColumnDefinitionError: it is encrypted on this dialect, and perhaps not on others.
+    """
     if isinstance(type_, EncryptedType):
         return type_.context
     if not isinstance(type_, TypeDecorator) and not getattr(type_, "_variant_mapping", None):
         return None
-    # A wrapper's own type, or one that its `load_dialect_impl` or a variant chooses.
-    found = encrypted_type(type_) or encrypted_type(type_.dialect_impl(dialect))
+    found = encrypted_type(type_)
+    if found is None and (found := encrypted_type(type_.dialect_impl(dialect))):
+        raise ColumnDefinitionError(
+            f"{found!r} is what {type(type_).__name__} is on {dialect.name} alone: on other databases the values would"
+            " be stored in clear; use a TypeDecorator whose impl is the encrypted type"
+        )
     return None if found is None else found.context

@@ -6,13 +6,18 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any, NoReturn, TypeAlias
 
 from sqlalchemy.engine import Dialect
 
+from sealchemy._values import key_ring as ring
+from sealchemy._values.codecs import Plaintext
 from sealchemy._values.key_ring import KeyRing
-from sealchemy._values.secret import SecretString, StoredPlaintext, hide
-from sealchemy.errors import KeyRingNotAttachedError, PlaintextFoundError, RolloutError
+from sealchemy._values.secret import StoredPlaintext, hide
+from sealchemy.errors import EnvelopeFormatError, KeyRingNotAttachedError, PlaintextFoundError, RolloutError
+
+_Function: TypeAlias = Callable[[Any], Any]
 
 logger = logging.getLogger("sealchemy")
 
@@ -65,7 +70,7 @@ class EngineKeys:
     function up for each value.
     """
 
-    __slots__ = ("_decryptors", "_encryptors", "has_listeners", "key_ring", "refuses_secrets", "rollout")
+    __slots__ = ("_columns", "_decryptors", "_encryptors", "has_listeners", "key_ring", "refuses_secrets", "rollout")
 
     key_ring: KeyRing | None
     rollout: Mapping[str, Rollout] | Rollout
@@ -74,16 +79,18 @@ class EngineKeys:
         """Start without a ring: every value raises `KeyRingNotAttachedError`."""
         self.key_ring, self.rollout = None, Rollout.STRICT
         self.has_listeners, self.refuses_secrets = False, True
-        self._encryptors: dict[str, Callable[[Any], Any]] = {}
-        self._decryptors: dict[str, Callable[[Any], Any]] = {}
+        # By kind and context in one text, whose hash is computed once.
+        self._columns: dict[str, tuple[str, Plaintext]] = {}
+        self._encryptors: dict[str, _Function] = {}
+        self._decryptors: dict[str, _Function] = {}
 
-    def encryptor(self, context: str) -> Callable[[Any], Any]:
+    def encryptor(self, context: str, kind: Plaintext) -> Callable[[Any], Any]:
         """Return a function that encodes a value with whatever ring is attached when it is called."""
-        return self._current(self._encryptors, self._make_encryptor, context)
+        return self._current(self._encryptors, self._make_encryptor, context, kind)
 
-    def decryptor(self, context: str) -> Callable[[Any], Any]:
+    def decryptor(self, context: str, kind: Plaintext) -> Callable[[Any], Any]:
         """Return a function that decodes a value with whatever ring is attached when it is called."""
-        return self._current(self._decryptors, self._make_decryptor, context)
+        return self._current(self._decryptors, self._make_decryptor, context, kind)
 
     def stage(self, context: str) -> Rollout:
         """Return the rollout stage of a context."""
@@ -97,46 +104,49 @@ class EngineKeys:
         """Use another ring and other stages from now on."""
         with _lock:
             self.key_ring, self.rollout = key_ring, rollout
-            for context in self._encryptors:
-                self._encryptors[context] = self._make_encryptor(context)
-            for context in self._decryptors:
-                self._decryptors[context] = self._make_decryptor(context)
+            for name in self._encryptors:
+                self._encryptors[name] = self._make_encryptor(*self._columns[name])
+            for name in self._decryptors:
+                self._decryptors[name] = self._make_decryptor(*self._columns[name])
 
     def _current(
-        self, functions: dict[str, Callable[[Any], Any]], make: Callable[[str], Callable[[Any], Any]], context: str
-    ) -> Callable[[Any], Any]:
-        if context not in functions:
+        self, functions: dict[str, _Function], make: Callable[[str, Plaintext], _Function], context: str, kind: Plaintext
+    ) -> _Function:
+        name = f"{kind.name} {context}"
+        if name not in functions:
             with _lock:
-                functions.setdefault(context, make(context))
+                self._columns[name] = context, kind
+                functions.setdefault(name, make(context, kind))
 
         def current(value: Any) -> Any:
             try:
-                return functions[context](value)
+                return functions[name](value)
             except BaseException:
                 value = hide(value)  # this frame is in the traceback
                 raise
 
         return current
 
-    def _make_encryptor(self, context: str) -> Callable[[Any], Any]:
+    def _make_encryptor(self, context: str, kind: Plaintext) -> _Function:
         if self.key_ring is None:
             return _refuse_values(context)
-        encrypt = self.key_ring.encryptor(context)
+        encrypt = ring.encryptor(self.key_ring, context, kind.value)
         if self.stage(context) is not Rollout.PREPARE:
             return encrypt
 
         def write_plaintext(value: Any) -> Any:
-            value = hide(value)
+            value = kind.value.hide(value)
             encrypt(value)  # refuses a value that could not be encrypted later
-            return None if value is None else StoredPlaintext(value)
+            return None if value is None else StoredPlaintext(kind.stored.decode(kind.value.encode(value)))
 
         return write_plaintext
 
-    def _make_decryptor(self, context: str) -> Callable[[Any], Any]:
+    def _make_decryptor(self, context: str, kind: Plaintext) -> _Function:
         if self.key_ring is None:
             return _refuse_values(context)
-        on_plaintext = _refuse_plaintext if self.stage(context) is Rollout.STRICT else _accept_plaintext
-        return self.key_ring.decryptor(context, lambda value: on_plaintext(context, value))
+        is_strict = self.stage(context) is Rollout.STRICT
+        on_plaintext = partial(_refuse_plaintext if is_strict else _accept_plaintext, context, kind)
+        return ring.decryptor(self.key_ring, context, kind.value, on_plaintext)
 
 
 def engine_keys(dialect: Dialect) -> EngineKeys:
@@ -162,15 +172,22 @@ def _refuse_values(context: str) -> Callable[[Any], None]:
     return refuse
 
 
-def _refuse_plaintext(context: str, _value: SecretString) -> NoReturn:
+def _refuse_plaintext(context: str, _kind: Plaintext, _value: object) -> NoReturn:
     raise PlaintextFoundError(
         f"{context}: this column holds plaintext, and its rollout stage is strict; find out who wrote it. If it dates"
         " from before the migration, attach the key ring with rollout=Rollout.MIGRATE and encrypt the rows there"
     )
 
 
-def _accept_plaintext(context: str, value: SecretString) -> SecretString:
-    plaintext_reads[context] += 1
-    if plaintext_reads[context] == 1:
-        logger.warning("%s: read plaintext; logged once, plaintext_reads keeps counting", context)
-    return value
+def _accept_plaintext(context: str, kind: Plaintext, stored: Any) -> Any:
+    try:
+        value = kind.value.decode(kind.stored.encode(stored))
+    except (TypeError, ValueError, RecursionError):  # some of them hold the value
+        problem = kind.stored.find_problem(stored)
+    else:
+        plaintext_reads[context] += 1
+        if plaintext_reads[context] == 1:
+            logger.warning("%s: read plaintext; logged once, plaintext_reads keeps counting", context)
+        return value
+    stored = hide(stored)
+    raise EnvelopeFormatError(f"{context}: the stored value is neither encrypted nor plaintext of this type: {problem}")

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from sealchemy._values.secret import MaskedText, SecretString, StoredPlaintext, hide
+from sealchemy._values.secret import MaskedBytes, MaskedText, SecretBytes, SecretString, StoredPlaintext, hide
 from sealchemy.errors import UnsupportedOperationError
 
 from .engine_keys import EngineKeys
@@ -25,7 +25,8 @@ logger = logging.getLogger("sealchemy")
 _checked: WeakSet[SQLCompiler] = WeakSet()
 
 _CONTAINERS = (Mapping, AbstractSet, list, tuple)
-_MAY_PASS = (StoredPlaintext, MaskedText)
+_SECRET = (SecretString, SecretBytes)
+_MAY_PASS = (StoredPlaintext, MaskedText, MaskedBytes)
 
 
 @event.listens_for(Engine, "do_connect")
@@ -68,7 +69,7 @@ def _has_secret(rows: list[Any]) -> bool:
     seen: dict[int, Any] = {}
     while rows:
         types = set(map(type, chain.from_iterable(_values(rows))))
-        if any(issubclass(item, SecretString) and not issubclass(item, _MAY_PASS) for item in types):
+        if any(issubclass(item, _SECRET) and not issubclass(item, _MAY_PASS) for item in types):
             return True
         containers = {item for item in types if issubclass(item, _CONTAINERS)}
         if not containers:
@@ -91,9 +92,9 @@ def _values(rows: list[Any]) -> Iterable[Iterable[Any]]:
 
 def _refuse_secret(keys: EngineKeys) -> None:
     message = (
-        "a SecretString, which an encrypted column returns, is a parameter for a column that is not encrypted, or of"
+        "a SecretString or SecretBytes, which an encrypted column returns, is a parameter for a column that is not encrypted, or of"
         " text(): it would be stored in clear, and may be logged by the server"
     )
     if keys.refuses_secrets:
-        raise UnsupportedOperationError(f"{message}. If that is what you want, pass str(value)")
+        raise UnsupportedOperationError(f"{message}. If that is what you want, pass str(value) or bytes(value)")
     logger.warning("%s; this is refused unless on_secret_parameter is 'warn'", message)

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
+from sqlalchemy import Text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -20,11 +21,11 @@ from sqlalchemy.sql.elements import BindParameter, ColumnClause, Null
 from sqlalchemy.sql.functions import count
 from sqlalchemy.sql.selectable import ScalarSelect
 
-from sealchemy._values.secret import mask
+from sealchemy._values.secret import hide, mask
 from sealchemy.errors import SealchemyError, UnsupportedOperationError
 
 from .elements import has_primary_key_of, is_null, outputs, unwrap
-from .encrypted_type import context_of
+from .encrypted_type import EncryptedType, context_of, context_of_type
 from .writes import PERMIT, WriteRules
 
 _NULL_TESTS = frozenset({operators.is_, operators.is_not})
@@ -103,6 +104,29 @@ class ProtectedCompiler(SQLCompiler):
         if context is not None and is_rendered and not self._is_update_target(column, kwargs):
             self._take_permit(column, context)
         return super().visit_column(column, *args, **kwargs)
+
+    def visit_bindparam(self, bindparam: Any, *args: Any, **kwargs: Any) -> str:
+        """Render a parameter, if the values that it already has can be encrypted.
+
+        Later, SQLAlchemy's own frames would hold them.
+        """
+        context = self._context_of(bindparam)
+        if bindparam.literal_execute and context is not None:
+            _refuse_literal_execute(context)
+        if isinstance(bindparam.type, EncryptedType):
+            for value in _known_values(bindparam):
+                bindparam.type.require_encryptable(value)
+        return super().visit_bindparam(bindparam, *args, **kwargs)
+
+    def render_literal_value(self, value: Any, type_: Any, *args: Any, **kwargs: Any) -> str:
+        """Render a literal as ciphertext; SQLAlchemy prints a value that it fails to render."""
+        if value is not None and context_of_type(type_, self.dialect) is not None:
+            try:
+                value, type_ = str(type_._cached_bind_processor(self.dialect)(value)), Text()
+            except BaseException:
+                value = hide(value)  # this frame is in the traceback
+                raise
+        return super().render_literal_value(value, type_, *args, **kwargs)
 
     def visit_grouping(self, grouping: Any, *args: Any, **kwargs: Any) -> str:
         """Render parentheses, or a scalar subquery if its position permits it."""
@@ -226,6 +250,21 @@ class ProtectedCompiler(SQLCompiler):
             context = self._context_of(column)
             if context is not None and not is_null(unwrap(column)) and not has_primary_key_of(unwrap(column), columns):
                 _refuse(context, f"{what} without the primary key")
+
+
+def _known_values(bindparam: BindParameter[Any]) -> list[Any]:
+    """Return the values that a parameter has while its statement is compiled."""
+    if bindparam.required:
+        return []
+    value = bindparam.effective_value
+    values = (value or ()) if bindparam.expanding else (value,)
+    return [value for value in values if value is not None]
+
+
+def _refuse_literal_execute(context: str) -> NoReturn:
+    raise UnsupportedOperationError(
+        f"{context}: literal_execute is not supported, because its errors would print the plaintext"
+    )
 
 
 def _update_targets(state: Any) -> list[Any]:

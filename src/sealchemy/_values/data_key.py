@@ -6,10 +6,11 @@ from itertools import count
 from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakSet
 
-from sealchemy.errors import AlreadyEncryptedError, DecryptionError, PlaintextTypeError
+from sealchemy.errors import DecryptionError
 
 from . import envelope, xaes
-from .secret import SecretString, has_lone_surrogate, hide, type_name
+from .codecs import RESERVED, Codec, require_encodable
+from .secret import hide_stored
 from .xaes import InvalidTag
 
 _VALUES_PER_PREFIX = 4096
@@ -51,30 +52,28 @@ class DataKey:
         self._readers: dict[bytes, _Cipher] = {}  # by prefix; only prefixes that a value authenticated with
         _live.add(self)
 
-    def encryptor(self, context: str) -> Callable[[Any], Any]:
-        """Return the function that encrypts the values of one context: `str` to `str`, and None stays None."""
+    def encryptor(self, context: str, codec: Codec) -> Callable[[Any], Any]:
+        """Return the function that encrypts the values of one context: a value to `str`, and None stays None."""
         header = envelope.header(self.id)
         associated_data = (header + context).encode("ascii")
-        encode, urandom, reserved = envelope.encode, os.urandom, envelope.PREFIX
-        # Of `str` itself: a subclass may mask its characters.
-        starts_with, to_bytes = str.startswith, str.encode
+        encode, to_base64, urandom, starts_with = codec.encode, envelope.encode, os.urandom, bytes.startswith
 
         def encrypt(plaintext: Any) -> Any:
             if plaintext is None:
                 return None
             try:
-                data = None if starts_with(plaintext, reserved) else to_bytes(plaintext)
-            except (TypeError, UnicodeEncodeError):  # the second one holds the text
+                data = encode(plaintext)
+            except (TypeError, ValueError, RecursionError):  # some of them hold the value
+                data = RESERVED
+            if starts_with(data, RESERVED):
                 data = None
-            if data is None:
-                plaintext = hide(plaintext)
-                require_encryptable(plaintext, context)
-                raise AssertionError
+                plaintext = codec.hide(plaintext)
+                data = require_encodable(codec, plaintext, context)
             prefix, seal, next_count = self._writer
             if next_count() >= _VALUES_PER_PREFIX:
                 prefix, seal, _ = self._renew_writer()
             tail = urandom(12)  # never pooled: a fork would hand it out twice
-            return header + encode(prefix + tail + seal(tail, data, associated_data))
+            return header + to_base64(prefix + tail + seal(tail, data, associated_data))
 
         return encrypt
 
@@ -87,26 +86,27 @@ class DataKey:
         """Draw another nonce prefix for the next value."""
         self._writer = _USED_UP
 
-    def decrypt(self, stored: str, context: str, ready: dict[str, tuple[_Cipher, bytes]]) -> SecretString:
+    def decrypt(self, stored: str, context: str, codec: Codec, ready: dict[str, tuple[_Cipher, bytes]]) -> Any:
         """Decrypt a value that has the header of this key, strictly.
 
         Args:
             stored: the value.
             context: the name that it was encrypted for.
+            codec: returns the value of the decrypted bytes.
             ready: receives the cipher and the associated data for values that start like this one.
 
         Raises:
             EnvelopeFormatError, UnsupportedVersionError: the part after the header is malformed.
-            DecryptionError: the value does not authenticate.
+            DecryptionError: the value does not authenticate, or is of another kind.
         """
         payload = envelope.decode(stored[envelope.HEADER_SIZE :], context)
         prefix, associated_data = payload[:12], (envelope.header(self.id) + context).encode("ascii")
         reader = self._readers.get(prefix) or xaes.cipher(self._secret, prefix).decrypt
         try:
-            plaintext = SecretString(reader(payload[12:24], payload[24:], associated_data).decode())
-        except (InvalidTag, UnicodeDecodeError):
-            plaintext = None
-        if plaintext is None:
+            data = reader(payload[12:24], payload[24:], associated_data)
+        except InvalidTag:
+            data = None
+        if data is None:
             raise DecryptionError(
                 f"{context}: an encrypted value does not authenticate under key {self.id}: it was changed, or written"
                 " for another column, or with another key of this id; restore it from a backup",
@@ -120,18 +120,30 @@ class DataKey:
         if len(ready) >= _PREFIXES_PER_READER:
             ready.clear()
         ready[stored[:START_SIZE]] = reader, associated_data
-        return plaintext
+        try:
+            return codec.decode(data)
+        except (ValueError, RecursionError):  # some of them hold the value
+            data = None
+        raise DecryptionError(
+            f"{context}: an encrypted value authenticates, but is not {codec.name}: a column of another type wrote it,"
+            " under the same context",
+            context=context,
+            key_id=self.id,
+        )
 
 
-def decryptor(keys: Mapping[str, DataKey], context: str, on_other: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return the function that decrypts the values of one context: `str` to `SecretString`, and None stays None.
+def decryptor(
+    keys: Mapping[str, DataKey], context: str, codec: Codec, on_other: Callable[[Any], Any]
+) -> Callable[[Any], Any]:
+    """Return the function that decrypts the values of one context: `str` to a value, and None stays None.
 
     Args:
         keys: the keys by the header of their values.
         context: the name that the values were encrypted for.
-        on_other: called with the hidden value where none of the keys fits.
+        codec: returns the value of decrypted bytes.
+        on_other: called with what is stored, hidden, where none of the keys fits.
     """
-    start, size, b64decode = START_SIZE, envelope.HEADER_SIZE, envelope.b64decode
+    start, size, b64decode, decode = START_SIZE, envelope.HEADER_SIZE, envelope.b64decode, codec.decode
     one_padding, two_paddings = envelope.ONE_PADDING, envelope.TWO_PADDINGS
     ready: dict[str, tuple[_Cipher, bytes]] = {}
 
@@ -143,30 +155,18 @@ def decryptor(keys: Mapping[str, DataKey], context: str, on_other: Callable[[Any
             text = stored[size:]
             payload = b64decode(text, None, True)  # noqa: FBT003 - positional is measurably faster here
             if text[-1] != "=" or text[-2:] in one_padding or text[-3:] in two_paddings:
-                return SecretString(open_(payload[12:24], payload[24:], associated_data).decode())
+                return decode(open_(payload[12:24], payload[24:], associated_data))
         except _NOT_READY:  # some of these hold plaintext
             pass
-        stored = hide(stored)
+        stored = hide_stored(stored)
         if isinstance(stored, str) and (key := keys.get(str(stored[:size]))):
-            return key.decrypt(str(stored), context, ready)
+            return key.decrypt(str(stored), context, codec, ready)
         return on_other(stored)
 
     return decrypt
 
 
-_NOT_READY = (LookupError, TypeError, ValueError, BytesWarning, InvalidTag)
-
-
-def require_encryptable(plaintext: Any, context: str) -> None:
-    """Raise `PlaintextTypeError` or `AlreadyEncryptedError` unless a hidden value is text that may be encrypted."""
-    if not isinstance(plaintext, str):
-        raise PlaintextTypeError(f"{context}: takes str or None, not {type_name(plaintext)}")
-    if plaintext.startswith(envelope.PREFIX):
-        raise AlreadyEncryptedError(
-            f"{context}: the text starts with {envelope.PREFIX!r}, as only encrypted values do; pass the plaintext"
-        )
-    if has_lone_surrogate(plaintext):
-        raise PlaintextTypeError(f"{context}: the text has a lone surrogate and no UTF-8 form")
+_NOT_READY = (LookupError, TypeError, ValueError, RecursionError, BytesWarning, InvalidTag)
 
 
 _live: WeakSet[DataKey] = WeakSet()

@@ -6,8 +6,8 @@ from typing import Any, Self
 
 from sealchemy.errors import KeyFormatError, PlaintextTypeError, UnknownKeyError
 
-from . import envelope
-from .data_key import decryptor
+from . import data_key, envelope
+from .codecs import TEXT, Codec
 from .environment import read_keys, variables
 from .keys import Key
 from .secret import SecretString, hide
@@ -107,7 +107,7 @@ class KeyRing:
     def encryptor(self, context: str) -> Callable[[str], str]:
         """Return `encrypt` for one context, with the work that is the same for every value already done."""
         context = hide(context)
-        return self._primary._data_key.encryptor(envelope.require_context(context))  # noqa: SLF001 - only for the ring
+        return encryptor(self, context, TEXT.value)
 
     def decryptor(
         self, context: str, on_plaintext: Callable[[SecretString], SecretString] | None = None
@@ -120,25 +120,43 @@ class KeyRing:
                 `EnvelopeFormatError`.
         """
         context = hide(context)
-        context = envelope.require_context(context)
-        known = {envelope.header(key.id): key._data_key for key in self._keys.values()}  # noqa: SLF001 - only for the ring
-
-        def on_other(stored: Any) -> SecretString:
-            if on_plaintext is not None and isinstance(stored, str) and not stored.startswith(envelope.PREFIX):
-                return on_plaintext(stored)  # type: ignore[arg-type] # hidden
-            key_id = envelope.parse(stored, context).key_id
-            raise UnknownKeyError(
-                f"{context}: a value was encrypted with key {key_id}, which is not in the key ring"
-                f" ({', '.join(self._keys)}); add that key to the previous keys",
-                key_id=key_id,
-            )
-
-        return decryptor(known, context, on_other)
+        return decryptor(self, context, TEXT.value, on_plaintext)
 
     def __repr__(self) -> str:
         """Return the ids, never a key."""
         ids = list(getattr(self, "_keys", {})) or [None]
         return f"KeyRing(primary={ids[0]!r}, previous={ids[1:]!r})"
+
+
+def encryptor(key_ring: KeyRing, context: str, codec: Codec) -> Callable[[Any], Any]:
+    """Return the function that encrypts one form of plaintext for one context."""
+    return key_ring.primary._data_key.encryptor(envelope.require_context(context), codec)  # noqa: SLF001 - for the ring
+
+
+def decryptor(
+    key_ring: KeyRing, context: str, codec: Codec, on_plaintext: Callable[[Any], Any] | None = None
+) -> Callable[[Any], Any]:
+    """Return the function that decrypts values into one form of plaintext.
+
+    `on_plaintext` is called for what does not start with `sealchemy:`, which may be bytes or a number where the
+    plaintext is not text; by default, that raises `EnvelopeFormatError`.
+    """
+    context = envelope.require_context(context)
+    keys = {key.id: key for key in (key_ring.primary, *key_ring.previous)}
+    known = {envelope.header(key.id): key._data_key for key in keys.values()}  # noqa: SLF001 - for the ring
+
+    def on_other(stored: Any) -> Any:
+        is_plaintext = not stored.startswith(envelope.PREFIX) if isinstance(stored, str) else codec is not TEXT.value
+        if on_plaintext is not None and is_plaintext:
+            return on_plaintext(stored)
+        key_id = envelope.parse(stored, context).key_id
+        raise UnknownKeyError(
+            f"{context}: a value was encrypted with key {key_id}, which is not in the key ring"
+            f" ({', '.join(keys)}); add that key to the previous keys",
+            key_id=key_id,
+        )
+
+    return data_key.decryptor(known, context, codec, on_other)
 
 
 def _text(value: object) -> Any:

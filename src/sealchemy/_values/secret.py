@@ -1,7 +1,12 @@
-"""`SecretString`, a `str` that does not print itself, and `hide`, which wraps secrets where they enter."""
+"""`SecretString` and `SecretBytes`, which do not print themselves, and `hide`, which wraps secrets where they enter."""
 
 import re
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core.core_schema import CoreSchema, SerializationInfo
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -13,6 +18,9 @@ class SecretString(str):
     collect are all made with `repr`. It equals, hashes, formats, joins and JSON-encodes as the plain text, so a
     token can be used as one. The results of `+`, `.strip()`, `.encode()` and the like are ordinary `str` or
     `bytes`; `str(token)` gives the plain `str`.
+
+    It can be the type of a pydantic field: it takes text, or an object with `get_secret_value()`. As JSON, such a field
+    is `"***"`, unless the context of the serialization has `reveal_secrets=True`.
     """
 
     __module__ = "sealchemy"
@@ -26,6 +34,53 @@ class SecretString(str):
         """Return a part, masked as well: pretty-printers cut a text before they print it."""
         return SecretString(super().__getitem__(index))
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, _handler: "GetCoreSchemaHandler") -> "CoreSchema":
+        """Return how pydantic validates and serializes such a field."""
+        from pydantic_core import core_schema  # noqa: PLC0415 - not every application has it
+
+        return core_schema.no_info_before_validator_function(
+            reveal,
+            core_schema.no_info_after_validator_function(cls, core_schema.str_schema()),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                _to_json, info_arg=True, return_schema=core_schema.str_schema(), when_used="json"
+            ),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _schema: "CoreSchema", handler: "GetJsonSchemaHandler") -> "JsonSchemaValue":
+        """Return what OpenAPI calls a password."""
+        from pydantic_core import core_schema  # noqa: PLC0415 - as above
+
+        return {**handler(core_schema.str_schema()), "format": "password", "writeOnly": True}
+
+
+def _to_json(value: str, info: "SerializationInfo") -> str:
+    context = info.context
+    return str(value) if isinstance(context, dict) and context.get("reveal_secrets") is True else "***"
+
+
+class SecretBytes(bytes):
+    """`bytes` whose `repr`, and so also `str()`, is `SecretBytes('***')`; encrypted columns of bytes return it.
+
+    It equals and hashes as the plain bytes; a part of it is masked as well, and the results of `+`, `.decode()`,
+    `.hex()` and the like are ordinary `bytes` or `str`; `bytes(value)` gives the plain bytes.
+    """
+
+    __module__ = "sealchemy"
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Return three stars."""
+        return "SecretBytes('***')"
+
+    __str__ = __repr__
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        """Return a number, or a part, which is masked as well."""
+        part = super().__getitem__(index)
+        return SecretBytes(part) if isinstance(part, bytes) else part
+
 
 class StoredPlaintext(SecretString):
     """Plaintext that may be stored as it is: in stage PREPARE, or by a rewrite that decrypts."""
@@ -33,16 +88,31 @@ class StoredPlaintext(SecretString):
     __slots__ = ()
 
 
+def reveal(value: Any) -> Any:
+    """Return what an object with `get_secret_value()`, such as pydantic's `SecretStr`, holds; others as they are."""
+    method = getattr(type(value), "get_secret_value", None)
+    return value if method is None else method(value)
+
+
 def hide(value: object) -> Any:
     """Return a value in a form that shows nothing: None as None, text as `SecretString`, anything else as its type.
 
-    Public functions rebind a parameter with it first, so that no frame of theirs, or behind them, holds a value
-    that an error tracker could print. Hiding twice changes nothing.
+    An object with `get_secret_value()` is taken for what it holds. Public functions rebind a parameter with it first,
+    so that no frame of theirs, or behind them, holds a value that an error tracker could print. Hiding twice changes
+    nothing.
     """
+    value = reveal(value)
     if isinstance(value, str):
         # Of `str` itself: a subclass may show a mask, or a name, in place of its characters.
         return SecretString(str.__str__(value))
     return value if value is None or isinstance(value, type) else type(value)
+
+
+def hide_stored(value: object) -> Any:
+    """Return what a driver returned in a form that shows nothing: text, bytes and numbers keep their values."""
+    if isinstance(value, bytes):
+        return SecretBytes(value)
+    return value if isinstance(value, int | float) else hide(value)
 
 
 class MaskedText(SecretString):
@@ -51,10 +121,18 @@ class MaskedText(SecretString):
     __slots__ = ()
 
 
+class MaskedBytes(SecretBytes):
+    """The same for bytes."""
+
+    __slots__ = ()
+
+
 def mask(value: Any) -> Any:
     """Return an equal value whose texts do not show in a repr, also those in lists, tuples and dicts."""
     if type(value) is str:
         return MaskedText(value)
+    if type(value) is bytes:
+        return MaskedBytes(value)
     if type(value) is dict:
         return {key: mask(item) for key, item in value.items()}
     return type(value)(map(mask, value)) if type(value) in (list, tuple) else value

@@ -10,7 +10,7 @@ from alembic.autogenerate.render import renderers  # not from alembic.autogenera
 from alembic.operations import MigrateOperation, Operations
 from sqlalchemy.types import TypeDecorator
 
-from sealchemy._column.encrypted_type import EncryptedType
+from sealchemy._column.encrypted_type import encrypted_type
 from sealchemy._rewriting.options import Options
 
 if TYPE_CHECKING:  # Alembic loads this module while it is itself being imported
@@ -24,7 +24,7 @@ def render_item(kind: str, item: Any, context: AutogenContext) -> str | Literal[
     function to `context.configure(render_item=...)` in `env.py`; naming the plugin there, in
     `autogenerate_plugins=["alembic.autogenerate.*", "sealchemy"]`, does so as well.
     """
-    is_ours = isinstance(item, EncryptedType) or type(item).__module__.startswith("sealchemy.")
+    is_ours = encrypted_type(item) is not None or type(item).__module__.startswith("sealchemy.")
     if kind != "type" or not isinstance(item, TypeDecorator) or not is_ours:
         return False
     implementation = item.load_dialect_impl(context.dialect)

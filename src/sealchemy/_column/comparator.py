@@ -1,0 +1,54 @@
+"""The operators of an encrypted column."""
+
+from typing import Any, NoReturn
+
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.elements import ColumnClause, ColumnElement, Label, Null
+from sqlalchemy.sql.operators import OperatorType
+from sqlalchemy.types import TypeDecorator
+from typing_extensions import override
+
+from sealchemy._values.secret import hide
+from sealchemy.errors import UnsupportedOperationError
+
+_NULL_TESTS = frozenset({operators.eq, operators.ne, operators.is_, operators.is_not})
+_COLUMN_TESTS = frozenset({operators.eq, operators.ne})
+
+
+class EncryptedComparator(TypeDecorator.Comparator[Any]):
+    """Refuse operators that would match nothing, or sort by ciphertext."""
+
+    __slots__ = ()
+
+    @override
+    def operate(  # type: ignore[override] # one overload of two: it changes no result type
+        self, op: OperatorType, *other: Any, **kwargs: Any
+    ) -> ColumnElement[Any]:
+        if not _is_meaningful(op, other):
+            other, kwargs = (), {}  # error trackers print the variables of a frame
+            _refuse_operator(self.expr.type, op)
+        return super().operate(op, *other, **kwargs)
+
+    @override
+    def reverse_operate(self, op: OperatorType, other: Any, **kwargs: Any) -> NoReturn:
+        other = hide(other)  # error trackers print the variables of a frame
+        _refuse_operator(self.expr.type, op)
+
+
+def _is_meaningful(op: OperatorType, other: tuple[Any, ...]) -> bool:
+    if len(other) != 1:
+        return False
+    operand = other[0].__clause_element__() if hasattr(other[0], "__clause_element__") else other[0]
+    if operand is None or isinstance(operand, Null):
+        return op in _NULL_TESTS
+    # SQLAlchemy's own dictionaries and lists compare columns with columns.
+    return op in _COLUMN_TESTS and isinstance(operand, ColumnClause | Label)
+
+
+def _refuse_operator(type_: Any, op: OperatorType) -> NoReturn:
+    name = getattr(op, "opstring", None) or getattr(op, "__name__", "this operator").removesuffix("_op")
+    raise UnsupportedOperationError(
+        f"{type_.context}: {name} is not supported on an encrypted column, because two encryptions of one text differ"
+        " and ciphertext has no order. Select by other columns, and compare in Python; to look rows up by the value,"
+        " keep a keyed hash in another column. IS NULL and IS NOT NULL work"
+    )

@@ -1,0 +1,177 @@
+"""JSON values (RFC 8259) as compact UTF-8 and back; the strings of what is read are `SecretString`s."""
+
+import json
+import re
+from math import isfinite
+from types import NoneType
+from typing import Any, NoReturn
+
+from .secret import SecretString, has_lone_surrogate, hide, reveal, type_name
+
+_LEAVES = frozenset({str, SecretString, int, float, bool, NoneType})
+_STRING_KEYS = ({str}, {SecretString}, {str, SecretString}, set[type]())
+_CONTAINERS = dict | list | tuple
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def encode(value: Any) -> bytes:
+    """Return the UTF-8 of a JSON value; raises `TypeError`, `ValueError` or `RecursionError` if it is none."""
+    text = _encoder.encode(value)
+    if type(value) not in _LEAVES:
+        _require_string_keys(value)
+    return text.encode()
+
+
+def _reveal(value: Any) -> Any:
+    revealed = reveal(value)
+    if revealed is value:
+        raise TypeError
+    return revealed
+
+
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_reveal)
+
+
+def _require_string_keys(value: Any) -> None:
+    """Raise `TypeError` for another key, which the encoder would turn into a string."""
+    items = value
+    if isinstance(value, dict):
+        items = value.values()
+        if set(map(type, value)) not in _STRING_KEYS and not all(isinstance(key, str) for key in value):
+            raise TypeError
+    elif not isinstance(value, list | tuple):
+        return
+    if not _LEAVES.issuperset(map(type, items)):
+        for item in items:
+            _require_string_keys(item)
+
+
+def decode(data: bytes) -> Any:
+    """Return the value of JSON in UTF-8; raises `ValueError` or `RecursionError` if it is none."""
+    text = str(data, "utf-8")
+    try:
+        value, end = _decoder.scan_once(text, 0)
+    except StopIteration:  # it starts with whitespace, or is no JSON
+        end = -1
+    if end != len(text):
+        value = _decoder.decode(text)
+    if type(value) is str:
+        return SecretString(value)
+    if type(value) is list:
+        _hide_in_list(value)
+    return value
+
+
+def _hide_in_object(found: dict[str, Any]) -> dict[str, Any]:
+    for key, item in found.items():
+        if type(item) is str:
+            found[key] = SecretString(item)
+        elif type(item) is list:
+            _hide_in_list(item)
+    return found
+
+
+def _hide_in_list(items: list[Any]) -> None:
+    for index, item in enumerate(items):
+        if type(item) is str:
+            items[index] = SecretString(item)
+        elif type(item) is list:
+            _hide_in_list(item)
+
+
+def _refuse_constant(_name: str) -> NoReturn:
+    raise ValueError  # NaN and infinities, which are no JSON
+
+
+_decoder = json.JSONDecoder(object_hook=_hide_in_object, parse_constant=_refuse_constant)
+
+
+def encode_text(text: Any) -> bytes:
+    """Return JSON text as it is; raises as `decode` does if it is none, or `TypeError` if it is no text."""
+    if isinstance(text, int | float):  # into which SQLite turns text, in a column of type JSON
+        return encode(text)
+    data = str.encode(text)
+    decode(data)
+    return data
+
+
+def decode_text(data: bytes) -> SecretString:
+    """Return JSON as text; raises as `decode` does if it is none."""
+    decode(data)
+    return SecretString(data, "utf-8")
+
+
+def hide_strings(value: Any) -> Any:
+    """Return a JSON value whose strings are hidden, in the same lists and dicts; a value of no such type as `hide` does.
+
+    They are changed in place: the application may go on to fill an object that it has assigned. Subclasses that track
+    changes do not notice.
+    """
+    value = reveal(value)
+    return _hide_parts(value, set()) if isinstance(value, _CONTAINERS | int | float) else hide(value)
+
+
+def _hide_parts(value: Any, seen: set[int]) -> Any:
+    value = reveal(value)
+    if isinstance(value, str):
+        return value if isinstance(value, SecretString) else hide(value)
+    if not isinstance(value, _CONTAINERS) or id(value) in seen:
+        return value
+    seen.add(id(value))
+    if isinstance(value, tuple):
+        parts = [_hide_parts(item, seen) for item in value]
+        return value if all(part is item for part, item in zip(parts, value, strict=True)) else tuple(parts)
+    is_dict = isinstance(value, dict)
+    for place, item in list(dict.items(value) if is_dict else enumerate(value)):
+        hidden = _hide_parts(item, seen)
+        if hidden is not item:
+            (dict if is_dict else list).__setitem__(value, place, hidden)
+    return value
+
+
+def find_problem(value: Any) -> str:
+    """Return why a hidden value is not a JSON value: the path of the part that is none, as in RFC 9535, and its type."""
+    try:
+        return _find(value, "$", ()) or "the value is not JSON"
+    except RecursionError:
+        return "the value is nested too deeply for JSON"
+
+
+def _find(value: Any, path: str, outer: tuple[int, ...]) -> str | None:
+    if id(value) in outer:
+        return f"{path} is not JSON: it contains itself"
+    if isinstance(value, dict):
+        if any(not isinstance(key, str) for key in value):
+            return f"{path} is not JSON: it has a key that is not a str"
+        if any(has_lone_surrogate(key) for key in value):
+            return f"{path} has a key with a lone surrogate and no UTF-8 form"
+        places = [(_place(path, key), item) for key, item in dict.items(value)]
+    elif isinstance(value, list | tuple):
+        places = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+    else:
+        problem = _find_in_leaf(value)
+        return f"{path} is {problem}" if problem else None
+    return next((found for place, item in places if (found := _find(item, place, (*outer, id(value))))), None)
+
+
+def _place(path: str, key: str) -> str:
+    return f"{path}.{key}" if _IDENTIFIER.fullmatch(key) else f"{path}[{json.dumps(str(key))}]"
+
+
+def _find_in_leaf(value: Any) -> str | None:
+    value = reveal(value)
+    if isinstance(value, str):
+        return "a text with a lone surrogate and no UTF-8 form" if has_lone_surrogate(value) else None
+    if isinstance(value, float) and not isfinite(value):
+        return "NaN or an infinity, which JSON does not have"
+    if isinstance(value, int):
+        try:
+            int.__repr__(value)
+        except ValueError:
+            return "an integer of too many digits (see sys.set_int_max_str_digits)"
+    return None if value is None or isinstance(value, int | float) else f"{type_name(hide(value))}, not JSON"
+
+
+def find_text_problem(_text: Any) -> str:
+    """Return why a text is not JSON, without any of it."""
+    return "the text is not JSON"
