@@ -32,7 +32,7 @@ __all__ = [
 Operation = Conversion  # the name in version 0.1
 
 
-def rewrite(
+def rewrite(  # noqa: PLR0913 - all but the first four are options
     conversion: Conversion,
     bind: Engine | Connection,
     table: str,
@@ -41,7 +41,8 @@ def rewrite(
     schema: str | None = None,
     options: Options = Options(),  # noqa: B008 - it cannot be changed
     progress: Callable[[Progress], None] | None = None,
-    legacy_reader: Callable[[str], str] | None = None,
+    legacy_reader: Callable[[str], str | bytes] | None = None,
+    kinds: Mapping[str, str] = {},
 ) -> Report:
     """Rewrite the values of a table, and return the report.
 
@@ -62,7 +63,10 @@ def rewrite(
         progress: called after each batch.
         legacy_reader: for `ENCRYPT`, returns the plaintext of a value that another library wrote; without it, such a
             value is taken for the plaintext. It is called for every value that does not start with `sealchemy:`,
-            more than once for some; a value for which it raises is left as it was and reported.
+            more than once for some; a value for which it raises is left as it was and reported. For a column of
+            JSON it returns the text of the value, and for one of bytes it may return `bytes`.
+        kinds: `"json"` or `"bytes"` for columns of `EncryptedJSON` or `EncryptedBytes`, by column name. The database
+            tells the kind of a column that is not text yet.
 
     Raises:
         KeyRingNotAttachedError, ColumnDefinitionError, UnsupportedOperationError: before a row is touched.
@@ -71,7 +75,7 @@ def rewrite(
     """
     require_keys(conversion, bind, columns)
     refuse_legacy_reader(conversion, legacy_reader)
-    with open_table(bind, TableColumns(table, columns, schema), options.lock_timeout) as access:
+    with open_table(bind, TableColumns(table, columns, schema, kinds), options.lock_timeout) as access:
         if conversion is not VERIFY:
             announce(access, conversion)
         return run(access, conversion, options, progress, legacy_reader)

@@ -32,7 +32,7 @@ def column_status(
     Raises:
         ColumnDefinitionError: the table or a column does not exist, or is not text.
     """
-    return _count(bind, TableColumns(table, columns, schema))
+    return _count(bind, TableColumns(table, columns, schema, kinds=None))
 
 
 def declared_status(bind: Engine | Connection, metadata: MetaData) -> list[ColumnStatus]:

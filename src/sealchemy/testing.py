@@ -59,7 +59,9 @@ def assert_encrypted(session: Session, column: InstrumentedAttribute[Any]) -> No
     mapping = connection.get_execution_options().get("schema_translate_map") or {}
     for item in found:
         schema = mapping.get(item.table.schema, item.table.schema)
-        (stored,) = column_status(connection, item.table.name, {item.name: encrypted_type(item.type).context}, schema=schema)
+        (stored,) = column_status(
+            connection, item.table.name, {item.name: encrypted_type(item.type).context}, schema=schema
+        )
         _check_stored(stored)
     if problem := _find_unreadable(session, column):
         raise AssertionError(problem)

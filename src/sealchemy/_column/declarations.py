@@ -18,7 +18,7 @@ _WHY = (
 
 _MAY_OVERRIDE = frozenset(
     {"process_bind_param", "process_literal_param", "process_result_value", "coerce_compared_value", "compare_values"}
-    | {"__init__", "__repr__", "cache_ok", "coerce_to_is_types", "comparator_factory", "copy", "hashable", "impl"}
+    | {"cache_ok", "coerce_to_is_types", "comparator_factory", "copy", "hashable", "impl"}
     | {"impl_instance", "python_type", "should_evaluate_none", "sort_key_function"}
 )
 """What a TypeDecorator over an encrypted type may have of its own."""

@@ -112,14 +112,12 @@ class EncryptedType(TypeDecorator[Any]):
         return process
 
 
-_MAY_OVERRIDE = frozenset({"__init__", "__repr__", "cache_ok", "python_type"})
-
-_NOT_OF_SQLALCHEMY = frozenset(dir(object)) - {"__init__", "__repr__"} | {"__parameters__", "__orig_bases__"}
+_MAY_OVERRIDE = frozenset({"cache_ok", "python_type"})
 
 
 def find_override(class_: type, base: type, allowed: frozenset[str]) -> str | None:
     """Return an attribute of `base` that `class_` overrides, itself or through a mixin, and that is not allowed."""
-    names = set(dir(base)) - _NOT_OF_SQLALCHEMY - allowed
+    names = {name for name in dir(base) if not name.startswith("__")} - allowed
     own = [item for item in class_.__mro__ if item not in base.__mro__ and item.__module__ != "sealchemy"]
     return next((name for item in own for name in vars(item) if name in names), None)
 

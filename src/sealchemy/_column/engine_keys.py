@@ -110,7 +110,11 @@ class EngineKeys:
                 self._decryptors[name] = self._make_decryptor(*self._columns[name])
 
     def _current(
-        self, functions: dict[str, _Function], make: Callable[[str, Plaintext], _Function], context: str, kind: Plaintext
+        self,
+        functions: dict[str, _Function],
+        make: Callable[[str, Plaintext], _Function],
+        context: str,
+        kind: Plaintext,
     ) -> _Function:
         name = f"{kind.name} {context}"
         if name not in functions:

@@ -92,8 +92,8 @@ def _values(rows: list[Any]) -> Iterable[Iterable[Any]]:
 
 def _refuse_secret(keys: EngineKeys) -> None:
     message = (
-        "a SecretString or SecretBytes, which an encrypted column returns, is a parameter for a column that is not encrypted, or of"
-        " text(): it would be stored in clear, and may be logged by the server"
+        "a SecretString or SecretBytes, which an encrypted column returns, is a parameter for a column that is not"
+        " encrypted, or of text(): it would be stored in clear, and may be logged by the server"
     )
     if keys.refuses_secrets:
         raise UnsupportedOperationError(f"{message}. If that is what you want, pass str(value) or bytes(value)")

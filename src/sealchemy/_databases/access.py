@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -68,6 +68,21 @@ class Access:
         with self.connection.begin() if self.owns_connection else nullcontext():
             self.database.begin(self.connection, self.target, lock_timeout or self.lock_timeout, write=write)
             yield
+
+    def look_up_again(self) -> "Access":
+        """Return the access to the table as the database has it now, after a change of its definition."""
+        wanted = self.target.wanted()
+        with self.transaction(write=False):
+            target = look_up(self.connection, wanted, self.database.key_type, self.database.kind_of)
+        return replace(self, target=target)
+
+    def require_text(self) -> None:
+        """Raise `ColumnDefinitionError` if a column is of a type that ciphertext, which is text, does not fit."""
+        if self.database.can_alter_types and (names := self.target.unconverted()):
+            raise ColumnDefinitionError(
+                f"table {self.target.name!r}: column {names[0]} is not text: turn it into text first"
+                " (op.widen_columns, `sealchemy widen`)"
+            )
 
     def require_transactions(self) -> None:
         """Raise `UnsupportedOperationError` if each statement would be committed by itself: updates could be lost."""
@@ -170,7 +185,7 @@ def open_table(
             # Whatever the engine's own level is: without transactions, locks protect nothing.
             connection.execution_options(isolation_level=database.isolation_level)
             stack.enter_context(database.session(connection, lock_timeout))
-        target = look_up(connection, wanted, database.key_type, database.is_text)
+        target = look_up(connection, wanted, database.key_type, database.kind_of)
         problem = None if any_key else database.key_problem(connection, target)
         if problem is not None:
             raise ColumnDefinitionError(f"table {target.name!r} cannot be rewritten: {problem}")

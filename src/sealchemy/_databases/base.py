@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
+from sealchemy._values.codecs import BYTES, JSON, TEXT, Plaintext
 from sealchemy._values.envelope import PREFIX
 from sealchemy.errors import UnsupportedOperationError
 
@@ -74,12 +75,16 @@ class Database:
         """Return the type for parameters that are compared with a key column of this type."""
         return without_collation(type_)
 
-    def is_text(self, type_: TypeEngine[Any]) -> bool:
-        """Return whether a column of this type can hold any text."""
-        return isinstance(type_, sa.String) and not isinstance(type_, sa.Enum)
+    def kind_of(self, type_: TypeEngine[Any]) -> Plaintext | None:
+        """Return the kind of plaintext that a column of this type can hold any value of."""
+        if isinstance(type_, sa.JSON):
+            return JSON
+        if isinstance(type_, sa.LargeBinary | sa.BINARY | sa.VARBINARY):
+            return BYTES
+        return TEXT if isinstance(type_, sa.String) and not isinstance(type_, sa.Enum) else None
 
-    def is_wide(self, type_: TypeEngine[Any]) -> bool:
-        """Return whether a text column of this type need not be widened."""
+    def is_wide(self, type_: TypeEngine[Any], kind: Plaintext = TEXT) -> bool:
+        """Return whether a column of this type, which holds this kind of plaintext, need not be widened."""
         return True
 
     def key_problem(self, connection: sa.Connection, target: Target) -> str | None:
@@ -149,7 +154,7 @@ class Database:
     def write(self, connection: sa.Connection, target: Target, rows: Mapping[RowKey, RowKey]) -> None:
         """Store new values by primary key, in key order. None leaves a column as it is."""
         values: dict[str, Any] = {
-            item.name: sa.func.coalesce(sa.bindparam(f"c{index}", type_=sa.Text()), item)
+            item.name: sa.func.coalesce(sa.bindparam(f"c{index}", type_=item.type), item)
             for index, item in enumerate(target.columns)
         }
         same_key = sa.and_(*(item == sa.bindparam(f"k{index}") for index, item in enumerate(target.key)))
@@ -174,8 +179,15 @@ class Database:
     def flush(self, connection: sa.Connection) -> None:
         """Let everything happen that a commit would still do, such as deferred triggers."""
 
+    def columns_to_convert(self, connection: sa.Connection, target: Target) -> dict[str, str]:
+        """Return the columns that are not text and have to become it, and their types."""
+        return {}
+
     def widening(self, connection: sa.Connection, target: Target) -> dict[str, str]:
-        """Return the clauses of ALTER TABLE that make the columns wide enough for ciphertext, by column."""
+        """Return the clauses of ALTER TABLE that make the columns text that is wide enough for ciphertext, by column.
+
+        After these, there may be more.
+        """
         return {}
 
     def widening_statement(self, connection: sa.Connection, target: Target, clauses: Iterable[str]) -> str:

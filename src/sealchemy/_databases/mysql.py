@@ -5,11 +5,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, literal, or_, text
-from sqlalchemy.dialects.mysql import LONGTEXT, MEDIUMTEXT, SET
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, literal, or_, select, text
+from sqlalchemy.dialects.mysql import LONGBLOB, LONGTEXT, MEDIUMBLOB, MEDIUMTEXT, SET, TINYBLOB
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 from typing_extensions import override
+
+from sealchemy._values.codecs import BYTES, JSON, TEXT, Plaintext
+from sealchemy.errors import ColumnDefinitionError
 
 from .base import Database, NarrowColumn, to_like
 from .sql_names import quoted_names_in, tokens_of
@@ -22,7 +25,12 @@ _KEYS = (*_EXACT_KEYS, "CHAR", "VARCHAR", "DECIMAL", "NUMERIC", "DATE", "DATETIM
 _TYPE = re.compile(r"^ *(`(?:[^`]|``)*`) \w+(\(\d+\))?")
 """A column's name and type, at the start of its line in SHOW CREATE TABLE."""
 
-_WIDE = {"mediumtext", "longtext"}
+_LIMITED = {"char", "varchar", "tinytext", "text"}
+
+_BINARY = {"binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob"}
+
+_SUFFIX = "_sealchemy_old"
+"""What the name of a column of bytes ends with, while a column of text takes its place."""
 
 _TIMEOUTS = ("innodb_lock_wait_timeout", "lock_wait_timeout")  # for rows, and for the definition of a table
 
@@ -41,13 +49,16 @@ class MySQL(Database):
         return quoted_names_in(condition)
 
     @override
-    def is_text(self, type_: TypeEngine[Any]) -> bool:
-        """Return whether it is text; a SET passes for it, and is none."""
-        return super().is_text(type_) and not isinstance(type_, SET)
+    def kind_of(self, type_: TypeEngine[Any]) -> Plaintext | None:
+        """Return the kind; a SET passes for text, and is none."""
+        if isinstance(type_, TINYBLOB | MEDIUMBLOB | LONGBLOB):
+            return BYTES
+        return None if isinstance(type_, SET) else super().kind_of(type_)
 
     @override
-    def is_wide(self, type_: TypeEngine[Any]) -> bool:
-        return isinstance(type_, MEDIUMTEXT | LONGTEXT)
+    def is_wide(self, type_: TypeEngine[Any], kind: Plaintext = TEXT) -> bool:
+        """Return whether it is MEDIUMTEXT or LONGTEXT; as the latter MariaDB describes JSON, too."""
+        return isinstance(type_, MEDIUMTEXT) or (isinstance(type_, LONGTEXT) and kind is not JSON)
 
     @override
     def key_problem(self, connection: Connection, target: Target) -> str | None:
@@ -160,15 +171,34 @@ class MySQL(Database):
         return [
             NarrowColumn(name, declared, int(size or 0))
             for name, declared, size, type_ in read_catalog(connection, target, query)
-            if name in names and type_.lower() not in _WIDE
+            if name in names and type_.lower() in _LIMITED
         ]
 
     @override
     def widening(self, connection: Connection, target: Target) -> dict[str, str]:
-        """Return it for columns that are neither MEDIUMTEXT nor LONGTEXT; everything but the type stays."""
-        return {
+        """Return it for columns that are neither MEDIUMTEXT nor LONGTEXT; everything but the type stays.
+
+        Bytes have no conversion to text that ALTER TABLE could do: a new column takes the place of the old one, which
+        the next call drops.
+        """
+        clauses = {
             item.name: "MODIFY " + _TYPE.sub(r"\1 MEDIUMTEXT", column_definition(connection, target, item.name))
             for item in self.limited_columns(connection, target)
+        }
+        for name in self.columns_to_convert(connection, target):
+            if is_json(connection, target, name):
+                definition = _TYPE.sub(r"\1 MEDIUMTEXT", column_definition(connection, target, name))
+                clauses[name] = "MODIFY " + definition.replace(_json_check(connection, name), "")
+        return clauses | _bytes_to_text(connection, target)
+
+    @override
+    def columns_to_convert(self, connection: Connection, target: Target) -> dict[str, str]:
+        """Return those of JSON, which is LONGTEXT with a CHECK on MariaDB, and of bytes."""
+        names = {item.name for item in target.columns}
+        return {
+            name: "JSON" if is_json(connection, target, name) else str(row["column_type"])
+            for name, row in _columns(connection, target).items()
+            if name in names and (row["data_type"].lower() in _BINARY or is_json(connection, target, name))
         }
 
     @override
@@ -180,7 +210,8 @@ class MySQL(Database):
     @override
     def copied_by_widening(self, connection: Connection, target: Target) -> dict[str, str]:
         """Return it for every column: these servers copy the table to change a type."""
-        return {item.name: item.declared for item in self.limited_columns(connection, target)}
+        limited = {item.name: item.declared for item in self.limited_columns(connection, target)}
+        return limited | self.columns_to_convert(connection, target)
 
     @override
     def is_retryable(self, error: DBAPIError) -> bool:
@@ -196,6 +227,60 @@ def read_catalog(connection: Connection, target: Target, sql: str) -> list[tuple
     """Return the rows of a query on the catalog, which takes the parameters `table` and `schema`."""
     parameters = {"table": target.table.name, "schema": target.table.schema}
     return [tuple(row) for row in connection.execute(text(sql), parameters)]
+
+
+def _columns(connection: Connection, target: Target) -> dict[str, dict[str, Any]]:
+    """Return what the catalog says of each column of the table."""
+    query = (
+        "SELECT column_name, column_type, data_type, is_nullable, column_comment, extra"
+        " FROM information_schema.columns"
+        " WHERE table_name = :table AND table_schema = coalesce(:schema, database())"
+    )
+    names = ("column_name", "column_type", "data_type", "is_nullable", "column_comment", "extra")
+    return {row[0]: dict(zip(names, row, strict=True)) for row in read_catalog(connection, target, query)}
+
+
+def _json_check(connection: Connection, name: str) -> str:
+    """Return the CHECK that MariaDB gives a column of JSON."""
+    return f" CHECK (json_valid({connection.dialect.identifier_preparer.quote_identifier(name)}))".replace("%%", "%")
+
+
+def is_json(connection: Connection, target: Target, name: str) -> bool:
+    """Return whether a column is of JSON: a type of its own on MySQL, and LONGTEXT with a CHECK on MariaDB."""
+    definition = column_definition(connection, target, name)
+    return definition.endswith(_json_check(connection, name)) or bool(re.match(r"^ *`(?:[^`]|``)*` json\b", definition))
+
+
+def _bytes_to_text(connection: Connection, target: Target) -> dict[str, str]:
+    """Return the clauses of ALTER TABLE that replace columns of bytes by text, or that drop the replaced ones."""
+    quote, columns = connection.dialect.identifier_preparer.quote_identifier, _columns(connection, target)
+    clauses = {}
+    for name in [item.name for item in target.columns if item.name in columns]:
+        column, old = columns[name], f"{name[: 64 - len(_SUFFIX)]}{_SUFFIX}"
+        is_nullable = column["is_nullable"] == "YES"
+        if column["data_type"].lower() in _BINARY:
+            _refuse_long_bytes(connection, target, name)
+            visible = " INVISIBLE" if "INVISIBLE" in str(column["extra"]).upper() else ""
+            comment = str(literal(column["column_comment"]).compile(connection, compile_kwargs={"literal_binds": True}))
+            clauses[name] = (
+                f"CHANGE {quote(name)} {quote(old)} {column['column_type']} NULL, ADD COLUMN {quote(name)} MEDIUMTEXT"
+                f"{'' if is_nullable else ' NOT NULL'}{visible} DEFAULT (concat(0x5C78, lower(hex({quote(old)}))))"
+                f" COMMENT {comment} AFTER {quote(old)}"
+            )
+        elif old in columns:
+            default = "SET DEFAULT NULL" if is_nullable else "DROP DEFAULT"
+            clauses[name] = f"DROP COLUMN {quote(old)}, ALTER COLUMN {quote(name)} {default}"
+    return clauses
+
+
+def _refuse_long_bytes(connection: Connection, target: Target, name: str) -> None:
+    """Refuse values of which hex() would make NULL, or that do not fit."""
+    longest = connection.scalar(select(func.max(func.octet_length(target.table.c[name])))) or 0
+    limit = min(connection.execute(text("SELECT @@max_allowed_packet")).scalar_one(), 2**24) // 2 - 1024
+    if longest > limit:
+        raise ColumnDefinitionError(
+            f"{target.name}.{name}: it has a value of {longest} bytes, and this server can turn {limit} into text"
+        )
 
 
 def is_versioned(connection: Connection, target: Target) -> bool:

@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import CIDR, CITEXT, DOMAIN, INET, MACADDR
+from sqlalchemy.dialects.postgresql import BYTEA, CIDR, CITEXT, DOMAIN, INET, JSON, JSONB, MACADDR
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 from typing_extensions import override
+
+from sealchemy._values import codecs
+from sealchemy._values.codecs import BYTES, TEXT, Plaintext
 
 from . import postgresql_vacuum
 from .base import Database, NarrowColumn, to_like
@@ -60,17 +63,23 @@ class PostgreSQL(Database):
         return sa.collate(sa.cast(stored, sa.Text), "C").like(to_like(pattern))
 
     @override
+    def size(self, stored: sa.ColumnElement[str]) -> sa.ColumnElement[int]:
+        return sa.func.octet_length(sa.cast(stored, sa.Text))
+
+    @override
     def can_store(self, plaintext: str) -> bool:
         """Return whether it has no NUL."""
         return "\0" not in plaintext
 
     @override
-    def is_text(self, type_: TypeEngine[Any]) -> bool:
-        """Return whether it is text, varchar, char(n) or citext; enum, name, "char" and domains pass for text."""
-        return type(type_) in {sa.TEXT, sa.VARCHAR, sa.CHAR, CITEXT}
+    def kind_of(self, type_: TypeEngine[Any]) -> Plaintext | None:
+        """Return the kind of text, varchar, char(n), citext, json, jsonb and bytea; other types pass for these."""
+        if type(type_) in {sa.TEXT, sa.VARCHAR, sa.CHAR, CITEXT}:
+            return TEXT
+        return {JSON: codecs.JSON, JSONB: codecs.JSON, BYTEA: codecs.BYTES}.get(type(type_))
 
     @override
-    def is_wide(self, type_: TypeEngine[Any]) -> bool:
+    def is_wide(self, type_: TypeEngine[Any], kind: Plaintext = TEXT) -> bool:
         """Return whether it has no limit: `text`, `varchar` and `citext`."""
         return isinstance(type_, sa.TEXT | CITEXT) or (isinstance(type_, sa.VARCHAR) and type_.length is None)
 
@@ -214,9 +223,23 @@ class PostgreSQL(Database):
     @override
     def widening(self, connection: sa.Connection, target: Target) -> dict[str, str]:
         quote = connection.dialect.identifier_preparer.quote
-        narrow = [item["name"] for item in self._text_columns(connection, target) if not self.is_wide(item["type"])]
+        narrow = [item for item in self._text_columns(connection, target) if not self.is_wide(item["type"])]
         collations = self._collations(connection, target)
-        return {name: f"ALTER COLUMN {quote(name)} TYPE TEXT{collations.get(name, '')}" for name in narrow}
+        clauses = {}
+        for item in narrow:
+            name, using = item["name"], ""
+            if self.kind_of(item["type"]) is BYTES:  # as text, whatever bytea_output says
+                using = f" USING chr(92) || 'x' || encode({quote(name)}, 'hex')"
+            clauses[name] = f"ALTER COLUMN {quote(name)} TYPE TEXT{collations.get(name, '')}{using}"
+        return clauses
+
+    @override
+    def columns_to_convert(self, connection: sa.Connection, target: Target) -> dict[str, str]:
+        return {
+            item["name"]: item["type"].compile(connection.dialect)
+            for item in self._text_columns(connection, target)
+            if self.kind_of(item["type"]) is not TEXT
+        }
 
     def _collations(self, connection: sa.Connection, target: Target) -> dict[str, str]:
         """Return the COLLATE clauses of the columns that have one; a new type would reset it."""
@@ -230,11 +253,11 @@ class PostgreSQL(Database):
 
     @override
     def copied_by_widening(self, connection: sa.Connection, target: Target) -> dict[str, str]:
-        """Return it for char(n), whose values lose their padding."""
+        """Return it for char(n), whose values lose their padding, and for what is not text."""
         return {
             item["name"]: item["type"].compile(connection.dialect)
             for item in self._text_columns(connection, target)
-            if isinstance(item["type"], sa.CHAR)
+            if isinstance(item["type"], sa.CHAR) or self.kind_of(item["type"]) is not TEXT
         }
 
     def _text_columns(self, connection: sa.Connection, target: Target) -> list[Any]:

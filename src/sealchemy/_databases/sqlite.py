@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import NullType, TypeEngine
 from typing_extensions import override
 
+from sealchemy._values.codecs import TEXT, Plaintext
 from sealchemy.errors import UnsupportedOperationError
 
 from . import sqlite_schema
@@ -57,9 +58,9 @@ class SQLite(Database):
         return NullType()
 
     @override
-    def is_text(self, type_: TypeEngine[Any]) -> bool:
-        """Return whether it is text, or a column without a type."""
-        return super().is_text(type_) or isinstance(type_, NullType)
+    def kind_of(self, type_: TypeEngine[Any]) -> Plaintext | None:
+        """Return the kind; a column without a type holds text as well."""
+        return TEXT if isinstance(type_, NullType) else super().kind_of(type_)
 
     @override
     def key_problem(self, connection: Connection, target: Target) -> str | None:

@@ -4,16 +4,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import JSON, ColumnClause, ColumnElement, Connection, TableClause, Text, column, inspect, table
+from sqlalchemy import ColumnClause, ColumnElement, Connection, TableClause, Text, column, inspect, table
 from sqlalchemy.engine import Dialect, Inspector
 from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.types import NullType, String, TypeDecorator, TypeEngine
 from typing_extensions import override
 
+from sealchemy._values.codecs import BYTES, KINDS, TEXT, Plaintext
 from sealchemy._values.envelope import PREFIX, require_context
-from sealchemy._values.secret import hide
+from sealchemy._values.secret import StoredPlaintext, hide
 from sealchemy.errors import ColumnDefinitionError
 
 RowKey: TypeAlias = tuple[Any, ...]
@@ -27,51 +30,97 @@ class TableColumns(NamedTuple):
         name: the table's name.
         columns: the context of each column, by column name.
         schema: the table's schema, if it is not the default one.
+        kinds: the kind of plaintext, `json` or `bytes`, of columns that do not hold text, by name; None where it does
+            not matter, and the type in the database decides.
     """
 
     name: str
     columns: Mapping[str, str]
     schema: str | None = None
+    kinds: Mapping[str, str] | None = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Target:
-    """Columns of one table, as the database has them, and the context of each."""
+    """Columns of one table, as the database has them, and the context of each.
+
+    Attributes:
+        kinds: the kind of plaintext of each column.
+        types: the kind that each column's type in the database holds by itself.
+    """
 
     table: TableClause
     key: tuple[ColumnElement[Any], ...]
     columns: tuple[ColumnElement[str], ...]
     contexts: tuple[str, ...]
     key_types: tuple[TypeEngine[Any], ...]
+    kinds: tuple[Plaintext, ...]
+    types: tuple[Plaintext, ...]
 
     @property
     def name(self) -> str:
         """The table's name, with its schema."""
         return self.table.fullname
 
+    def wanted(self) -> TableColumns:
+        """Return what to look up to find this again."""
+        names = [item.name for item in self.columns]
+        contexts = dict(zip(names, self.contexts, strict=True))
+        kinds = {name: kind.name for name, kind in zip(names, self.kinds, strict=True)}
+        return TableColumns(self.table.name, contexts, self.table.schema, kinds)
+
+    def unconverted(self) -> list[str]:
+        """Return the columns whose type in the database is not text."""
+        return [item.name for item, type_ in zip(self.columns, self.types, strict=True) if type_ is not TEXT]
+
 
 class StoredText(TypeDecorator[str]):
-    """Text that may still be plaintext, so that neither debug echo nor an error tracker shows it."""
+    """Text that may still be plaintext, so that neither debug echo nor an error tracker shows it.
+
+    Where SQLite has bytes or a number, it is the text that stands for them; and where the column is one of bytes there,
+    plaintext is written as bytes.
+    """
 
     impl = Text
     cache_ok = True
 
+    def __init__(self, kind: str = TEXT.name, type_: str = TEXT.name) -> None:
+        """Name the kind of the plaintext, and the kind that the column's type holds."""
+        super().__init__()
+        self.kind, self.type_ = kind, type_
+
+    @override
+    def bind_processor(self, dialect: Dialect) -> Any:
+        """Return the function that writes plaintext as the column has it."""
+        return _write_bytes if self.type_ == BYTES.name else None
+
     @override
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         """Return the function that hides plaintext; it is called for each value that is read."""
-        return _hide_plaintext
+        return partial(_hide_plaintext, KINDS[self.kind])
 
 
-def _hide_plaintext(value: Any) -> Any:
-    # Bytes, which SQLite may have in a text column, become their type: they cannot be used, so they are not kept.
-    return value if isinstance(value, str) and value.startswith(PREFIX) else hide(value)
+def _write_bytes(value: Any) -> Any:
+    return BYTES.stored.encode(value) if isinstance(value, StoredPlaintext) else value
+
+
+def _hide_plaintext(kind: Plaintext, value: Any) -> Any:
+    if isinstance(value, str):
+        return value if value.startswith(PREFIX) else hide(value)
+    if value is None or kind is TEXT:
+        # Bytes, which SQLite may have in a text column, become their type: they cannot be used, so they are not kept.
+        return hide(value)
+    try:
+        return kind.stored.decode(kind.stored.encode(value))
+    except (TypeError, ValueError):  # some of them hold the value
+        return hide(value)
 
 
 def look_up(
     connection: Connection,
     wanted: TableColumns,
     key_type: Callable[[TypeEngine[Any]], TypeEngine[Any]],
-    is_text: Callable[[TypeEngine[Any]], bool],
+    kind_of: Callable[[TypeEngine[Any]], Plaintext | None],
 ) -> Target:
     """Look a table up in the database.
 
@@ -79,13 +128,13 @@ def look_up(
         connection: the database.
         wanted: the table and its columns.
         key_type: returns the type for parameters that are compared with a key column of some type.
-        is_text: returns whether a column of some type can hold any text.
+        kind_of: returns the kind of plaintext that a column of some type holds.
 
     Raises:
-        ColumnDefinitionError: the table or a column does not exist, a column is not text, or there is no
-            primary key.
+        ColumnDefinitionError: the table or a column does not exist, a column holds another kind of value, or there is
+            no primary key.
     """
-    name, contexts, schema = wanted
+    name, contexts, schema, wanted_kinds = wanted
     _refuse_translation(connection, name, schema)
     with inspecting(connection) as inspector:
         try:
@@ -93,10 +142,16 @@ def look_up(
         except NoSuchTableError:
             found = {}
         key = inspector.get_pk_constraint(name, schema=schema)["constrained_columns"] if found else []
-    problem = _find_problem(connection.engine.url.database, contexts, found, key, is_text)
+    problem = _find_problem(connection.engine.url.database, contexts, found, key)
+    types = {item: kind_of(found[item]) or TEXT for item in contexts if item in found}
+    kinds = {item: type_.name for item, type_ in types.items()}
+    if wanted_kinds is not None:
+        kinds = dict.fromkeys(contexts, TEXT.name) | dict(wanted_kinds)
+    problem = problem or _find_wrong_type(found, {item: kind_of(found[item]) for item in types}, kinds)
     if problem is not None:
         raise ColumnDefinitionError(f"table {name!r}: {problem}")
-    pieces = [column(item, key_type(found[item])) for item in key] + [column(item, StoredText()) for item in contexts]
+    pieces = [column(item, key_type(found[item])) for item in key]
+    pieces += [column(item, StoredText(kinds[item], type_.name)) for item, type_ in types.items()]
     others: list[ColumnClause[Any]] = [column(item) for item in found if item not in key and item not in contexts]
     light = table(name, *pieces, *others, schema=schema)
     return Target(
@@ -105,6 +160,8 @@ def look_up(
         columns=tuple(light.c[item] for item in contexts),
         contexts=tuple(require_context(context) for context in contexts.values()),
         key_types=tuple(found[item] for item in key),
+        kinds=tuple(KINDS[kinds[item]] for item in types),
+        types=tuple(types.values()),
     )
 
 
@@ -121,12 +178,23 @@ def inspecting(connection: Connection) -> Iterator[Inspector]:
         connection.execution_options(skip_user_error_events=before)
 
 
-def _describe_type(name: str, type_: TypeEngine[Any]) -> str:
-    declared = "of a type that SQLAlchemy does not know" if isinstance(type_, NullType) else type_
-    advice = "it cannot hold ciphertext"
-    if isinstance(type_, JSON):
-        advice = "turn it into text first, with the application: it would read and write a JSON document as text"
-    return f"column {name} is {declared}, not text: {advice}"
+def _find_wrong_type(
+    found: Mapping[str, TypeEngine[Any]], types: Mapping[str, Plaintext | None], kinds: Mapping[str, str]
+) -> str | None:
+    for name, kind in kinds.items():
+        if kind not in KINDS or name not in types:
+            return f"kinds has {name!r}: it takes columns of the mapping, and {', '.join(KINDS)}"
+    for name, type_ in types.items():
+        if type_ is None:
+            declared = "of a type that SQLAlchemy does not know" if isinstance(found[name], NullType) else found[name]
+            return f"column {name} is {declared}, not text: it cannot hold ciphertext"
+        if type_ not in {TEXT, KINDS[kinds[name]]}:
+            return (
+                f"column {name} is {found[name]}, not {kinds[name]}: if it is to be one of EncryptedJSON or"
+                f" EncryptedBytes, declare it so (in an operation: kinds={{{name!r}: {type_.name!r}}}); otherwise, turn"
+                " it into text first, together with the application"
+            )
+    return None
 
 
 def without_collation(type_: TypeEngine[Any]) -> TypeEngine[Any]:
@@ -151,7 +219,6 @@ def _find_problem(
     contexts: Mapping[str, str],
     found: Mapping[str, Any],
     key: Sequence[str],
-    is_text: Callable[[TypeEngine[Any]], bool],
 ) -> str | None:
     if not found:
         return f"there is no such table in the database {database or ':memory:'!r}; create it first"
@@ -159,8 +226,6 @@ def _find_problem(
         return "no column is named; give a mapping of column names to contexts"
     if missing := [item for item in contexts if item not in found]:
         return f"it has no column {', '.join(missing)}; its columns are {', '.join(found)}"
-    if wrong := [item for item in contexts if not is_text(found[item])]:
-        return _describe_type(wrong[0], found[wrong[0]])
     if not key:
         return "it has no primary key, and without one a row cannot be named; add one first"
     return None

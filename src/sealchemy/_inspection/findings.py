@@ -153,6 +153,18 @@ def width(column: str, declared: str, longest: int) -> Finding:
     )
 
 
+def not_text(column: str, declared: str) -> Finding:
+    """Return the finding for a column of JSON or of bytes."""
+    return Finding(
+        "type",
+        Severity.BLOCKS,
+        column,
+        f"{column} is {declared}, and ciphertext is text: turn it into text (op.widen_columns, `sealchemy widen`). A"
+        " release that declares it as before can neither read nor write it then: stop that first, or move the values to"
+        " a second column while it runs, as the guide on JSON and bytes shows",
+    )
+
+
 def ciphertext_size(plaintext: int) -> int:
     """Return the size of the encrypted value of a plaintext; both in bytes."""
     return 26 + (plaintext + 40 + 2) // 3 * 4

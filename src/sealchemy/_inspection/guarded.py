@@ -25,7 +25,7 @@ def rewrite_if_clear(
     *,
     widen: Callable[[], object] | None = None,
     progress: OnProgress | None = None,
-    legacy_reader: Callable[[str], str] | None = None,
+    legacy_reader: Callable[[str], str | bytes] | None = None,
 ) -> Report:
     """Rewrite the columns of an open table, unless a finding stands in the way.
 
@@ -65,6 +65,7 @@ def rewrite_if_clear(
     access.require_transactions()
     if widen is not None:
         widen()
+        access = access.look_up_again()
     report = run(access, conversion, options, progress, legacy_reader)
     if conversion is ENCRYPT:
         report.left_behind += [str(item) for item in findings if item.code in {"materialized-view", "full-text"}]

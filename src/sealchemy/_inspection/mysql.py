@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from sqlalchemy import Connection
 
 from sealchemy._databases.access import database_of
-from sealchemy._databases.mysql import column_check, is_versioned, read_catalog
+from sealchemy._databases.mysql import column_check, is_json, is_versioned, read_catalog
 from sealchemy._databases.sql_names import only_tests_for_null, quoted_names_in
 from sealchemy._databases.table import Target, inspecting
+from sealchemy._values.codecs import JSON
 
 from . import findings, reflection
 from .findings import Finding, Severity
@@ -113,8 +114,10 @@ def _column_checks(connection: Connection, target: Target) -> Iterator[Finding]:
     for column in target.table.c:
         condition = column_check(connection, target, column.name) or ""
         for name in sorted(names & quoted_names_in(condition)):
-            if column.name == name and "json_valid" in condition.lower():
-                yield Finding("json", Severity.BLOCKS, name, "a JSON column is not text: turn it into text first")
+            if column.name == name and is_json(connection, target, name):
+                if target.kinds[[item.name for item in target.columns].index(name)] is not JSON:
+                    advice = "a JSON column is not text: declare it as EncryptedJSON, or turn it into text first"
+                    yield Finding("json", Severity.BLOCKS, name, advice)
             elif not only_tests_for_null(condition, name):
                 yield findings.check(column.name, name)
 

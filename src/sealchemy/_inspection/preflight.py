@@ -8,12 +8,13 @@ from sealchemy._databases.access import Access
 from sealchemy._rewriting.column_states import ColumnStatus
 from sealchemy._rewriting.constraint import existing_constraints
 from sealchemy._rewriting.conversions import ENCRYPT, Conversion
-from sealchemy._values.key_ring import KeyRing
+from sealchemy._values.codecs import KINDS
+from sealchemy._values.key_ring import KeyRing, decryptor
 from sealchemy.errors import SealchemyError, UnknownKeyError, UnsupportedOperationError
 
 from . import mysql, postgresql, sqlite
 from .findings import Finding, Severity
-from .width import find_narrow
+from .width import find_narrow, find_other_types
 
 _ABOUT_EVERY_WRITE = {
     "trigger",
@@ -53,7 +54,9 @@ def inspect_columns(access: Access) -> list[Finding]:
         found = inspect(access)
         if hidden := hidden_rows(found):
             return hidden
-        return list(dict.fromkeys([*find_narrow(access, measure=True), *found, *_locks(access)]))
+        return list(
+            dict.fromkeys([*find_other_types(access), *find_narrow(access, measure=True), *found, *_locks(access)])
+        )
 
 
 def hidden_rows(found: Iterable[Finding]) -> list[Finding]:
@@ -133,14 +136,13 @@ def settings_problems(access: Access, keys: EngineKeys) -> Iterator[SealchemyErr
     contexts = {item.name: context for item, context in zip(access.target.columns, access.target.contexts, strict=True)}
     writes_ciphertext = {name for name, context in contexts.items() if keys.stage(context) is not Rollout.PREPARE}
     with access.transaction(write=False):
-        narrow = find_narrow(access, measure=False)
+        narrow, others = find_narrow(access, measure=False), find_other_types(access)
         cuts = access.database.cuts_silently(access.connection)
         required = existing_constraints(
             access.connection, access.target.table.schema, access.target.table.name, contexts
         )
-    for item in narrow:
-        if item.name in writes_ciphertext:
-            yield UnsupportedOperationError(f"{access.target.name}: {item}")
+    for item in [*others, *(item for item in narrow if item.name in writes_ciphertext)]:
+        yield UnsupportedOperationError(f"{access.target.name}: {item}")
     if cuts and writes_ciphertext:
         yield UnsupportedOperationError(
             f"{access.target.name}: {cuts}, so the server would cut a value that is too long instead of refusing it"
@@ -158,7 +160,7 @@ def sample_problems(key_ring: KeyRing, found: Iterable[ColumnStatus]) -> Iterato
     """Decrypt one value of each column and key, so that a changed context shows; yield the errors."""
     known = {key.id for key in (key_ring.primary, *key_ring.previous)}
     for status in found:
-        decrypt = key_ring.decryptor(status.context)
+        decrypt = decryptor(key_ring, status.context, KINDS[status.kind].value)
         for key_id in sorted(status.samples.keys() & known):
             try:
                 decrypt(status.samples[key_id])
@@ -170,8 +172,8 @@ def sample_problems(key_ring: KeyRing, found: Iterable[ColumnStatus]) -> Iterato
 
 
 def _concerns(finding: Finding, conversion: Conversion, *, widens: bool) -> bool:
-    if finding.code in {"width", "lock"}:
-        return finding.code == "width" and conversion is ENCRYPT and not widens
+    if finding.code in {"width", "type", "lock"}:
+        return finding.code != "lock" and conversion is ENCRYPT and not widens
     return conversion is ENCRYPT or finding.code in _ABOUT_EVERY_WRITE
 
 

@@ -1,4 +1,4 @@
-"""Which columns are too narrow for ciphertext."""
+"""Which columns are too narrow for ciphertext, or not text."""
 
 from sqlalchemy import case, func, not_, select
 
@@ -24,6 +24,12 @@ def find_narrow(access: Access, *, measure: bool) -> list[Finding]:
         if column.limit < max(_ROOMY, findings.ciphertext_size(longest) if longest else 0):
             found.append(findings.width(column.name, column.declared, longest))
     return found
+
+
+def find_other_types(access: Access) -> list[Finding]:
+    """Return the columns of JSON and of bytes that have to become text; in a transaction."""
+    found = access.database.columns_to_convert(access.connection, access.target)
+    return [findings.not_text(name, declared) for name, declared in found.items()]
 
 
 def count_plaintext_bytes(access: Access) -> int:

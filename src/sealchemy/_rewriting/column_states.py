@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Text, case, cast, func, literal, select
 from sealchemy._databases.access import Access
 from sealchemy._databases.base import ANY_ENCRYPTED_VALUE, Database
 from sealchemy._databases.table import StoredText
+from sealchemy._values.codecs import TEXT
 from sealchemy._values.envelope import HEADER_SIZE, PREFIX
 
 _NULL, _PLAINTEXT, _UNKNOWN = "null", "plaintext", "unknown"
@@ -28,6 +29,7 @@ class ColumnStatus:
         keys: values under each key, by key id.
         unknown: values that start with `sealchemy:` and are damaged, or of a version that this release does not know.
         samples: one stored value under each key, by key id.
+        kind: what the plaintext is: `text`, `json` or `bytes`.
     """
 
     table: str
@@ -38,6 +40,7 @@ class ColumnStatus:
     keys: Counter[str] = field(default_factory=Counter)
     unknown: int = 0
     samples: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    kind: str = TEXT.name
 
     def add(self, state: str, count: int, sample: str) -> None:
         """Count values of one state, as `_state` names it."""
@@ -57,20 +60,25 @@ def count_states(access: Access) -> list[ColumnStatus]:
     """Count the values of the columns of an open table; the database reads every row once."""
     target = access.target
     states = [_state(access.database, item).label(f"s{index}") for index, item in enumerate(target.columns)]
-    values = [item.label(f"c{index}") for index, item in enumerate(target.columns)]
+    values = [_ciphertext(access.database, item).label(f"c{index}") for index, item in enumerate(target.columns)]
     rows = select(*states, *values).select_from(target.table).subquery()
     groups = [rows.c[f"s{index}"] for index in range(len(states))]
     samples = [func.min(rows.c[f"c{index}"], type_=StoredText()) for index in range(len(states))]
     query = select(*groups, *samples, func.count()).group_by(*groups)
     found = [
-        ColumnStatus(target.name, item.name, context)
-        for item, context in zip(target.columns, target.contexts, strict=True)
+        ColumnStatus(target.name, item.name, context, kind=kind.name)
+        for item, context, kind in zip(target.columns, target.contexts, target.kinds, strict=True)
     ]
     with access.transaction(write=False):
         for *row, count in access.connection.execute(query):
             for index, status in enumerate(found):
                 status.add(row[index], count, row[len(found) + index])
     return found
+
+
+def _ciphertext(database: Database, stored: ColumnElement[str]) -> ColumnElement[str]:
+    """Return an encrypted value as text, and NULL for any other."""
+    return case((database.matches(stored, ANY_ENCRYPTED_VALUE), cast(stored, Text)))
 
 
 def _state(database: Database, stored: ColumnElement[str]) -> ColumnElement[str]:

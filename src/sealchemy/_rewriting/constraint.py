@@ -53,6 +53,7 @@ def require_encryption(access: Access) -> None:
         RewriteError: there is plaintext; the text says how much.
         ColumnDefinitionError: another CHECK has the name.
     """
+    access.require_text()
     _refuse_plaintext(access)
     for column, existing in zip(access.target.columns, _existing(access).values(), strict=True):
         constraints = existing or [_add(access, column)]
@@ -78,12 +79,21 @@ def is_required(access: Access) -> bool:
 
 
 def widen(access: Access) -> list[str]:
-    """Change the type of the columns with a limit to TEXT (MEDIUMTEXT on MariaDB and MySQL), and return their names.
+    """Change columns of JSON, of bytes and with a limit to TEXT (MEDIUMTEXT on MariaDB and MySQL); return their names.
+
+    JSON becomes its text, and bytes become a backslash, an x and hex digits.
 
     Raises:
         ColumnDefinitionError: the server refuses.
         RewriteError: others used the table for too long.
     """
+    widened: list[str] = []
+    while columns := _widen_once(access):
+        widened += [name for name in columns if name not in widened]
+    return widened
+
+
+def _widen_once(access: Access) -> list[str]:
     with access.transaction(write=False):
         clauses = access.database.widening(access.connection, access.target)
         copied = access.database.copied_by_widening(access.connection, access.target)

@@ -1,5 +1,6 @@
 """`Conversion`: what a rewrite does to one value: encrypt, rekey, decrypt or only verify it."""
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple, Self
 
@@ -7,25 +8,31 @@ from sqlalchemy import ColumnElement, false, not_
 
 from sealchemy._databases.base import ANY_ENCRYPTED_VALUE, Database
 from sealchemy._values import envelope
-from sealchemy._values.key_ring import KeyRing
-from sealchemy._values.secret import SecretString, StoredPlaintext, hide, type_name
+from sealchemy._values.codecs import BYTES, TEXT, Plaintext, require_encodable
+from sealchemy._values.key_ring import KeyRing, decryptor, encryptor
+from sealchemy._values.secret import SecretString, StoredPlaintext, hide, hide_stored, type_name
 from sealchemy.errors import EnvelopeFormatError, PlaintextFoundError
+
+_STANDS_FOR_BYTES = re.compile(r"\\x(?:[0-9a-f]{2})*")
 
 
 class Cipher(NamedTuple):
     """The functions of a key ring for one column, and the reader for values of another library."""
 
     context: str
+    kind: Plaintext
     encrypt: Callable[[str], str]
     decrypt: Callable[[str], SecretString]
     is_current: Callable[[str], bool]
-    legacy_reader: Callable[[str], str] | None
+    legacy_reader: Callable[[str], str | bytes] | None
 
     @classmethod
-    def of(cls, key_ring: KeyRing, context: str, legacy_reader: Callable[[str], str] | None) -> Self:
-        """Return the functions of a ring for one context."""
-        encrypt, decrypt = key_ring.encryptor(context), key_ring.decryptor(context)
-        return cls(context, encrypt, decrypt, key_ring.is_current, legacy_reader)
+    def of(
+        cls, key_ring: KeyRing, context: str, kind: Plaintext, legacy_reader: Callable[[str], str | bytes] | None
+    ) -> Self:
+        """Return the functions of a ring for one column; plaintext is the text that an unencrypted column has."""
+        encrypt, decrypt = encryptor(key_ring, context, kind.stored), decryptor(key_ring, context, kind.stored)
+        return cls(context, kind, encrypt, decrypt, key_ring.is_current, legacy_reader)
 
 
 class Change(NamedTuple):
@@ -57,16 +64,32 @@ def _is_plaintext(stored: object) -> bool:
 
 def _encrypt(cipher: Cipher, stored: str) -> Change | None:
     if _is_plaintext(stored):
-        plaintext = hide(stored) if cipher.legacy_reader is None else _read_legacy(cipher, stored)
+        plaintext = _read(cipher, stored)
         return Change(cipher.encrypt(plaintext), plaintext)
     cipher.decrypt(stored)
     return None
 
 
+def _read(cipher: Cipher, stored: str) -> SecretString:
+    """Return the plaintext of an unencrypted value, in the one form that decrypting it gives."""
+    if cipher.legacy_reader is not None:
+        return _read_legacy(cipher, stored)
+    if cipher.kind is TEXT and _STANDS_FOR_BYTES.fullmatch(stored):
+        raise EnvelopeFormatError(
+            f"{cipher.context}: the text stands for bytes, and the column is not named as one of bytes: pass"
+            " kinds={column: 'bytes'}; if it is text after all, pass a legacy_reader that returns it"
+        )
+    if cipher.kind is not BYTES:
+        return hide(stored)  # type: ignore[no-any-return] # text
+    return BYTES.stored.decode(require_encodable(BYTES.stored, stored, cipher.context))  # type: ignore[no-any-return]
+
+
 def _read_legacy(cipher: Cipher, stored: str) -> SecretString:
     try:
-        plaintext = hide(cipher.legacy_reader(StoredPlaintext(stored)) if cipher.legacy_reader else stored)
-        problem = f"returned {type_name(plaintext)}, not str" if not isinstance(plaintext, str) else None
+        plaintext = hide_stored(cipher.legacy_reader(StoredPlaintext(stored)) if cipher.legacy_reader else stored)
+        if isinstance(plaintext, bytes) and cipher.kind is BYTES:
+            plaintext = BYTES.stored.decode(plaintext)
+        problem = f"returned {type_name(hide(plaintext))}, not str" if not isinstance(plaintext, str) else None
     except Exception as error:  # noqa: BLE001 - whatever it is, it may hold the value
         problem = f"raised {type(error).__name__}"
     if problem is None:

@@ -16,11 +16,14 @@ def declared_tables(metadata: MetaData) -> list[TableColumns]:
     tables = []
     for table in metadata.sorted_tables:
         types = {item.name: encrypted_type(item.type) for item in table.columns}
-        columns = {name: type_.context for name, type_ in types.items() if type_ is not None}
-        if columns:
-            tables.append(TableColumns(table.name, columns, table.schema))
+        found = {name: type_ for name, type_ in types.items() if type_ is not None}
+        if found:
+            columns = {name: type_.context for name, type_ in found.items()}
+            kinds = {name: type_.kind.name for name, type_ in found.items()}
+            tables.append(TableColumns(table.name, columns, table.schema, kinds))
     if not tables:
         raise ColumnDefinitionError(
-            "no table here has an EncryptedString column; import the modules that declare the models first"
+            "no table here has an EncryptedString, EncryptedJSON or EncryptedBytes column;"
+            " import the modules that declare the models first"
         )
     return tables

@@ -35,11 +35,13 @@ def run(
     conversion: Conversion,
     options: Options,
     progress: OnProgress | None = None,
-    legacy_reader: Callable[[str], str] | None = None,
+    legacy_reader: Callable[[str], str | bytes] | None = None,
 ) -> Report:
     """Rewrite the columns of an open table; see `sealchemy.rewrite.rewrite`."""
     key_ring = engine_keys(access.connection.dialect).require_ring(access.target.name)
-    ciphers = [Cipher.of(key_ring, context, legacy_reader) for context in access.target.contexts]
+    access.require_text()
+    kinds = zip(access.target.contexts, access.target.kinds, strict=True)
+    ciphers = [Cipher.of(key_ring, context, kind, legacy_reader) for context, kind in kinds]
     pending = [conversion.pending(access.database, key_ring, column) for column in access.target.columns]
     with interrupt_between_batches() as interrupted:
         report = Report(access.target.name, key_id=key_ring.primary.id)

@@ -6,7 +6,6 @@ is not encrypted yet. In a text column, bytes are written as PostgreSQL does: a 
 
 import re
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 from sealchemy.errors import AlreadyEncryptedError, PlaintextTypeError
@@ -113,7 +112,10 @@ def _hex_problem(_text: Any) -> str:
     )
 
 
-_decode_text = partial(SecretString, encoding="utf-8")
+def _decode_text(data: bytes) -> SecretString:
+    return SecretString(data.decode())
+
+
 _TEXT = Codec(str.encode, _decode_text, hide, _text_problem, "text")
 
 TEXT = Plaintext("text", _TEXT, _TEXT)

@@ -93,7 +93,9 @@ def parse(text: Any, where: str = "encrypted value") -> Envelope:
 def parse_key_id(text: Any, where: str = "encrypted value") -> str:
     """Return the key id that an encrypted value names; raises as `parse` does, for the header."""
     if not isinstance(text, str):
-        raise EnvelopeFormatError(f"{where}: the driver returned {type_name(hide(text))}, not text; check the column's type")
+        raise EnvelopeFormatError(
+            f"{where}: the driver returned {type_name(hide(text))}, not text; check the column's type"
+        )
     match = _HEADER.match(text)
     if match is None:
         _refuse_header(text, where)

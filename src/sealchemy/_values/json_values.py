@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 from .secret import SecretString, has_lone_surrogate, hide, reveal, type_name
 
 _LEAVES = frozenset({str, SecretString, int, float, bool, NoneType})
-_STRING_KEYS = ({str}, {SecretString}, {str, SecretString}, set[type]())
 _CONTAINERS = dict | list | tuple
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -34,16 +33,16 @@ _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(","
 
 def _require_string_keys(value: Any) -> None:
     """Raise `TypeError` for another key, which the encoder would turn into a string."""
-    items = value
     if isinstance(value, dict):
-        items = value.values()
-        if set(map(type, value)) not in _STRING_KEYS and not all(isinstance(key, str) for key in value):
-            raise TypeError
-    elif not isinstance(value, list | tuple):
-        return
-    if not _LEAVES.issuperset(map(type, items)):
-        for item in items:
-            _require_string_keys(item)
+        for key, item in value.items():
+            if type(key) is not str and not isinstance(key, str):
+                raise TypeError
+            if type(item) not in _LEAVES:
+                _require_string_keys(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            if type(item) not in _LEAVES:
+                _require_string_keys(item)
 
 
 def decode(data: bytes) -> Any:
@@ -102,7 +101,7 @@ def decode_text(data: bytes) -> SecretString:
 
 
 def hide_strings(value: Any) -> Any:
-    """Return a JSON value whose strings are hidden, in the same lists and dicts; a value of no such type as `hide` does.
+    """Return a JSON value whose strings are hidden, in the same lists and dicts; any other value as `hide` does.
 
     They are changed in place: the application may go on to fill an object that it has assigned. Subclasses that track
     changes do not notice.
@@ -130,7 +129,7 @@ def _hide_parts(value: Any, seen: set[int]) -> Any:
 
 
 def find_problem(value: Any) -> str:
-    """Return why a hidden value is not a JSON value: the path of the part that is none, as in RFC 9535, and its type."""
+    """Return why a hidden value is not a JSON value: the path of a part that is none (RFC 9535), and its type."""
     try:
         return _find(value, "$", ()) or "the value is not JSON"
     except RecursionError:

@@ -11,14 +11,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from alembic.autogenerate.api import AutogenContext
-from alembic.operations.ops import AlterColumnOp, DropConstraintOp, MigrateOperation, ModifyTableOps, UpgradeOps
+from alembic.operations.ops import (
+    AlterColumnOp,
+    DropConstraintOp,
+    ExecuteSQLOp,
+    MigrateOperation,
+    ModifyTableOps,
+    UpgradeOps,
+)
 from alembic.util import PriorityDispatchResult
 from sqlalchemy import Column, Table
-from sqlalchemy.types import LargeBinary, NullType, String
+from sqlalchemy.types import NullType, String
 
 from sealchemy._column.encrypted_type import encrypted_type
 from sealchemy._databases.access import database_of, is_supported
 from sealchemy._rewriting.constraint import ExistingConstraint, existing_constraints
+from sealchemy._values.codecs import BYTES, TEXT, Plaintext
 from sealchemy.errors import ColumnDefinitionError
 
 from .operations import (
@@ -34,6 +42,7 @@ from .operations import (
 PLAINTEXT = "# the values are taken for plaintext; if another library encrypted them, add legacy_reader="
 GUESSED = "# the database does not know the contexts: replace these by those of the models, or nothing decrypts"
 WIDE = "# with a live application: in an earlier revision, before any process is at rollout stage migrate"
+STOPPED = "# it becomes text: stop every release that declares it as JSON or bytes first, or use a second column"
 LIVE = "# with a live application: in a later revision, once every process is at rollout stage strict"
 
 
@@ -78,6 +87,7 @@ class _Changes:
         self.has_key = bool(declared.primary_key.columns)
         types = {key: encrypted_type(item.type) for key, item in self.declared.items() if self._is_wanted(item)}
         self.contexts = {key: type_.context for key, type_ in types.items() if type_ is not None}
+        self.kinds = {key: type_.kind for key, type_ in types.items() if type_ is not None}
         self.plain = types.keys() - self.contexts.keys()
         self.constraints = self._existing_constraints()
         marked = {key for key, found in self.constraints.items() if any(item.is_validated for item in found)}
@@ -102,7 +112,7 @@ class _Changes:
                 constraint.name for found in self.constraints.values() for constraint in found
             }
         if isinstance(item, AlterColumnOp) and encrypted_type(item.modify_type):
-            is_wide = self.database.is_wide(self.stored[item.column_name].type)
+            is_wide = not self._is_narrow(item.column_name)
             if item.column_name in self.unmarked or is_wide or not self.database.can_alter_types:
                 item.modify_type = None
             return not item.has_changes()
@@ -117,9 +127,13 @@ class _Changes:
             require = RequireEncryptionOp(self.name, new, schema=self.schema)
             require.info["sealchemy_comment"] = LIVE
             yield require
-        if narrow := [key for key in existing if not self.database.is_wide(self.stored[key].type)]:
-            widen = WidenColumnsOp(self.name, narrow, schema=self.schema)
-            widen.info["sealchemy_comment"] = WIDE
+        narrow = [key for key in existing if self._is_narrow(key)]
+        others = [key for key in narrow if self._kind_in_database(key) is not TEXT]
+        if texts := [key for key in narrow if key not in others]:
+            yield self._widen(texts, WIDE)
+        for key in others:
+            widen = self._widen([key], STOPPED)
+            widen.mirror = self._turn_back(key)
             yield widen
         if existing:
             yield from self._pair(EncryptColumnsOp, RequireEncryptionOp, existing, PLAINTEXT, LIVE)
@@ -128,17 +142,41 @@ class _Changes:
         if plain := self._guess_contexts(self.superfluous & self.plain):
             yield from self._pair(DecryptColumnsOp, AllowPlaintextOp, plain, GUESSED, None)
 
+    def _is_narrow(self, name: str) -> bool:
+        return not self.database.is_wide(self.stored[name].type, self.kinds[name])
+
+    def _widen(self, names: list[str], comment: str) -> WidenColumnsOp:
+        widen = WidenColumnsOp(self.name, names, schema=self.schema)
+        widen.info["sealchemy_comment"] = comment
+        return widen
+
+    def _turn_back(self, name: str) -> MigrateOperation | None:
+        """Return the operation that turns decrypted text into JSON or bytes again, where there is one statement."""
+        if self.context.dialect.name != "postgresql":
+            return None
+        quote = self.context.dialect.identifier_preparer
+        column, type_ = quote.quote(name), self.stored[name].type.compile(self.context.dialect)
+        using = f"decode(substr({column}, 3), 'hex')" if self.kinds[name] is BYTES else f"{column}::{type_}"
+        table = quote.format_table(self.stored[name].table)
+        return ExecuteSQLOp(f"ALTER TABLE {table} ALTER COLUMN {column} TYPE {type_} USING {using}")
+
     def _refuse(self, existing: Mapping[str, str]) -> None:
         """Raise an error that would otherwise end the revision halfway."""
         problem = None
         if not self.has_key:
             problem = "it has no primary key, and without one a row cannot be named; add one first"
-        elif binary := [key for key in existing if isinstance(self.stored[key].type, LargeBinary)]:
-            problem = f"column {binary[0]} holds bytes; turn it into text first, as the guides for other libraries do"
-        elif other := [key for key in existing if not self.database.is_text(self.stored[key].type)]:
-            problem = f"column {other[0]} is {self.stored[other[0]].type}, not text; turn it into text first"
+        elif other := [key for key in existing if self._kind_in_database(key) not in {TEXT, self.kinds[key]}]:
+            key = other[0]
+            holds = "bytes" if self._kind_in_database(key) is BYTES else f"{self.stored[key].type}"
+            problem = (
+                f"column {key} holds {holds}, not {self.kinds[key].name}; declare it as EncryptedJSON or EncryptedBytes"
+                " if that is what it holds, or turn it into text first"
+            )
         if problem:
             raise ColumnDefinitionError(f"table {self.name!r} cannot be encrypted: {problem}")
+
+    def _kind_in_database(self, name: str) -> Plaintext | None:
+        return self.database.kind_of(self.stored[name].type)
 
     def _is_dropped(self, name: str) -> bool:
         """Return whether Alembic drops the column; some databases refuse that while a CHECK names it."""
@@ -152,11 +190,19 @@ class _Changes:
     def _guess_contexts(self, columns: Iterable[str]) -> dict[str, str]:
         return {key: re.sub("[^A-Za-z0-9_.-]", "_", f"{self.name}.{key}")[:128] for key in sorted(columns)}
 
+    def _kind(self, name: str) -> Plaintext:
+        """Return the kind of plaintext that a declared column has, also if it is not encrypted any more."""
+        return self.kinds.get(name) or self.database.kind_of(self.declared[name].type) or TEXT
+
     def _pair(
         self, first: type[ColumnsOp], second: type[ColumnsOp], columns: dict[str, str], *comments: str | None
     ) -> tuple[ColumnsOp, ColumnsOp]:
         """Return two operations whose downgrade is in the same order: the one that may refuse comes first."""
-        pair = first(self.name, columns, schema=self.schema), second(self.name, columns, schema=self.schema)
+        kinds = {key: kind.name for key in columns if (kind := self._kind(key)) is not TEXT}
+        pair = (
+            first(self.name, columns, schema=self.schema, kinds=kinds),
+            second(self.name, columns, schema=self.schema, kinds=kinds),
+        )
         pair[0].mirror, pair[1].mirror = pair[1].reverse(), pair[0].reverse()
         for operation, comment in zip(pair, comments, strict=True):
             operation.info["sealchemy_comment"] = comment

@@ -191,7 +191,9 @@ def _open(
 
 
 def _wanted(connection: Connection, operation: ColumnsOp, columns: Mapping[str, str] | None = None) -> TableColumns:
-    return TableColumns(operation.table_name, columns or operation.columns, _schema(connection, operation))
+    schema = _schema(connection, operation)
+    kinds = operation.kinds if isinstance(operation, EncryptColumnsOp | DecryptColumnsOp) else None
+    return TableColumns(operation.table_name, columns or operation.columns, schema, kinds)
 
 
 def _refuse_foreign_transaction(context: MigrationContext, connection: Connection, operation: ColumnsOp) -> None:

@@ -43,7 +43,7 @@ class ColumnsOp(MigrateOperation):
 
     name: ClassVar[str]
     reverse_type: ClassVar[type[ColumnsOp]]
-    mirror: ColumnsOp | None = None
+    mirror: MigrateOperation | None = None
 
     def __init__(
         self,
@@ -54,9 +54,10 @@ class ColumnsOp(MigrateOperation):
         own_transaction: bool = True,
         accept: Collection[str] = (),
         options: Options = Options(),  # noqa: B008 - it cannot be changed
-        legacy_reader: Callable[[str], str] | None = None,
+        legacy_reader: Callable[[str], str | bytes] | None = None,
+        kinds: Mapping[str, str] = {},
     ) -> None:
-        self.table_name, self.columns = table_name, dict(columns)
+        self.table_name, self.columns, self.kinds = table_name, dict(columns), dict(kinds)
         self.schema, self.own_transaction = schema, own_transaction
         self.accept, self.options, self.legacy_reader = accept, options, legacy_reader
 
@@ -92,7 +93,7 @@ class ColumnsOp(MigrateOperation):
         options = Options(lock_timeout=lock_timeout, ddl_patience=ddl_patience)
         operations.invoke(cls(table_name, columns, schema=schema, own_transaction=own_transaction, options=options))
 
-    def reverse(self) -> ColumnsOp:
+    def reverse(self) -> MigrateOperation:
         """Return the operation of the downgrade."""
         return self.mirror or self.reverse_type(
             self.table_name,
@@ -100,6 +101,7 @@ class ColumnsOp(MigrateOperation):
             schema=self.schema,
             own_transaction=self.own_transaction,
             accept=self.accept,
+            kinds=self.kinds,
         )
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
@@ -124,7 +126,8 @@ class _RewriteOp(ColumnsOp):
         ddl_patience: float = 300.0,
         batch_size: int = 1000,
         pause: float = 0.0,
-        legacy_reader: Callable[[str], str] | None = None,
+        legacy_reader: Callable[[str], str | bytes] | None = None,
+        kinds: Mapping[str, str] = {},
     ) -> None:
         """Rewrite the values of the columns.
 
@@ -140,6 +143,7 @@ class _RewriteOp(ColumnsOp):
             batch_size: rows in a transaction.
             pause: seconds to rest between two batches.
             legacy_reader: see `sealchemy.rewrite.rewrite`; `encrypt_columns` only.
+            kinds: `"json"` or `"bytes"` for columns of `EncryptedJSON` or `EncryptedBytes`, by column name.
 
         Raises:
             SealchemyError: as `sealchemy.rewrite.rewrite` does.
@@ -156,6 +160,7 @@ class _RewriteOp(ColumnsOp):
             accept=accept,
             options=options,
             legacy_reader=legacy_reader,
+            kinds=kinds,
         )
         operations.invoke(operation)
 
@@ -232,6 +237,7 @@ def _render_nothing(_context: AutogenContext, operation: StayWideOp) -> list[str
 def _render(_context: AutogenContext, operation: ColumnsOp) -> list[str]:
     schema = f", schema={operation.schema!r}" if operation.schema else ""
     columns = list(operation.columns) if isinstance(operation, WidenColumnsOp) else operation.columns
-    call = f"op.{operation.name}({str(operation.table_name)!r}, {columns!r}{schema})"
+    kinds = f", kinds={operation.kinds!r}" if operation.kinds and isinstance(operation, _RewriteOp) else ""
+    call = f"op.{operation.name}({str(operation.table_name)!r}, {columns!r}{kinds}{schema})"
     comment = operation.info.get("sealchemy_comment")
     return [comment, call] if comment else [call]
