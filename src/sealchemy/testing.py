@@ -52,16 +52,15 @@ def assert_encrypted(session: Session, column: InstrumentedAttribute[Any]) -> No
     """
     mapper = inspect(getattr(column, "class_", None), raiseerr=False)
     found: list[Any] = mapper.column_attrs[column.key].columns if isinstance(mapper, Mapper) else []
-    if not found or not all(encrypted_type(item.type) for item in found):
+    types = [encrypted_type(item.type) for item in found]
+    if not found or None in types:
         raise AssertionError(f"{column} is not a mapped column of an encrypted type")
     session.flush()
     connection = session.connection(bind_arguments={"mapper": mapper})
     mapping = connection.get_execution_options().get("schema_translate_map") or {}
-    for item in found:
-        schema = mapping.get(item.table.schema, item.table.schema)
-        (stored,) = column_status(
-            connection, item.table.name, {item.name: encrypted_type(item.type).context}, schema=schema
-        )
+    for item, type_ in zip(found, types, strict=True):
+        schema, context = mapping.get(item.table.schema, item.table.schema), type_.context if type_ else ""
+        (stored,) = column_status(connection, item.table.name, {item.name: context}, schema=schema)
         _check_stored(stored)
     if problem := _find_unreadable(session, column):
         raise AssertionError(problem)

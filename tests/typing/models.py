@@ -57,7 +57,7 @@ def use_columns(integration: Integration, session: Session) -> None:
 
 def use_rewrite(engine: Engine, columns: dict[str, str]) -> None:
     assert_type(rewrite(ENCRYPT, engine, "t", columns, legacy_reader=lambda stored: stored[1:]), Report)
-    rewrite(ENCRYPT, engine, "t", columns, legacy_reader=str.encode)  # type: ignore[arg-type]
+    rewrite(ENCRYPT, engine, "t", columns, legacy_reader=str.split)  # type: ignore[arg-type]
     rewrite("encrypt", engine, "t", columns)  # type: ignore[arg-type]
 
 

@@ -21,9 +21,7 @@ class EncryptedComparator(TypeDecorator.Comparator[Any]):
     __slots__ = ()
 
     @override
-    def operate(  # type: ignore[override] # one overload of two: it changes no result type
-        self, op: OperatorType, *other: Any, **kwargs: Any
-    ) -> ColumnElement[Any]:
+    def operate(self, op: OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
         if not _is_meaningful(op, other):
             other, kwargs = (), {}  # error trackers print the variables of a frame
             _refuse_operator(self.expr.type, op)

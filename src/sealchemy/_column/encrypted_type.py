@@ -1,13 +1,13 @@
 """`EncryptedType`, which the encrypted types share, and how the type of a column is recognised as one."""
 
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from sqlalchemy import Text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 from typing_extensions import override
 
-from sealchemy._values.codecs import Plaintext, require_encodable
+from sealchemy._values.codecs import TEXT, Plaintext, require_encodable
 from sealchemy._values.envelope import require_context
 from sealchemy._values.secret import hide
 from sealchemy.errors import ColumnDefinitionError
@@ -15,21 +15,13 @@ from sealchemy.errors import ColumnDefinitionError
 from .comparator import EncryptedComparator
 from .engine_keys import engine_keys
 
+_Value = TypeVar("_Value")
 
-class EncryptedType(TypeDecorator[Any]):
-    """A column whose values are encrypted in the database.
 
-    Reading returns a value that does not print itself; assigning one to a mapped attribute hides it at once. NULL stays
-    NULL. The engine needs a key ring: see `attach_key_ring`.
+class EncryptedType(TypeDecorator[_Value]):
+    """A column whose values are encrypted in the database, under a context."""
 
-    Raises, when used:
-        KeyRingNotAttachedError: the engine has no key ring.
-        PlaintextTypeError, AlreadyEncryptedError: the value cannot be written.
-        EnvelopeError, UnknownKeyError, DecryptionError: the value in the database cannot be read.
-        UnsupportedOperationError: an operator other than IS [NOT] NULL between the column and a value.
-    """
-
-    kind: ClassVar[Plaintext]
+    kind: ClassVar[Plaintext] = TEXT
     """The one thing in which the types differ."""
 
     impl = Text
@@ -122,7 +114,7 @@ def find_override(class_: type, base: type, allowed: frozenset[str]) -> str | No
     return next((name for item in own for name in vars(item) if name in names), None)
 
 
-def encrypted_type(type_: object) -> EncryptedType | None:
+def encrypted_type(type_: object) -> EncryptedType[Any] | None:
     """Return the encrypted type of a column, also where a `TypeDecorator` wraps it; None if there is none."""
     while not isinstance(type_, EncryptedType):
         if not isinstance(type_, TypeDecorator):

@@ -14,28 +14,35 @@ from .declarations import check_column, refuse_declaration
 from .encrypted_type import EncryptedType, encrypted_type
 
 
-class EncryptedString(EncryptedType):
+class EncryptedString(EncryptedType[str]):
     """A text column that is encrypted in the database and a `str` in Python.
 
-    Reading returns a `SecretString`.
+    Reading returns a `SecretString`; assigning a plain `str` to a mapped attribute turns it into one at once. NULL
+    stays NULL. The engine needs a key ring: see `attach_key_ring`.
+
+    Raises, when used:
+        KeyRingNotAttachedError: the engine has no key ring.
+        PlaintextTypeError, AlreadyEncryptedError: the value cannot be written.
+        EnvelopeError, UnknownKeyError, DecryptionError: the value in the database cannot be read.
+        UnsupportedOperationError: an operator other than IS [NOT] NULL between the column and a value.
     """
 
     __module__ = "sealchemy"
-    __doc__ += EncryptedType.__doc__
     kind = codecs.TEXT
     cache_ok = True
 
 
-class EncryptedJSON(EncryptedType):
+class EncryptedJSON(EncryptedType[Any]):
     """A column of JSON that is encrypted in the database, and dicts, lists, strings and numbers in Python.
 
     Reading returns plain JSON whose strings are `SecretString`s; keys and numbers are not hidden. Assigning hides the
     strings in the object itself. None is NULL. As with SQLAlchemy's `JSON`, a change inside an object is noticed only
     under `MutableDict.as_mutable(EncryptedJSON(...))` and its like.
+
+    What is not JSON is a `PlaintextTypeError`, which names its path. All else is as with `EncryptedString`.
     """
 
     __module__ = "sealchemy"
-    __doc__ += EncryptedType.__doc__
     kind = codecs.JSON
     cache_ok = True
     hashable = False
@@ -46,14 +53,13 @@ class EncryptedJSON(EncryptedType):
         return dict
 
 
-class EncryptedBytes(EncryptedType):
+class EncryptedBytes(EncryptedType[bytes]):
     """A column of bytes that is encrypted in the database; its type there is text.
 
-    Reading returns a `SecretBytes`.
+    Reading returns a `SecretBytes`. All else is as with `EncryptedString`.
     """
 
     __module__ = "sealchemy"
-    __doc__ += EncryptedType.__doc__
     kind = codecs.BYTES
     cache_ok = True
 
@@ -79,7 +85,7 @@ def _prepare_attributes(mapper: Mapper[Any], class_: type) -> None:
             event.listen(getattr(class_, attribute.key), "set", hide, retval=True, propagate=True)
 
 
-def _hide_assigned(type_: EncryptedType) -> Callable[..., Any]:
+def _hide_assigned(type_: EncryptedType[Any]) -> Callable[..., Any]:
     codec = type_.kind.value
 
     def hide(_target: object, value: Any, _old: object, initiator: Any) -> Any:

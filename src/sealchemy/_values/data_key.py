@@ -66,7 +66,6 @@ class DataKey:
             except (TypeError, ValueError, RecursionError):  # some of them hold the value
                 data = RESERVED
             if starts_with(data, RESERVED):
-                data = None
                 plaintext = codec.hide(plaintext)
                 data = require_encodable(codec, plaintext, context)
             prefix, seal, next_count = self._writer

@@ -2,6 +2,7 @@
 
 import json
 import re
+from enum import Enum
 from math import isfinite
 from types import NoneType
 from typing import Any, NoReturn
@@ -9,7 +10,7 @@ from typing import Any, NoReturn
 from .secret import SecretString, has_lone_surrogate, hide, reveal, type_name
 
 _LEAVES = frozenset({str, SecretString, int, float, bool, NoneType})
-_CONTAINERS = dict | list | tuple
+_CONTAINERS = (dict, list, tuple)
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -17,7 +18,7 @@ def encode(value: Any) -> bytes:
     """Return the UTF-8 of a JSON value; raises `TypeError`, `ValueError` or `RecursionError` if it is none."""
     text = _encoder.encode(value)
     if type(value) not in _LEAVES:
-        _require_string_keys(value)
+        _refuse_turned(value)
     return text.encode()
 
 
@@ -31,18 +32,26 @@ def _reveal(value: Any) -> Any:
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_reveal)
 
 
-def _require_string_keys(value: Any) -> None:
-    """Raise `TypeError` for another key, which the encoder would turn into a string."""
+def _refuse_turned(value: Any) -> None:
+    """Raise `TypeError` for what the encoder turns into something else: keys that are not strings, and marks that are
+    integers, such as SQLAlchemy's `JSON.NULL`.
+    """
     if isinstance(value, dict):
         for key, item in value.items():
             if type(key) is not str and not isinstance(key, str):
                 raise TypeError
             if type(item) not in _LEAVES:
-                _require_string_keys(item)
+                _refuse_turned(item)
     elif isinstance(value, list | tuple):
         for item in value:
             if type(item) not in _LEAVES:
-                _require_string_keys(item)
+                _refuse_turned(item)
+    elif _is_mark(value):
+        raise TypeError
+
+
+def _is_mark(value: Any) -> bool:
+    return isinstance(value, int) and type(value) is not int and not isinstance(value, bool | Enum)
 
 
 def decode(data: bytes) -> Any:
@@ -51,7 +60,7 @@ def decode(data: bytes) -> Any:
     try:
         value, end = _decoder.scan_once(text, 0)
     except StopIteration:  # it starts with whitespace, or is no JSON
-        end = -1
+        value, end = None, -1
     if end != len(text):
         value = _decoder.decode(text)
     if type(value) is str:
@@ -82,7 +91,7 @@ def _refuse_constant(_name: str) -> NoReturn:
     raise ValueError  # NaN and infinities, which are no JSON
 
 
-_decoder = json.JSONDecoder(object_hook=_hide_in_object, parse_constant=_refuse_constant)
+_decoder: Any = json.JSONDecoder(object_hook=_hide_in_object, parse_constant=_refuse_constant)
 
 
 def encode_text(text: Any) -> bytes:
@@ -107,7 +116,9 @@ def hide_strings(value: Any) -> Any:
     changes do not notice.
     """
     value = reveal(value)
-    return _hide_parts(value, set()) if isinstance(value, _CONTAINERS | int | float) else hide(value)
+    if isinstance(value, (*_CONTAINERS, int, float)) and not _is_mark(value):
+        return _hide_parts(value, set())
+    return hide(value)
 
 
 def _hide_parts(value: Any, seen: set[int]) -> Any:
@@ -120,11 +131,12 @@ def _hide_parts(value: Any, seen: set[int]) -> Any:
     if isinstance(value, tuple):
         parts = [_hide_parts(item, seen) for item in value]
         return value if all(part is item for part, item in zip(parts, value, strict=True)) else tuple(parts)
-    is_dict = isinstance(value, dict)
-    for place, item in list(dict.items(value) if is_dict else enumerate(value)):
+    container: Any = dict if isinstance(value, dict) else list
+    places: Any = dict.items(value) if isinstance(value, dict) else enumerate(value)
+    for place, item in list(places):
         hidden = _hide_parts(item, seen)
         if hidden is not item:
-            (dict if is_dict else list).__setitem__(value, place, hidden)
+            container.__setitem__(value, place, hidden)
     return value
 
 
@@ -163,12 +175,13 @@ def _find_in_leaf(value: Any) -> str | None:
         return "a text with a lone surrogate and no UTF-8 form" if has_lone_surrogate(value) else None
     if isinstance(value, float) and not isfinite(value):
         return "NaN or an infinity, which JSON does not have"
-    if isinstance(value, int):
+    if isinstance(value, int) and not _is_mark(value):
         try:
             int.__repr__(value)
         except ValueError:
             return "an integer of too many digits (see sys.set_int_max_str_digits)"
-    return None if value is None or isinstance(value, int | float) else f"{type_name(hide(value))}, not JSON"
+        return None
+    return None if value is None or isinstance(value, float) else f"{type_name(hide(value))}, not JSON"
 
 
 def find_text_problem(_text: Any) -> str:
