@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, MetaData
 
 from sealchemy._databases.access import Access, open_table
 from sealchemy._databases.table import TableColumns
-from sealchemy._inspection.findings import Finding, Severity
+from sealchemy._inspection.findings import WIDENED, Finding, Severity
 from sealchemy._inspection.preflight import hidden_rows, inspect_columns, is_obstacle, parse_accept
 from sealchemy._inspection.width import count_plaintext_bytes
 from sealchemy._rewriting.column_states import ColumnStatus, count_states
@@ -29,7 +29,7 @@ class ColumnPlan:
     Attributes:
         status: its values by state.
         is_required: the database refuses plaintext in it.
-        is_narrow: its type has no room for ciphertext.
+        is_narrow: its type has no room for ciphertext, or is not text.
     """
 
     status: ColumnStatus
@@ -127,7 +127,7 @@ def _inspect(access: Access) -> TablePlan:
         )
     if problem is not None:
         found.findings.append(Finding("key-type", Severity.BLOCKS, target.table.name, problem))
-    narrow = {item.name for item in found.findings if item.code == "width"}
+    narrow = {item.name for item in found.findings if item.code in WIDENED}
     found.columns = [
         ColumnPlan(status, any(item.is_validated for item in constraints[status.column]), status.column in narrow)
         for status in count_states(access)
@@ -193,7 +193,7 @@ def _steps_to_encrypt(found: Collection[TablePlan], options: str, accepted: str,
 def _repairs(found: Collection[TablePlan]) -> Iterator[str]:
     for table in found:
         blocking = [item for item in table.findings if item.severity is Severity.BLOCKS]
-        labels = [item.label for item in blocking if item.code != "width"]  # the step after these
+        labels = [item.label for item in blocking if item.code not in WIDENED]  # the step after these
         if labels:
             yield f"repair {table.table}, each as its finding says: {', '.join(labels)}"
 

@@ -45,7 +45,8 @@ def _refuse_wrappers(column: Column[Any]) -> None:
     while not isinstance(type_, EncryptedType):
         if name := find_override(type(type_), TypeDecorator, _MAY_OVERRIDE):
             raise ColumnDefinitionError(
-                f"{type(type_).__name__} overrides {name}, with which values could be stored in clear; over an encrypted type, convert values in process_bind_param and process_result_value alone"
+                f"{type(type_).__name__} overrides {name}, with which values could be stored in clear; over an"
+                " encrypted type, convert values in process_bind_param and process_result_value alone"
             )
         type_ = type_.impl_instance
 

@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 from sealchemy._values.envelope import PREFIX
 
+WIDENED = frozenset({"width", "type"})
+"""The codes of the findings that widening a column repairs."""
+
 
 class Severity(StrEnum):
     """What a finding asks of the operator."""

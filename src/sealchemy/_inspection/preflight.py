@@ -13,7 +13,7 @@ from sealchemy._values.key_ring import KeyRing, decryptor
 from sealchemy.errors import SealchemyError, UnknownKeyError, UnsupportedOperationError
 
 from . import mysql, postgresql, sqlite
-from .findings import Finding, Severity
+from .findings import WIDENED, Finding, Severity
 from .width import find_narrow, find_other_types
 
 _ABOUT_EVERY_WRITE = {
@@ -172,8 +172,10 @@ def sample_problems(key_ring: KeyRing, found: Iterable[ColumnStatus]) -> Iterato
 
 
 def _concerns(finding: Finding, conversion: Conversion, *, widens: bool) -> bool:
-    if finding.code in {"width", "type", "lock"}:
-        return finding.code != "lock" and conversion is ENCRYPT and not widens
+    if finding.code == "lock":
+        return False
+    if finding.code in WIDENED:
+        return conversion is ENCRYPT and not widens
     return conversion is ENCRYPT or finding.code in _ABOUT_EVERY_WRITE
 
 

@@ -33,9 +33,7 @@ _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(","
 
 
 def _refuse_turned(value: Any) -> None:
-    """Raise `TypeError` for what the encoder turns into something else: keys that are not strings, and marks that are
-    integers, such as SQLAlchemy's `JSON.NULL`.
-    """
+    """Raise `TypeError` for what the encoder turns into something else: other keys, and marks such as `JSON.NULL`."""
     if isinstance(value, dict):
         for key, item in value.items():
             if type(key) is not str and not isinstance(key, str):

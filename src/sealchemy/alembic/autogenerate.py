@@ -21,7 +21,6 @@ from alembic.operations.ops import (
 )
 from alembic.util import PriorityDispatchResult
 from sqlalchemy import Column, Table
-from sqlalchemy.types import NullType, String
 
 from sealchemy._column.encrypted_type import encrypted_type
 from sealchemy._databases.access import database_of, is_supported
@@ -100,7 +99,7 @@ class _Changes:
         return self.context.run_object_filters(item, item.name, "column", False, stored)  # noqa: FBT003
 
     def _existing_constraints(self) -> dict[str, list[ExistingConstraint]]:
-        names = [key for key, item in self.stored.items() if isinstance(item.type, String | NullType)]
+        names = [key for key, item in self.stored.items() if self.database.kind_of(item.type)]
         if not names or self.context.connection is None:
             return {}
         return existing_constraints(self.context.connection, self.schema, self.name, names)
@@ -112,7 +111,7 @@ class _Changes:
                 constraint.name for found in self.constraints.values() for constraint in found
             }
         if isinstance(item, AlterColumnOp) and encrypted_type(item.modify_type):
-            is_wide = not self._is_narrow(item.column_name)
+            is_wide = self.database.is_wide(self.stored[item.column_name].type)
             if item.column_name in self.unmarked or is_wide or not self.database.can_alter_types:
                 item.modify_type = None
             return not item.has_changes()
