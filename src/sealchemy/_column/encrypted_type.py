@@ -74,8 +74,10 @@ class EncryptedType(TypeDecorator[_Value]):
 
     def require_encryptable(self, value: Any) -> None:
         """Raise `PlaintextTypeError` or `AlreadyEncryptedError` unless a value other than None may be encrypted."""
-        value = self.kind.value.hide(value)
-        require_encodable(self.kind.value, value, self.context)
+        try:
+            require_encodable(self.kind.value, value, self.context)
+        finally:
+            value = None  # this frame is in the traceback
 
     @override
     def bind_processor(self, dialect: Dialect) -> Any:

@@ -59,7 +59,9 @@ def require_encodable(codec: Codec, value: Any, context: str) -> bytes:
     except (TypeError, ValueError, RecursionError):  # some of them hold the value
         data = None
     if data is None:
-        raise PlaintextTypeError(f"{context}: {codec.find_problem(value)}")
+        problem = codec.find_problem(value)
+        value = hide(value)  # of JSON, only the strings are hidden
+        raise PlaintextTypeError(f"{context}: {problem}")
     if data.startswith(RESERVED):
         data = None
         raise AlreadyEncryptedError(

@@ -66,8 +66,10 @@ class DataKey:
             except (TypeError, ValueError, RecursionError):  # some of them hold the value
                 data = RESERVED
             if starts_with(data, RESERVED):
-                plaintext = codec.hide(plaintext)
-                data = require_encodable(codec, plaintext, context)
+                try:
+                    data = require_encodable(codec, plaintext, context)
+                finally:
+                    plaintext = None  # this frame is in the traceback
             prefix, seal, next_count = self._writer
             if next_count() >= _VALUES_PER_PREFIX:
                 prefix, seal, _ = self._renew_writer()

@@ -10,7 +10,7 @@ from . import data_key, envelope
 from .codecs import TEXT, Codec
 from .environment import read_keys, variables
 from .keys import Key
-from .secret import SecretString, hide
+from .secret import SecretString, hide, reveal
 
 
 class KeyRing:
@@ -160,4 +160,5 @@ def decryptor(
 
 
 def _text(value: object) -> Any:
+    value = reveal(value)
     return hide(value if isinstance(value, str) else str(value))  # the name of a file may be a Path
