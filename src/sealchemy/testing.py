@@ -54,7 +54,9 @@ def assert_encrypted(session: Session, column: InstrumentedAttribute[Any]) -> No
     found: list[Any] = mapper.column_attrs[column.key].columns if isinstance(mapper, Mapper) else []
     types = [encrypted_type(item.type) for item in found]
     if not found or None in types:
-        raise AssertionError(f"{column} is not a mapped column of an encrypted type")
+        raise AssertionError(
+            f"{column} is not a mapped column of type EncryptedString, EncryptedJSON or EncryptedBytes"
+        )
     session.flush()
     connection = session.connection(bind_arguments={"mapper": mapper})
     mapping = connection.get_execution_options().get("schema_translate_map") or {}

@@ -65,6 +65,10 @@ LIMITED = {("postgresql", "text"), ("mariadb", "text")}
 """Those with a column that has to be widened, or looks like one."""
 
 
+TEXT_CASES = [case for case in NATIVE if case[1] == "text"]
+only_text = pytest.mark.parametrize("case", TEXT_CASES, ids="-".join, indirect=True)
+
+
 class Base(DeclarativeBase):
     pass
 
@@ -191,9 +195,8 @@ def test_from_plaintext_to_encrypted_and_back(engine: Engine, case: tuple[str, s
             assert [tuple(row) for row in rows] == EXPECTED
 
 
-def test_json_text_is_kept_letter_by_letter(engine: Engine, case: tuple[str, str]) -> None:
-    if case[1] != "text":
-        pytest.skip("the database writes JSON in its own way")
+@only_text
+def test_json_text_is_kept_letter_by_letter(engine: Engine) -> None:
     written = ' {"b": 1,\n "a": "x", "a": "y"} '
     with engine.begin() as connection:
         connection.execute(text("UPDATE accounts SET profile = :written WHERE id = 1"), {"written": written})
@@ -203,9 +206,8 @@ def test_json_text_is_kept_letter_by_letter(engine: Engine, case: tuple[str, str
         assert connection.scalar(text("SELECT profile FROM accounts WHERE id = 1")) == written
 
 
-def test_values_of_no_such_kind_are_reported_and_left(engine: Engine, case: tuple[str, str]) -> None:
-    if case[1] != "text":
-        pytest.skip("only a text column can hold them")
+@only_text
+def test_values_of_no_such_kind_are_reported_and_left(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("UPDATE accounts SET profile = 'SENTINEL', data = 'SENTINEL' WHERE id = 3"))
     with pytest.raises(RewriteError) as caught:
@@ -219,18 +221,16 @@ def test_values_of_no_such_kind_are_reported_and_left(engine: Engine, case: tupl
         rewrite(VERIFY, engine, "accounts", COLUMNS, kinds=KINDS)
 
 
-def test_text_that_stands_for_bytes_is_not_taken_for_text(engine: Engine, case: tuple[str, str]) -> None:
-    if case[1] != "text":
-        pytest.skip("it is text where a column of bytes was turned into text")
+@only_text
+def test_text_that_stands_for_bytes_is_not_taken_for_text(engine: Engine) -> None:
     with pytest.raises(RewriteError, match=r"stands for bytes.*kinds=\{column: 'bytes'\}"):
         rewrite(ENCRYPT, engine, "accounts", {"data": COLUMNS["data"]})
     rewrite(ENCRYPT, engine, "accounts", {"data": COLUMNS["data"]}, kinds={"data": "bytes"})
     assert [data for _, data in read(engine)] == BYTES
 
 
-def test_a_legacy_reader_may_return_bytes(engine: Engine, case: tuple[str, str]) -> None:
-    if case[1] != "text":
-        pytest.skip("other libraries write text")
+@only_text
+def test_a_legacy_reader_may_return_bytes(engine: Engine) -> None:
     rewrite(ENCRYPT, engine, "accounts", {"data": COLUMNS["data"]}, kinds={"data": "bytes"}, legacy_reader=str.encode)
     assert [data for _, data in read(engine)][1] == rb"\x00fffe" + b"SENTINEL".hex().encode()
 
@@ -280,6 +280,41 @@ def test_widening_keeps_what_belongs_to_a_column(mariadb_url: str, make_engine: 
     assert "mediumtext NOT NULL COMMENT 'it''s'" in shown
     assert "INVISIBLE" in shown
     assert "CHECK" not in shown.replace("it''s json_valid(`j`)", "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "column", "statement", "label"),
+    [
+        ("mariadb", "data VARBINARY(99)", "CREATE UNIQUE INDEX i ON t (data)", "unique:i"),
+        ("mariadb", "data VARBINARY(99)", "CREATE INDEX i ON t (data)", "index:i"),
+        ("mariadb", "data BLOB CHECK (length(data) > 0)", "SELECT 1", "check:data"),
+        ("mariadb", "data JSON", "ALTER TABLE t ADD CONSTRAINT c CHECK (json_length(data) > 0)", "check:c"),
+        ("postgresql", "data jsonb", "CREATE INDEX i ON t USING gin (data)", "index:i"),
+        ("postgresql", "data jsonb", "ALTER TABLE t ADD CONSTRAINT c CHECK (jsonb_typeof(data) = 'object')", "check:c"),
+        ("postgresql", "data bytea", "CREATE UNIQUE INDEX i ON t (data)", "unique:i"),
+        ("postgresql", "data bytea", "CREATE VIEW v AS SELECT data FROM t", "view:v"),
+    ],
+)
+def test_conversion_that_would_lose_something_is_refused(
+    kind: str,
+    column: str,
+    statement: str,
+    label: str,
+    request: pytest.FixtureRequest,
+    make_engine: Callable[..., Engine],
+) -> None:
+    url = request.getfixturevalue(f"{kind}_url")
+    engine = make_engine(url, KeyRing(primary=OLD), rollout=Rollout.MIGRATE)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE TABLE t (id INTEGER PRIMARY KEY, {column})")
+        connection.exec_driver_sql(statement)
+    columns = {"data": "t.data"}
+    for change in (
+        lambda op: op.widen_columns("t", ["data"]),
+        lambda op: op.encrypt_columns("t", columns, kinds={"data": "json" if "JSON" in column.upper() else "bytes"}),
+    ):
+        with pytest.raises(UnsupportedOperationError, match=label):
+            operate(engine, change)
 
 
 def test_conversion_of_bytes_that_was_killed_half_way_is_finished(

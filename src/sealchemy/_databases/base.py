@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
@@ -189,6 +190,10 @@ class Database:
         After these, there may be more.
         """
         return {}
+
+    def from_text(self, dialect: Dialect, table: sa.Table, column: str, type_: TypeEngine[Any]) -> str | None:
+        """Return the statement that turns a column of text into JSON or bytes again, if there is one."""
+        return None
 
     def widening_statement(self, connection: sa.Connection, target: Target, clauses: Iterable[str]) -> str:
         """Return the statement for such clauses."""

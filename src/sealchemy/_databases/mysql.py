@@ -1,36 +1,28 @@
 """MariaDB and MySQL."""
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, literal, or_, select, text
+from sqlalchemy import ColumnElement, Connection, Row, and_, literal, or_, text
 from sqlalchemy.dialects.mysql import LONGBLOB, LONGTEXT, MEDIUMBLOB, MEDIUMTEXT, SET, TINYBLOB
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 from typing_extensions import override
 
 from sealchemy._values.codecs import BYTES, JSON, TEXT, Plaintext
-from sealchemy.errors import ColumnDefinitionError
 
 from .base import Database, NarrowColumn, to_like
-from .sql_names import quoted_names_in, tokens_of
+from .mysql_catalog import column_definition, is_versioned, read_catalog
+from .mysql_conversion import columns_to_convert, to_mediumtext, to_text
+from .sql_names import quoted_names_in
 from .table import RowKey, Target
 
 _EXACT_KEYS = ("INTEGER", "BIGINT", "MEDIUMINT", "SMALLINT", "TINYINT", "BOOLEAN", "UUID", "BINARY", "VARBINARY")
 _KEYS = (*_EXACT_KEYS, "CHAR", "VARCHAR", "DECIMAL", "NUMERIC", "DATE", "DATETIME", "YEAR", "INET4", "INET6")
 """Types whose values name their row when the driver hands them back: not ENUM, SET, TIME, TIMESTAMP, FLOAT, BIT."""
 
-_TYPE = re.compile(r"^ *(`(?:[^`]|``)*`) \w+(\(\d+\))?")
-"""A column's name and type, at the start of its line in SHOW CREATE TABLE."""
-
 _LIMITED = {"char", "varchar", "tinytext", "text"}
-
-_BINARY = {"binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob"}
-
-_SUFFIX = "_sealchemy_old"
-"""What the name of a column of bytes ends with, while a column of text takes its place."""
 
 _TIMEOUTS = ("innodb_lock_wait_timeout", "lock_wait_timeout")  # for rows, and for the definition of a table
 
@@ -182,24 +174,15 @@ class MySQL(Database):
         the next call drops.
         """
         clauses = {
-            item.name: "MODIFY " + _TYPE.sub(r"\1 MEDIUMTEXT", column_definition(connection, target, item.name))
+            item.name: "MODIFY " + to_mediumtext(column_definition(connection, target, item.name))
             for item in self.limited_columns(connection, target)
         }
-        for name in self.columns_to_convert(connection, target):
-            if is_json(connection, target, name):
-                definition = _TYPE.sub(r"\1 MEDIUMTEXT", column_definition(connection, target, name))
-                clauses[name] = "MODIFY " + definition.replace(_json_check(connection, name), "")
-        return clauses | _bytes_to_text(connection, target)
+        return clauses | to_text(connection, target)
 
     @override
     def columns_to_convert(self, connection: Connection, target: Target) -> dict[str, str]:
         """Return those of JSON, which is LONGTEXT with a CHECK on MariaDB, and of bytes."""
-        names = {item.name for item in target.columns}
-        return {
-            name: "JSON" if is_json(connection, target, name) else str(row["column_type"])
-            for name, row in _columns(connection, target).items()
-            if name in names and (row["data_type"].lower() in _BINARY or is_json(connection, target, name))
-        }
+        return columns_to_convert(connection, target)
 
     @override
     def widening_statement(self, connection: Connection, target: Target, clauses: Iterable[str]) -> str:
@@ -221,88 +204,3 @@ class MySQL(Database):
     @override
     def finish(self, connection: Connection, target: Target) -> list[str]:
         return ["the old rows are in free pages, the undo and binary logs, replicas and backups"]
-
-
-def read_catalog(connection: Connection, target: Target, sql: str) -> list[tuple[Any, ...]]:
-    """Return the rows of a query on the catalog, which takes the parameters `table` and `schema`."""
-    parameters = {"table": target.table.name, "schema": target.table.schema}
-    return [tuple(row) for row in connection.execute(text(sql), parameters)]
-
-
-def _columns(connection: Connection, target: Target) -> dict[str, dict[str, Any]]:
-    """Return what the catalog says of each column of the table."""
-    query = (
-        "SELECT column_name, column_type, data_type, is_nullable, column_comment, extra"
-        " FROM information_schema.columns"
-        " WHERE table_name = :table AND table_schema = coalesce(:schema, database())"
-    )
-    names = ("column_name", "column_type", "data_type", "is_nullable", "column_comment", "extra")
-    return {row[0]: dict(zip(names, row, strict=True)) for row in read_catalog(connection, target, query)}
-
-
-def _json_check(connection: Connection, name: str) -> str:
-    """Return the CHECK that MariaDB gives a column of JSON."""
-    return f" CHECK (json_valid({connection.dialect.identifier_preparer.quote_identifier(name)}))".replace("%%", "%")
-
-
-def is_json(connection: Connection, target: Target, name: str) -> bool:
-    """Return whether a column is of JSON: a type of its own on MySQL, and LONGTEXT with a CHECK on MariaDB."""
-    definition = column_definition(connection, target, name)
-    return definition.endswith(_json_check(connection, name)) or bool(re.match(r"^ *`(?:[^`]|``)*` json\b", definition))
-
-
-def _bytes_to_text(connection: Connection, target: Target) -> dict[str, str]:
-    """Return the clauses of ALTER TABLE that replace columns of bytes by text, or that drop the replaced ones."""
-    quote, columns = connection.dialect.identifier_preparer.quote_identifier, _columns(connection, target)
-    clauses = {}
-    for name in [item.name for item in target.columns if item.name in columns]:
-        column, old = columns[name], f"{name[: 64 - len(_SUFFIX)]}{_SUFFIX}"
-        is_nullable = column["is_nullable"] == "YES"
-        if column["data_type"].lower() in _BINARY:
-            _refuse_long_bytes(connection, target, name)
-            visible = " INVISIBLE" if "INVISIBLE" in str(column["extra"]).upper() else ""
-            comment = str(literal(column["column_comment"]).compile(connection, compile_kwargs={"literal_binds": True}))
-            clauses[name] = (
-                f"CHANGE {quote(name)} {quote(old)} {column['column_type']} NULL, ADD COLUMN {quote(name)} MEDIUMTEXT"
-                f"{'' if is_nullable else ' NOT NULL'}{visible} DEFAULT (concat(0x5C78, lower(hex({quote(old)}))))"
-                f" COMMENT {comment} AFTER {quote(old)}"
-            )
-        elif old in columns:
-            default = "SET DEFAULT NULL" if is_nullable else "DROP DEFAULT"
-            clauses[name] = f"DROP COLUMN {quote(old)}, ALTER COLUMN {quote(name)} {default}"
-    return clauses
-
-
-def _refuse_long_bytes(connection: Connection, target: Target, name: str) -> None:
-    """Refuse values of which hex() would make NULL, or that do not fit."""
-    longest = connection.scalar(select(func.max(func.octet_length(target.table.c[name])))) or 0
-    limit = min(connection.execute(text("SELECT @@max_allowed_packet")).scalar_one(), 2**24) // 2 - 1024
-    if longest > limit:
-        raise ColumnDefinitionError(
-            f"{target.name}.{name}: it has a value of {longest} bytes, and this server can turn {limit} into text"
-        )
-
-
-def is_versioned(connection: Connection, target: Target) -> bool:
-    """Return whether MariaDB keeps the history of the table's rows."""
-    query = (
-        "SELECT table_type FROM information_schema.tables"
-        " WHERE table_name = :table AND table_schema = coalesce(:schema, database())"
-    )
-    return read_catalog(connection, target, query) == [("SYSTEM VERSIONED",)]
-
-
-def column_definition(connection: Connection, target: Target, name: str) -> str:
-    """Return the line of a column in SHOW CREATE TABLE."""
-    table = connection.dialect.identifier_preparer.format_table(target.table)
-    sql: str = connection.exec_driver_sql(f"SHOW CREATE TABLE {table}").one()[1]
-    start = f"  {connection.dialect.identifier_preparer.quote_identifier(name)} ".replace("%%", "%")
-    return next((line.rstrip(",") for line in sql.splitlines() if line.startswith(start)), "")
-
-
-def column_check(connection: Connection, target: Target, name: str) -> str | None:
-    """Return the condition of the CHECK in the definition of a column, in parentheses; MariaDB has it at the end."""
-    line = column_definition(connection, target, name)
-    if not any(token.is_word("CHECK") for token in tokens_of(line)):
-        return None
-    return line[line.rindex(" CHECK (") + len(" CHECK ") :]

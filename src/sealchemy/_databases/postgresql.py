@@ -5,6 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import BYTEA, CIDR, CITEXT, DOMAIN, INET, JSON, JSONB, MACADDR
+from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 from typing_extensions import override
@@ -232,6 +233,14 @@ class PostgreSQL(Database):
                 using = f" USING chr(92) || 'x' || encode({quote(name)}, 'hex')"
             clauses[name] = f"ALTER COLUMN {quote(name)} TYPE TEXT{collations.get(name, '')}{using}"
         return clauses
+
+    @override
+    def from_text(self, dialect: Dialect, table: sa.Table, column: str, type_: TypeEngine[Any]) -> str:
+        quoted, declared = dialect.identifier_preparer.quote(column), type_.compile(dialect)
+        is_bytes = self.kind_of(type_) is BYTES
+        using = f"decode(substr({quoted}, 3), 'hex')" if is_bytes else f"{quoted}::{declared}"
+        name = dialect.identifier_preparer.format_table(table)
+        return f"ALTER TABLE {name} ALTER COLUMN {quoted} TYPE {declared} USING {using}"
 
     @override
     def columns_to_convert(self, connection: sa.Connection, target: Target) -> dict[str, str]:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from sqlalchemy import Connection
 
 from sealchemy._databases.access import database_of
-from sealchemy._databases.mysql import column_check, is_json, is_versioned, read_catalog
+from sealchemy._databases.mysql_catalog import column_check, is_versioned, read_catalog
+from sealchemy._databases.mysql_conversion import is_json
 from sealchemy._databases.sql_names import only_tests_for_null, quoted_names_in
 from sealchemy._databases.table import Target, inspecting
 from sealchemy._values.codecs import JSON

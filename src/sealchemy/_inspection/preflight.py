@@ -30,6 +30,9 @@ _ABOUT_EVERY_WRITE = {
 
 _ABOUT_WIDENING = {"view", "materialized-view", "rule", "generated", "policy", "dependency", "partition-key"}
 
+_ABOUT_CONVERTING = {"index", "unique", "primary-key", "foreign-key", "check"}
+"""What would be lost with a column of JSON or bytes, or would not hold for its text."""
+
 _INSPECTORS = {
     "postgresql": postgresql.inspect,
     "sqlite": sqlite.inspect,
@@ -87,8 +90,10 @@ def refuse_obstacles(
 def refuse_obstacles_to_widening(access: Access) -> None:
     """Raise `UnsupportedOperationError` for what the server would refuse: objects that use a column's type."""
     with access.transaction(write=False):
-        found = inspect(access)
+        found, converts = inspect(access), bool(find_other_types(access))
     problems = [item for item in found if item.severity is Severity.BLOCKS and item.code in _ABOUT_WIDENING]
+    if converts:
+        problems += [item for item in found if item.code in _ABOUT_CONVERTING]
     if problems:
         raise UnsupportedOperationError(
             f"widen {access.target.name}: {'; '.join(map(str, problems))}. Nothing was changed"

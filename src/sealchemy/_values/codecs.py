@@ -63,7 +63,7 @@ def require_encodable(codec: Codec, value: Any, context: str) -> bytes:
         value = hide(value)  # of JSON, only the strings are hidden
         raise PlaintextTypeError(f"{context}: {problem}")
     if data.startswith(RESERVED):
-        data = None
+        data = None  # this frame is in the traceback
         raise AlreadyEncryptedError(
             f"{context}: the {codec.name} starts with 'sealchemy:', as only encrypted values do; pass the plaintext"
         )

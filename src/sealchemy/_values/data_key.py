@@ -66,6 +66,7 @@ class DataKey:
             except (TypeError, ValueError, RecursionError):  # some of them hold the value
                 data = RESERVED
             if starts_with(data, RESERVED):
+                data = None
                 try:
                     data = require_encodable(codec, plaintext, context)
                 finally:

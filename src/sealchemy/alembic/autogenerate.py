@@ -151,13 +151,9 @@ class _Changes:
 
     def _turn_back(self, name: str) -> MigrateOperation | None:
         """Return the operation that turns decrypted text into JSON or bytes again, where there is one statement."""
-        if self.context.dialect.name != "postgresql":
-            return None
-        quote = self.context.dialect.identifier_preparer
-        column, type_ = quote.quote(name), self.stored[name].type.compile(self.context.dialect)
-        using = f"decode(substr({column}, 3), 'hex')" if self.kinds[name] is BYTES else f"{column}::{type_}"
-        table = quote.format_table(self.stored[name].table)
-        return ExecuteSQLOp(f"ALTER TABLE {table} ALTER COLUMN {column} TYPE {type_} USING {using}")
+        table, type_ = self.stored[name].table, self.stored[name].type
+        sql = self.database.from_text(self.context.dialect, table, name, type_)
+        return ExecuteSQLOp(sql) if sql else None
 
     def _refuse(self, existing: Mapping[str, str]) -> None:
         """Raise an error that would otherwise end the revision halfway."""
