@@ -61,6 +61,7 @@ class DataKey:
         def encrypt(plaintext: Any) -> Any:
             if plaintext is None:
                 return None
+            data: Any
             try:
                 data = encode(plaintext)
             except (TypeError, ValueError, RecursionError):  # some of them hold the value
