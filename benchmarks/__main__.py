@@ -54,6 +54,7 @@ def server() -> Iterator[str]:
 def check() -> Iterator[Section]:
     """Run for under a minute, to detect large slowdowns."""
     yield values.closures(rounds=7, count=2000)
+    yield values.documents(rounds=7, count=2000)
     yield values.imports(rounds=5)
     with server() as url, tempfile.TemporaryDirectory() as folder:
         yield queries.core_select("sqlite://", 200, rows=200, rounds=7)[0]
@@ -74,6 +75,7 @@ def everything(added: dict[str, dict[str, dict[str, float]]], only: str) -> Iter
 
         steps: dict[str, Callable[[], Section]] = {
             "closures": lambda: values.closures(rounds=15, count=20_000),
+            "documents": lambda: values.documents(rounds=15, count=5000),
             "imports": lambda: values.imports(rounds=15),
             **{f"select on sqlite, {size}": partial(select, "sqlite://", size) for size in values.SIZES},
             **{f"select on postgresql, {size}": partial(select, url, size) for size in values.SIZES},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import statistics
 import subprocess
@@ -9,7 +10,7 @@ import sys
 
 from sqlalchemy import create_engine
 
-from sealchemy import EncryptedString, Key, KeyRing, attach_key_ring
+from sealchemy import EncryptedJSON, EncryptedString, Key, KeyRing, attach_key_ring
 
 from .floor import floor
 from .measure import side_by_side
@@ -42,6 +43,47 @@ def closures(rounds: int, count: int) -> Section:
             detail = f"{ours:.2f} µs against {least:.2f} µs"
             target = 1.25 if size > SIZES[0] else 1.30  # two calls weigh more on a short value
             section.results.append(Result(f"{name}, {size} characters", ours / least, target, detail=detail))
+    engine.dispose()
+    return section
+
+
+def _documents() -> dict[str, object]:
+    """Return JSON values of about 1 KB: the response of a token endpoint, and many short strings."""
+    response = {
+        "access_token": secrets.token_urlsafe(150),
+        "refresh_token": secrets.token_urlsafe(70),
+        "id_token": secrets.token_urlsafe(300),
+        "expires_in": 3599,
+        "expires_at": 1_700_000_000.5,
+        "scope": ["openid", "email", "https://www.googleapis.com/auth/calendar"],
+        "token_type": "Bearer",
+        "user": {"name": "Ann", "email": "ann@example.com", "ids": [1, 2, 3], "verified": True},
+    }
+    return {"a token response": response, "36 short strings": {f"key{i}": f"value {i} of it" for i in range(36)}}
+
+
+def documents(rounds: int, count: int) -> Section:
+    """Measure `EncryptedJSON`, writing and reading, against `json` and `EncryptedString`."""
+    section = Section("JSON of 1 KB, written and read, against json and EncryptedString")
+    engine = attach_key_ring(create_engine("sqlite://"), KeyRing(primary=Key.generate()))
+    bind, result = (getattr(EncryptedJSON("bench.a"), f"{kind}_processor") for kind in ("bind", "result"))
+    text_bind, text_result = (getattr(EncryptedString("bench.a"), f"{kind}_processor") for kind in ("bind", "result"))
+    write, read = bind(engine.dialect), result(engine.dialect, None)
+    write_text, read_text = text_bind(engine.dialect), text_result(engine.dialect, None)
+    for name, value in _documents().items():
+
+        def ours(value: object = value) -> None:
+            for _ in range(count):
+                read(write(value))
+
+        def both(value: object = value) -> None:
+            for _ in range(count):
+                json.loads(read_text(write_text(json.dumps(value))))
+
+        found = side_by_side({"ours": ours, "both": both}, rounds)
+        one, two = found["ours"] / count * 1e6, found["both"] / count * 1e6
+        target = 1.3 if name == "a token response" else 1.4  # a SecretString for each string weighs more there
+        section.results.append(Result(name, one / two, target, detail=f"{one:.1f} µs against {two:.1f} µs"))
     engine.dispose()
     return section
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import doctest
+import logging
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 import typer.main
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
@@ -20,6 +23,9 @@ from sealchemy.integrations.settings import IntegrationSettings
 from tests import evidence
 from tests.support.postgresql import require_extension
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EVERYTHING = "\n".join(page.read_text() for page in PAGES)
@@ -27,6 +33,14 @@ EVERYTHING = "\n".join(page.read_text() for page in PAGES)
 
 # These run in test_tutorial.py, in test_example_applications.py and in a separate test below.
 RUN_SEPARATELY = {"tutorial.md", "store-oauth-tokens.md", "migrate-from-pgcrypto.md"}
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    factory = logging.getLogRecordFactory()
+    yield
+    logging.setLogRecordFactory(factory)
+    structlog.reset_defaults()
 
 
 @pytest.mark.parametrize(
