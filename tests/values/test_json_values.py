@@ -160,4 +160,5 @@ def test_hiding_leaves_what_is_not_json_in_place() -> None:
     assert json_values.hide_strings({"a": [date]}) == {"a": [date]}
     assert json_values.hide_strings(date) is dt.date
     assert json_values.hide_strings(SELF) is SELF
+    assert json_values.hide_strings(DEEP) is DEEP
     assert json_values.hide_strings(None) is None

@@ -115,7 +115,10 @@ def hide_strings(value: Any) -> Any:
     """
     value = reveal(value)
     if isinstance(value, (*_CONTAINERS, int, float)) and not _is_mark(value):
-        return _hide_parts(value, set())
+        try:
+            return _hide_parts(value, set())
+        except RecursionError:
+            return value  # `encode` refuses it
     return hide(value)
 
 
