@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, create_engine, make_url, text
 
 from sealchemy import ColumnDefinitionError, UnsupportedOperationError
 from sealchemy.scrub import describe_scrub, scrub
@@ -45,3 +45,32 @@ def test_a_table_that_does_not_exist_cannot_be_scrubbed(engine: Engine) -> None:
 def test_scrub_names_the_places_that_it_cannot_reach(engine: Engine) -> None:
     make_table(engine)
     assert any("backups" in sentence for sentence in scrub(engine, "grants"))
+
+
+def test_a_transaction_that_writes_in_another_database_keeps_old_rows(
+    postgresql_server: str, postgresql_url: str, make_engine: Callable[..., Engine]
+) -> None:
+    engine, other = (
+        make_engine(postgresql_url),
+        create_engine(make_url(postgresql_server).set(drivername="postgresql+psycopg")),
+    )
+    make_table(engine)
+
+    def is_on_disk() -> bool:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("CHECKPOINT"))
+            query = "SELECT pg_read_binary_file(pg_relation_filepath('grants'))"
+            return b"SENTINEL" in bytes(connection.execute(text(query)).scalar_one())
+
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO grants VALUES (1, 'SENTINEL')"))
+    with other.connect() as writing:
+        writing.execute(text("SELECT pg_current_xact_id()"))
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE grants SET access = 'x'"))
+        with pytest.raises(UnsupportedOperationError, match="plaintext may remain"):
+            scrub(engine, "grants", lock_timeout=0.3)
+        assert is_on_disk()
+    other.dispose()
+    scrub(engine, "grants", lock_timeout=60)
+    assert not is_on_disk()

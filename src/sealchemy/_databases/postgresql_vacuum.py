@@ -13,13 +13,15 @@ STAYS_ONLINE = (
     " in a maintenance window"
 )
 
-# VACUUM keeps every row version that one of these may still look at.
+# VACUUM keeps every row version that one of these may still look at. Its own snapshot is as old as the oldest transaction
+# that writes, in whatever database.
 _OLDER_THAN = sa.text(
     "SELECT count(*) FROM ("
-    " SELECT unnest(ARRAY[backend_xmin, backend_xid]) AS xmin FROM pg_stat_activity"
+    " SELECT backend_xmin AS xmin FROM pg_stat_activity"
     " WHERE pid <> pg_backend_pid() AND coalesce(datname, current_database()) = current_database()"
+    " UNION ALL SELECT backend_xid FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
     " UNION ALL SELECT xmin FROM pg_replication_slots"
-    " UNION ALL SELECT transaction FROM pg_prepared_xacts WHERE database = current_database()"
+    " UNION ALL SELECT transaction FROM pg_prepared_xacts"
     ") AS holders WHERE xmin IS NOT NULL AND age(xmin) > age(CAST(:now AS xid))"
 )
 
@@ -60,9 +62,9 @@ def vacuum(
         )
     if old:
         raise UnsupportedOperationError(
-            f"plaintext may remain in {plain}: {old} transactions, prepared transactions or replication slots are"
-            " older than this scrub, and VACUUM kept the row versions that they may still read;"
-            " pg_stat_activity names them by backend_xmin and backend_xid; end them and run scrub again"
+            f"plaintext may remain in {plain}: {old} transactions (of any database, if they write), prepared"
+            " transactions or replication slots are older than this scrub, and VACUUM kept the row versions that they may"
+            " still read; pg_stat_activity names them by backend_xmin and backend_xid; end them and run scrub again"
         )
     return [STAYS_ONLINE] if online else []
 
