@@ -53,6 +53,11 @@ class EncryptedType(TypeDecorator[_Value]):
         context = hide(context)
         self.context = require_context(context)
 
+    @property
+    def label(self) -> str:
+        """The context, with the kind of the values unless that is text: other kinds cannot be read as this one."""
+        return self.context if self.kind is TEXT else f"{self.context} ({self.kind.name})"
+
     def __repr__(self) -> str:
         """Return the declaration."""
         return f"{type(self).__name__}({self.context!r})"
@@ -131,13 +136,13 @@ def context_of(element: object, dialect: Dialect) -> str | None:
 
 
 def context_of_type(type_: Any, dialect: Dialect) -> str | None:
-    """Return the context of a type; None if it is not encrypted.
+    """Return the context of a type, with the kind of its values unless that is text; None if it is not encrypted.
 
     Raises:
         ColumnDefinitionError: it is encrypted on this dialect, and perhaps not on others.
     """
     if isinstance(type_, EncryptedType):
-        return type_.context
+        return type_.label
     if not isinstance(type_, TypeDecorator) and not getattr(type_, "_variant_mapping", None):
         return None
     found = encrypted_type(type_)
@@ -146,4 +151,4 @@ def context_of_type(type_: Any, dialect: Dialect) -> str | None:
             f"{found!r} is what {type(type_).__name__} is on {dialect.name} alone: on other databases the values would"
             " be stored in clear; use a TypeDecorator whose impl is the encrypted type"
         )
-    return None if found is None else found.context
+    return None if found is None else found.label

@@ -27,7 +27,7 @@ class Codec(NamedTuple):
         encode: returns the bytes of a value, fast; raises anything for a value that it does not take.
         decode: returns the value of bytes; raises `ValueError` for bytes that stand for none.
         hide: returns a value in a form that shows nothing; as its type if it is none that `encode` could take.
-        find_problem: returns why a hidden value cannot be encoded.
+        find_problem: returns why a value cannot be encoded, without showing it.
         name: what the value is, for errors.
     """
 
@@ -53,17 +53,16 @@ def require_encodable(codec: Codec, value: Any, context: str) -> bytes:
         PlaintextTypeError: it is not.
         AlreadyEncryptedError: it starts as encrypted values do.
     """
-    value = codec.hide(value)
+    value, problem = reveal(value), ""
     try:
         data = codec.encode(value)
     except (TypeError, ValueError, RecursionError):  # some of them hold the value
-        data = None
-    if data is None:
-        problem = codec.find_problem(value)
-        value = hide(value)  # of JSON, only the strings are hidden
+        data, problem = b"", codec.find_problem(value)
+    value = None  # this frame is in the traceback
+    if problem:
         raise PlaintextTypeError(f"{context}: {problem}")
     if data.startswith(RESERVED):
-        data = None  # this frame is in the traceback
+        data = b""
         raise AlreadyEncryptedError(
             f"{context}: the {codec.name} starts with 'sealchemy:', as only encrypted values do; pass the plaintext"
         )
@@ -71,6 +70,7 @@ def require_encodable(codec: Codec, value: Any, context: str) -> bytes:
 
 
 def _text_problem(value: Any) -> str:
+    value = hide(value)
     if isinstance(value, str) and has_lone_surrogate(value):
         return "the text has a lone surrogate and no UTF-8 form"
     return f"takes str or None, not {type_name(value)}"
@@ -91,7 +91,7 @@ def _encode_bytes(value: Any) -> bytes:
 
 
 def _bytes_problem(value: Any) -> str:
-    return f"takes bytes or None, not {type_name(value)}"
+    return f"takes bytes or None, not {type_name(hide_bytes(value))}"
 
 
 def _decode_hex(data: bytes) -> SecretString:

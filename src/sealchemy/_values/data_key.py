@@ -125,11 +125,13 @@ class DataKey:
         ready[stored[:START_SIZE]] = reader, associated_data
         try:
             return codec.decode(data)
-        except (ValueError, RecursionError):  # some of them hold the value
-            data = None
+        except ValueError:  # it may hold the value
+            problem = f"is not {codec.name}: a column of another type wrote it, under the same context"
+        except RecursionError:
+            problem = "is nested too deeply to be read here, where the stack has little room left"
+        data = None
         raise DecryptionError(
-            f"{context}: an encrypted value authenticates, but is not {codec.name}: a column of another type wrote it,"
-            " under the same context",
+            f"{context}: an encrypted value authenticates, but {problem}",
             context=context,
             key_id=self.id,
         )

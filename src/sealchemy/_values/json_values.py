@@ -7,9 +7,9 @@ from math import isfinite
 from types import NoneType
 from typing import Any, NoReturn
 
-from .secret import SecretString, has_lone_surrogate, hide, reveal, type_name
+from .secret import MaskedText, SecretString, has_lone_surrogate, hide, reveal, type_name
 
-_LEAVES = frozenset({str, SecretString, int, float, bool, NoneType})
+_LEAVES = frozenset({str, SecretString, MaskedText, int, float, bool, NoneType})
 _CONTAINERS = (dict, list, tuple)
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -110,10 +110,12 @@ def decode_text(data: bytes) -> SecretString:
 def hide_strings(value: Any) -> Any:
     """Return a JSON value whose strings are hidden, in the same lists and dicts; any other value as `hide` does.
 
-    They are changed in place: the application may go on to fill an object that it has assigned. Subclasses that track
-    changes do not notice.
+    They are changed in place: the application may go on to fill an object that it has assigned. What they become is
+    masked, and may be stored elsewhere. Subclasses that track changes do not notice.
     """
     value = reveal(value)
+    if isinstance(value, str):
+        return hide(value)
     if isinstance(value, (*_CONTAINERS, int, float)) and not _is_mark(value):
         try:
             return _hide_parts(value, set())
@@ -125,7 +127,7 @@ def hide_strings(value: Any) -> Any:
 def _hide_parts(value: Any, seen: set[int]) -> Any:
     value = reveal(value)
     if isinstance(value, str):
-        return value if isinstance(value, SecretString) else hide(value)
+        return value if isinstance(value, SecretString) else MaskedText(str.__str__(value))
     if not isinstance(value, _CONTAINERS) or id(value) in seen:
         return value
     seen.add(id(value))

@@ -116,9 +116,21 @@ def hide_stored(value: object) -> Any:
 
 
 class MaskedText(SecretString):
-    """The text of an application's own parameter, to which the rules for decrypted values do not apply."""
+    """The text of an application's own object, to which the rules for decrypted values do not apply."""
 
     __slots__ = ()
+
+    def __copy__(self) -> "MaskedText":
+        """Return the same object, as for any text."""
+        return self
+
+    def __deepcopy__(self, _memo: object) -> "MaskedText":
+        """Return the same object, as for any text."""
+        return self
+
+    def __reduce_ex__(self, _protocol: object) -> Any:
+        """Pickle as `SecretString`, whose import path is permanent."""
+        return SecretString, (str(self),)
 
 
 class MaskedBytes(SecretBytes):
