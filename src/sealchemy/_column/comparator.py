@@ -45,6 +45,11 @@ def _is_meaningful(op: OperatorType, other: tuple[Any, ...]) -> bool:
 
 def _refuse_operator(type_: Any, op: OperatorType) -> NoReturn:
     name = getattr(op, "opstring", None) or getattr(op, "__name__", "this operator").removesuffix("_op")
+    if op is operators.getitem:
+        raise UnsupportedOperationError(
+            f"{type_.context}: the database cannot look inside an encrypted document; select the column, and look"
+            " inside in Python"
+        )
     raise UnsupportedOperationError(
         f"{type_.context}: {name} is not supported on an encrypted column, because two encryptions of one text differ"
         " and ciphertext has no order. Select by other columns, and compare in Python; to look rows up by the value,"

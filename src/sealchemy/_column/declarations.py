@@ -1,10 +1,11 @@
 """Refuse declarations that look protected and are not: what the database would compare, compute or fill in clear."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import CheckConstraint, Column, Index, Table, event
 from sqlalchemy.schema import ColumnCollectionConstraint
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from sealchemy.errors import ColumnDefinitionError
 
@@ -24,26 +25,56 @@ _MAY_OVERRIDE = frozenset(
 """What a TypeDecorator over an encrypted type may have of its own."""
 
 
-def check_column(type_: object, column: object) -> None:
+def check_column(_type: object, column: object) -> None:
     """Refuse a column of this type; a listener for `after_parent_attach` of the type."""
     if not isinstance(column, Column):
         return
-    if encrypted_type(column.type) is not type_ or getattr(column.type, "_variant_mapping", None):
-        raise ColumnDefinitionError(
-            f"{type_!r} inside {column.type!r}, on column {column.name!r}: values would be stored in clear where the"
-            " outer type or a variant of it applies; use the type itself, or a TypeDecorator whose impl it is"
-        )
+    _refuse_other_places(column)
     _refuse_wrappers(column)
     if column.name is not None:  # a declarative class gives it one later
         refuse_declaration(column)
     event.listen(column, "after_parent_attach", _check_column_in_table)
 
 
+@event.listens_for(Column, "after_parent_attach")
+def _refuse_other_places(column: Column[Any], _table: object = None) -> None:
+    """Refuse an encrypted type that is anywhere in a type but at the end of its wrappers."""
+    found, places = encrypted_type(column.type), [column.type]
+    for place in places:
+        inner = _types_in(place)
+        places += [item for item in inner if not any(item is known for known in places)]
+    for place in places:
+        if isinstance(place, EncryptedType) and (place is not found or _has_variant(column.type)):
+            raise ColumnDefinitionError(
+                f"{place!r} inside {column.type!r}, on column {column.name!r}: values would be stored in clear where"
+                " the outer type or a variant of it applies; use the type itself, or a TypeDecorator whose impl it is"
+                " (for lists and documents, EncryptedJSON)"
+            )
+
+
+def _types_in(type_: object) -> list[TypeEngine[Any]]:
+    """Return the types that are attributes of a type, such as the items of an ARRAY, the variants or the impl."""
+    found = []
+    for value in vars(type_).values():
+        parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
+        found += [part for part in parts if isinstance(part, TypeEngine)]
+    return found
+
+
+def _has_variant(type_: Any) -> bool:
+    while isinstance(type_, TypeDecorator) and not isinstance(type_, EncryptedType):
+        if getattr(type_, "_variant_mapping", None):
+            return True
+        type_ = type_.impl_instance
+    return bool(getattr(type_, "_variant_mapping", None))
+
+
 def _refuse_wrappers(column: Column[Any]) -> None:
     """Refuse a user's TypeDecorator over an encrypted type that does more than convert values."""
     type_: Any = column.type
     while not isinstance(type_, EncryptedType):
-        if name := find_override(type(type_), TypeDecorator, _MAY_OVERRIDE):
+        own = [name for name in vars(type_) if callable(getattr(TypeDecorator, name, None))]
+        if name := find_override(type(type_), TypeDecorator, _MAY_OVERRIDE) or next(iter(own), None):
             raise ColumnDefinitionError(
                 f"{type(type_).__name__} overrides {name}, with which values could be stored in clear; over an"
                 " encrypted type, convert values in process_bind_param and process_result_value alone"

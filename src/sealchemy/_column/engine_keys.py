@@ -15,7 +15,13 @@ from sealchemy._values import key_ring as ring
 from sealchemy._values.codecs import Plaintext
 from sealchemy._values.key_ring import KeyRing
 from sealchemy._values.secret import StoredPlaintext, hide
-from sealchemy.errors import EnvelopeFormatError, KeyRingNotAttachedError, PlaintextFoundError, RolloutError
+from sealchemy.errors import (
+    EnvelopeFormatError,
+    KeyRingNotAttachedError,
+    PlaintextFoundError,
+    RolloutError,
+    UnsupportedOperationError,
+)
 
 _Function: TypeAlias = Callable[[Any], Any]
 
@@ -99,6 +105,18 @@ class EngineKeys:
     def require_ring(self, context: str) -> KeyRing:
         """Return the ring, or raise `KeyRingNotAttachedError` naming the column that needs it."""
         return self.key_ring or _refuse_without_ring(context)
+
+    def refuse_secret(self) -> None:
+        """Refuse a value of an encrypted column as a parameter of another, or warn, as the policy says."""
+        if self.key_ring is None:
+            return
+        message = (
+            "a SecretString or SecretBytes, which an encrypted column returns, is a parameter for a column that is not"
+            " encrypted, or of text(): it would be stored in clear, and may be logged by the server"
+        )
+        if self.refuses_secrets:
+            raise UnsupportedOperationError(f"{message}. If that is what you want, pass str(value) or bytes(value)")
+        logger.warning("%s; this is refused unless on_secret_parameter is 'warn'", message)
 
     def replace(self, key_ring: KeyRing, rollout: Mapping[str, Rollout] | Rollout) -> None:
         """Use another ring and other stages from now on."""

@@ -3,7 +3,6 @@
 The listeners are on the class `Engine`: an engine without a key ring must not store plaintext either.
 """
 
-import logging
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from itertools import chain
@@ -15,12 +14,9 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from sealchemy._values.secret import MaskedBytes, MaskedText, SecretBytes, SecretString, StoredPlaintext, hide
-from sealchemy.errors import UnsupportedOperationError
 
 from .engine_keys import EngineKeys
 from .statements import ProtectedCompiler, protect
-
-logger = logging.getLogger("sealchemy")
 
 _checked: WeakSet[SQLCompiler] = WeakSet()
 
@@ -61,7 +57,7 @@ def _check_parameters(rows: Any, context: Any) -> None:
     keys: EngineKeys | None = context.dialect.__dict__.get("_sealchemy")
     if keys is not None and keys.key_ring is not None and rows and _has_secret(rows):
         rows = hide(rows)
-        _refuse_secret(keys)
+        keys.refuse_secret()
 
 
 def _has_secret(rows: list[Any]) -> bool:
@@ -88,13 +84,3 @@ def _values(rows: list[Any]) -> Iterable[Iterable[Any]]:
     if types == {tuple}:
         return rows
     return (row.values() if isinstance(row, Mapping) else row for row in rows)
-
-
-def _refuse_secret(keys: EngineKeys) -> None:
-    message = (
-        "a SecretString or SecretBytes, which an encrypted column returns, is a parameter for a column that is not"
-        " encrypted, or of text(): it would be stored in clear, and may be logged by the server"
-    )
-    if keys.refuses_secrets:
-        raise UnsupportedOperationError(f"{message}. If that is what you want, pass str(value) or bytes(value)")
-    logger.warning("%s; this is refused unless on_secret_parameter is 'warn'", message)

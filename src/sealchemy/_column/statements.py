@@ -20,16 +20,21 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter, ColumnClause, Null
 from sqlalchemy.sql.functions import count
 from sqlalchemy.sql.selectable import ScalarSelect
+from sqlalchemy.util import memoized_property
 
-from sealchemy._values.secret import hide, mask
+from sealchemy._values.secret import SecretBytes, SecretString, hide, mask
 from sealchemy.errors import SealchemyError, UnsupportedOperationError
 
 from .elements import has_primary_key_of, is_null, outputs, unwrap
 from .encrypted_type import EncryptedType, context_of, context_of_type
+from .engine_keys import EngineKeys, engine_keys
 from .writes import PERMIT, WriteRules
 
 _NULL_TESTS = frozenset({operators.is_, operators.is_not})
 _COLUMN_TESTS = frozenset({operators.eq, operators.ne})
+_READ = frozenset({SecretString, SecretBytes})
+"""The types of the values that encrypted columns return."""
+
 _EXPRESSION = "an expression over it, or ORDER BY or GROUP BY"
 
 
@@ -127,6 +132,18 @@ class ProtectedCompiler(SQLCompiler):
                 value = hide(value)  # this frame is in the traceback
                 raise
         return super().render_literal_value(value, type_, *args, **kwargs)
+
+    @memoized_property
+    def _bind_processors(self) -> Any:
+        """Return the functions that convert parameters; those of plain columns refuse values of encrypted ones.
+
+        Afterwards, they may be of another type, such as the driver's `Binary`, which the last line does not recognise.
+        """
+        processors = dict(SQLCompiler.__dict__["_bind_processors"].fget(self))
+        for parameter, name in self.bind_names.items():
+            if callable(processors.get(name)) and self._context_of(parameter) is None:
+                processors[name] = _refusing_secrets(processors[name], engine_keys(self.dialect))
+        return processors
 
     def visit_grouping(self, grouping: Any, *args: Any, **kwargs: Any) -> str:
         """Render parentheses, or a scalar subquery if its position permits it."""
@@ -250,6 +267,15 @@ class ProtectedCompiler(SQLCompiler):
             context = self._context_of(column)
             if context is not None and not is_null(unwrap(column)) and not has_primary_key_of(unwrap(column), columns):
                 _refuse(context, f"{what} without the primary key")
+
+
+def _refusing_secrets(process: Callable[[Any], Any], keys: EngineKeys) -> Callable[[Any], Any]:
+    def refusing(value: Any) -> Any:
+        if type(value) in _READ:
+            keys.refuse_secret()
+        return process(value)
+
+    return refusing
 
 
 def _known_values(bindparam: BindParameter[Any]) -> list[Any]:

@@ -7,6 +7,7 @@ from sqlalchemy import Column, event
 from sqlalchemy.orm import Mapper
 
 from sealchemy._values import codecs
+from sealchemy._values.json_values import hide_strings
 from sealchemy.errors import PlaintextTypeError
 
 from . import last_line  # noqa: F401 - its listeners protect every engine that meets a type
@@ -80,9 +81,9 @@ def _prepare_attributes(mapper: Mapper[Any], class_: type) -> None:
             continue
         refuse_declaration(column)
         _leave_out_of_repr(class_, attribute.key)
-        if isinstance(column.type, EncryptedType):
-            hide = _hide_assigned(column.type)
-            event.listen(getattr(class_, attribute.key), "set", hide, retval=True, propagate=True)
+        is_ours = isinstance(column.type, EncryptedType)
+        hide = _hide_assigned(column.type) if is_ours else _hide_for_wrapper
+        event.listen(getattr(class_, attribute.key), "set", hide, retval=True, propagate=True)
 
 
 def _hide_assigned(type_: EncryptedType[Any]) -> Callable[..., Any]:
@@ -95,6 +96,13 @@ def _hide_assigned(type_: EncryptedType[Any]) -> Callable[..., Any]:
         return value
 
     return hide
+
+
+def _hide_for_wrapper(_target: object, value: Any, _old: object, _initiator: object) -> Any:
+    """Hide what may be a secret, and leave the other types that a wrapper converts."""
+    if isinstance(value, bytes):
+        return codecs.hide_bytes(value)
+    return hide_strings(value) if isinstance(value, str | dict | list | tuple) else value
 
 
 def _leave_out_of_repr(class_: Any, name: str) -> None:

@@ -78,9 +78,11 @@ class Access:
 
     def require_text(self) -> None:
         """Raise `ColumnDefinitionError` if a column is of a type that ciphertext, which is text, does not fit."""
-        if self.database.can_alter_types and (names := self.target.unconverted()):
+        with self.transaction(write=False):
+            found = self.database.columns_to_convert(self.connection, self.target)
+        for name, declared in found.items():
             raise ColumnDefinitionError(
-                f"table {self.target.name!r}: column {names[0]} is not text: turn it into text first"
+                f"table {self.target.name!r}: column {name} is {declared}, which is not text: turn it into text first"
                 " (op.widen_columns, `sealchemy widen`)"
             )
 

@@ -14,7 +14,7 @@ from sealchemy._values.codecs import BYTES, JSON, TEXT, Plaintext
 
 from .base import Database, NarrowColumn, to_like
 from .mysql_catalog import column_definition, is_versioned, read_catalog
-from .mysql_conversion import columns_to_convert, to_mediumtext, to_text
+from .mysql_conversion import columns_to_convert, to_text, with_type
 from .sql_names import quoted_names_in
 from .table import RowKey, Target
 
@@ -122,14 +122,24 @@ class MySQL(Database):
     @contextmanager
     @override
     def session(self, connection: Connection, lock_timeout: float) -> Iterator[None]:
-        """Set the time limits for locks, which cannot be limited to a transaction."""
+        """Set the time limits for locks, which cannot be limited to a transaction.
+
+        SHOW CREATE TABLE writes backslashes as the usual sql_mode reads them.
+        """
         before = connection.execute(text(f"SELECT {', '.join(f'@@{name}' for name in _TIMEOUTS)}")).one()
+        mode = str(connection.execute(text("SELECT @@sql_mode")).scalar_one())
         self._set_timeouts(connection, [max(round(lock_timeout), 1)] * len(_TIMEOUTS))
+        self._set_mode(connection, ",".join(item for item in mode.split(",") if item != "NO_BACKSLASH_ESCAPES"))
         try:
             yield
         finally:
             connection.rollback()
             self._set_timeouts(connection, before)
+            self._set_mode(connection, mode)
+
+    def _set_mode(self, connection: Connection, mode: str) -> None:
+        connection.execute(text("SET SESSION sql_mode = :mode"), {"mode": mode})
+        connection.commit()
 
     def _set_timeouts(self, connection: Connection, seconds: Sequence[int] | Row[Any]) -> None:
         settings = (f"SESSION {name} = {value}" for name, value in zip(_TIMEOUTS, seconds, strict=True))
@@ -168,13 +178,9 @@ class MySQL(Database):
 
     @override
     def widening(self, connection: Connection, target: Target) -> dict[str, str]:
-        """Return it for columns that are neither MEDIUMTEXT nor LONGTEXT; everything but the type stays.
-
-        Bytes have no conversion to text that ALTER TABLE could do: a new column takes the place of the old one, which
-        the next call drops.
-        """
+        """Return it for columns of less than MEDIUMTEXT, and of other types; everything but the type stays."""
         clauses = {
-            item.name: "MODIFY " + to_mediumtext(column_definition(connection, target, item.name))
+            item.name: "MODIFY " + with_type(column_definition(connection, target, item.name), "MEDIUMTEXT")
             for item in self.limited_columns(connection, target)
         }
         return clauses | to_text(connection, target)

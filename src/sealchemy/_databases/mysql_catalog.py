@@ -28,7 +28,7 @@ def column_definition(connection: Connection, target: Target, name: str) -> str:
     table = connection.dialect.identifier_preparer.format_table(target.table)
     sql: str = connection.exec_driver_sql(f"SHOW CREATE TABLE {table}").one()[1]
     start = f"  {connection.dialect.identifier_preparer.quote_identifier(name)} ".replace("%%", "%")
-    return next((line.rstrip(",") for line in sql.splitlines() if line.startswith(start)), "")
+    return next((line.rstrip(",") for line in sql.split("\n") if line.startswith(start)), "")
 
 
 def column_check(connection: Connection, target: Target, name: str) -> str | None:

@@ -1,9 +1,10 @@
 """Columns of JSON and of bytes on MariaDB and MySQL, and the clauses of ALTER TABLE that turn them into text."""
 
+import hashlib
 import re
 from typing import Any
 
-from sqlalchemy import Connection, func, literal, select, text
+from sqlalchemy import Connection, func, select, text
 
 from sealchemy.errors import ColumnDefinitionError
 
@@ -12,26 +13,24 @@ from .table import Target
 
 _BINARY = {"binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob"}
 
-_SUFFIX = "_sealchemy_old"
-"""What the name of a column of bytes ends with, while a column of text takes its place."""
-
-_TYPE = re.compile(r"^ *(`(?:[^`]|``)*`) \w+(\(\d+\))?")
+_NAME = r"(`(?:[^`]|``)*`|\"(?:[^\"]|\"\")*\")"  # quoted as sql_mode says
+_TYPE = re.compile(rf"^ *{_NAME} \w+(\(\d+\))?")
 """A column's name and type, at the start of its line in SHOW CREATE TABLE."""
 
 
-def to_mediumtext(definition: str) -> str:
+def with_type(definition: str, type_: str) -> str:
     """Return the line of a column in SHOW CREATE TABLE, with another type."""
-    return _TYPE.sub(r"\1 MEDIUMTEXT", definition)
+    return _TYPE.sub(rf"\1 {type_}", definition)
 
 
 def _columns(connection: Connection, target: Target) -> dict[str, dict[str, Any]]:
     """Return what the catalog says of each column of the table."""
     query = (
-        "SELECT column_name, column_type, data_type, is_nullable, column_comment, extra"
+        "SELECT column_name, column_type, data_type, is_nullable, column_comment, extra, column_default"
         " FROM information_schema.columns"
         " WHERE table_name = :table AND table_schema = coalesce(:schema, database())"
     )
-    names = ("column_name", "column_type", "data_type", "is_nullable", "column_comment", "extra")
+    names = ("column_name", "column_type", "data_type", "is_nullable", "column_comment", "extra", "column_default")
     return {row[0]: dict(zip(names, row, strict=True)) for row in read_catalog(connection, target, query)}
 
 
@@ -43,55 +42,81 @@ def _json_check(connection: Connection, name: str) -> str:
 def is_json(connection: Connection, target: Target, name: str) -> bool:
     """Return whether a column is of JSON: a type of its own on MySQL, and LONGTEXT with a CHECK on MariaDB."""
     definition = column_definition(connection, target, name)
-    return definition.endswith(_json_check(connection, name)) or bool(re.match(r"^ *`(?:[^`]|``)*` json\b", definition))
+    return definition.endswith(_json_check(connection, name)) or bool(re.match(rf"^ *{_NAME} json\b", definition))
 
 
 def columns_to_convert(connection: Connection, target: Target) -> dict[str, str]:
-    """Return the columns of JSON and of bytes, and their types."""
-    names = {item.name for item in target.columns}
-    return {
-        name: "JSON" if is_json(connection, target, name) else str(row["column_type"])
-        for name, row in _columns(connection, target).items()
-        if name in names and (row["data_type"].lower() in _BINARY or is_json(connection, target, name))
-    }
+    """Return the columns of JSON and of bytes, and those whose conversion was not finished, with their types."""
+    columns, found = _columns(connection, target), {}
+    for name in [item.name for item in target.columns if item.name in columns]:
+        if is_json(connection, target, name):
+            found[name] = "JSON"
+        elif columns[name]["data_type"].lower() in _BINARY:
+            found[name] = str(columns[name]["column_type"])
+        elif _is_replaced(columns, name):
+            found[name] = f"text, and {_replaced_name(name)} still has the bytes that it was"
+    return found
 
 
 def to_text(connection: Connection, target: Target) -> dict[str, str]:
-    """Return the clauses of ALTER TABLE that turn columns of JSON and of bytes into text, by column."""
-    clauses = {}
-    for name in [item.name for item in target.columns]:
+    """Return the clauses of ALTER TABLE that turn columns of JSON and of bytes into text, by column.
+
+    LONGTEXT, since a value may be as long. Bytes have no conversion that ALTER TABLE could do: a new column takes the
+    place of the old one, whose comment says so, and the next call drops that.
+    """
+    clauses, columns = {}, _columns(connection, target)
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    for name in columns_to_convert(connection, target):
         if is_json(connection, target, name):
-            definition = to_mediumtext(column_definition(connection, target, name))
+            definition = with_type(column_definition(connection, target, name), "LONGTEXT")
             clauses[name] = "MODIFY " + definition.replace(_json_check(connection, name), "")
-    return clauses | _bytes_to_text(connection, target)
+        elif columns[name]["data_type"].lower() in _BINARY:
+            clauses[name] = _replace_bytes(connection, target, name, columns[name])
+        else:
+            default = "SET DEFAULT NULL" if columns[name]["is_nullable"] == "YES" else "DROP DEFAULT"
+            clauses[name] = f"DROP COLUMN {quote(_replaced_name(name))}, ALTER COLUMN {quote(name)} {default}"
+    return {name: clause.replace("%%", "%") for name, clause in clauses.items()}
 
 
-def _bytes_to_text(connection: Connection, target: Target) -> dict[str, str]:
-    """Return the clauses that replace columns of bytes by text, or that drop the replaced ones."""
-    quote, columns = connection.dialect.identifier_preparer.quote_identifier, _columns(connection, target)
-    clauses = {}
-    for name in [item.name for item in target.columns if item.name in columns]:
-        column, old = columns[name], f"{name[: 64 - len(_SUFFIX)]}{_SUFFIX}"
-        is_nullable = column["is_nullable"] == "YES"
-        if column["data_type"].lower() in _BINARY:
-            _refuse_long_bytes(connection, target, name)
-            visible = " INVISIBLE" if "INVISIBLE" in str(column["extra"]).upper() else ""
-            comment = str(literal(column["column_comment"]).compile(connection, compile_kwargs={"literal_binds": True}))
-            clauses[name] = (
-                f"CHANGE {quote(name)} {quote(old)} {column['column_type']} NULL, ADD COLUMN {quote(name)} MEDIUMTEXT"
-                f"{'' if is_nullable else ' NOT NULL'}{visible} DEFAULT (concat(0x5C78, lower(hex({quote(old)}))))"
-                f" COMMENT {comment} AFTER {quote(old)}"
-            )
-        elif old in columns:
-            default = "SET DEFAULT NULL" if is_nullable else "DROP DEFAULT"
-            clauses[name] = f"DROP COLUMN {quote(old)}, ALTER COLUMN {quote(name)} {default}"
-    return clauses
+def _replace_bytes(connection: Connection, target: Target, name: str, column: dict[str, Any]) -> str:
+    _refuse_long_bytes(connection, target, name)
+    if str(column["column_default"]).upper() not in {"NONE", "NULL"}:
+        raise ColumnDefinitionError(
+            f"{target.name}.{name}: drop its default first, which the new column would not have"
+        )
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    old, null = quote(_replaced_name(name)), "" if column["is_nullable"] == "YES" else " NOT NULL"
+    visible = " INVISIBLE" if "INVISIBLE" in str(column["extra"]).upper() else ""
+    return (
+        f"CHANGE {quote(name)} {old} {column['column_type']} NULL COMMENT {_literal(_mark(name))},"
+        f" ADD COLUMN {quote(name)} LONGTEXT{null}{visible} DEFAULT (concat(0x5C78, lower(hex({old}))))"
+        f" COMMENT {_literal(column['column_comment'])} AFTER {old}"
+    )
+
+
+def _replaced_name(name: str) -> str:
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"sealchemy_{digest}_old"
+
+
+def _mark(name: str) -> str:
+    """Return the comment by which a replaced column is known to be one."""
+    return f"sealchemy: the bytes that {name} was"
+
+
+def _is_replaced(columns: dict[str, dict[str, Any]], name: str) -> bool:
+    return columns.get(_replaced_name(name), {}).get("column_comment") == _mark(name)
+
+
+def _literal(text_: str) -> str:
+    """Return a literal for a session whose sql_mode has no NO_BACKSLASH_ESCAPES, which `MySQL.session` sees to."""
+    return "'" + text_.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def _refuse_long_bytes(connection: Connection, target: Target, name: str) -> None:
     """Refuse values of which hex() would make NULL, or that do not fit."""
     longest = connection.scalar(select(func.max(func.octet_length(target.table.c[name])))) or 0
-    limit = min(connection.execute(text("SELECT @@max_allowed_packet")).scalar_one(), 2**24) // 2 - 1024
+    limit = connection.execute(text("SELECT @@max_allowed_packet")).scalar_one() // 2 - 1024
     if longest > limit:
         raise ColumnDefinitionError(
             f"{target.name}.{name}: it has a value of {longest} bytes, and this server can turn {limit} into text"

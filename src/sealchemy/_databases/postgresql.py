@@ -238,9 +238,10 @@ class PostgreSQL(Database):
     def from_text(self, dialect: Dialect, table: sa.Table, column: str, type_: TypeEngine[Any]) -> str:
         quoted, declared = dialect.identifier_preparer.quote(column), type_.compile(dialect)
         is_bytes = self.kind_of(type_) is BYTES
-        using = f"decode(substr({quoted}, 3), 'hex')" if is_bytes else f"{quoted}::{declared}"
+        using = f"decode(substr({quoted}, 3), 'hex')" if is_bytes else f"CAST({quoted} AS {declared})"
         name = dialect.identifier_preparer.format_table(table)
-        return f"ALTER TABLE {name} ALTER COLUMN {quoted} TYPE {declared} USING {using}"
+        sql = f"ALTER TABLE {name} ALTER COLUMN {quoted} TYPE {declared} USING {using}"
+        return sql.replace("%%", "%").replace(":", r"\:")  # as op.execute and text() read it
 
     @override
     def columns_to_convert(self, connection: sa.Connection, target: Target) -> dict[str, str]:

@@ -13,8 +13,8 @@ STAYS_ONLINE = (
     " in a maintenance window"
 )
 
-# VACUUM keeps every row version that one of these may still look at. Its own snapshot is as old as the oldest transaction
-# that writes, in whatever database.
+# VACUUM keeps every row version that one of these may still look at. Its own snapshot is as old as the oldest
+# transaction that writes, in whatever database.
 _OLDER_THAN = sa.text(
     "SELECT count(*) FROM ("
     " SELECT backend_xmin AS xmin FROM pg_stat_activity"
@@ -63,8 +63,8 @@ def vacuum(
     if old:
         raise UnsupportedOperationError(
             f"plaintext may remain in {plain}: {old} transactions (of any database, if they write), prepared"
-            " transactions or replication slots are older than this scrub, and VACUUM kept the row versions that they may"
-            " still read; pg_stat_activity names them by backend_xmin and backend_xid; end them and run scrub again"
+            " transactions or replication slots are older than this scrub, and VACUUM kept the row versions that they"
+            " may still read; pg_stat_activity names them by backend_xmin and backend_xid; end them and run scrub again"
         )
     return [STAYS_ONLINE] if online else []
 

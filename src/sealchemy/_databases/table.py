@@ -69,10 +69,6 @@ class Target:
         kinds = {name: kind.name for name, kind in zip(names, self.kinds, strict=True)}
         return TableColumns(self.table.name, contexts, self.table.schema, kinds)
 
-    def unconverted(self) -> list[str]:
-        """Return the columns whose type in the database is not text."""
-        return [item.name for item, type_ in zip(self.columns, self.types, strict=True) if type_ is not TEXT]
-
 
 class StoredText(TypeDecorator[str]):
     """Text that may still be plaintext, so that neither debug echo nor an error tracker shows it.
@@ -182,12 +178,17 @@ def _find_wrong_type(
     found: Mapping[str, TypeEngine[Any]], types: Mapping[str, Plaintext | None], kinds: Mapping[str, str]
 ) -> str | None:
     for name, kind in kinds.items():
-        if kind not in KINDS or name not in types:
-            return f"kinds has {name!r}: it takes columns of the mapping, and {', '.join(KINDS)}"
+        if name not in types:
+            return f"kinds has {name!r}, which is not among the columns"
+        if kind not in KINDS:
+            return f"kinds says that {name} is {kind!r}; it takes {', '.join(map(repr, KINDS))}"
     for name, type_ in types.items():
         if type_ is None:
             declared = "of a type that SQLAlchemy does not know" if isinstance(found[name], NullType) else found[name]
-            return f"column {name} is {declared}, not text: it cannot hold ciphertext"
+            return (
+                f"column {name} is {declared}, not text: it cannot hold ciphertext; change its type to text first"
+                " (op.alter_column), and declare how its text is read, as the guide on types of your own shows"
+            )
         if type_ not in {TEXT, KINDS[kinds[name]]}:
             return (
                 f"column {name} is {found[name]}, not {kinds[name]}: if it is to be one of EncryptedJSON or"

@@ -54,7 +54,8 @@ def rewrite_if_clear(
     if conversion is ENCRYPT:
         for problem in preflight.unknown_keys(states, key_ring):
             raise problem
-    if _is_done(conversion, states, key_ring):
+    converts = any(item.code == "type" for item in findings)
+    if _is_done(conversion, states, key_ring) and not converts:
         report = run(access, conversion, replace(options, dry_run=True), progress, legacy_reader)
         if report.pending and not options.dry_run:
             raise RewriteError(f"{conversion.name} {report.table}: values were written meanwhile; run it again", report)

@@ -9,9 +9,10 @@ from sqlalchemy import Connection, text
 
 from sealchemy._databases.sql_names import Token, names_in, only_tests_for_null, tokens_of
 from sealchemy._databases.table import Target
+from sealchemy._values.codecs import BYTES
 
 from . import findings, reflection
-from .findings import Finding
+from .findings import Finding, Severity
 
 _REBUILD = "rebuild the table without it (https://sqlite.org/lang_altertable.html)"
 
@@ -20,6 +21,15 @@ def inspect(connection: Connection, target: Target) -> Iterator[Finding]:
     """Yield the findings of a table."""
     name = target.table.name.lower()
     yield from _indexes(connection, target)
+    if _is_strict(connection, target):
+        for item, type_ in zip(target.columns, target.types, strict=True):
+            if type_ is BYTES:
+                yield Finding(
+                    "strict",
+                    Severity.BLOCKS,
+                    item.name,
+                    f"the table is STRICT, so {item.name} cannot hold text; rebuild the table with a column of TEXT",
+                )
     yield from reflection.keys_and_defaults(connection, target)
     yield from reflection.foreign_keys(connection, target, lambda _name: _REBUILD)
     for kind, item, table, sql in _schema(connection, target):
@@ -31,6 +41,14 @@ def inspect(connection: Connection, target: Target) -> Iterator[Finding]:
             yield from _table(connection, target, tokens_of(sql))
         elif kind == "table" and _is_full_text_of(name, tokens_of(sql)):
             yield findings.copies("full-text", item)
+
+
+def _is_strict(connection: Connection, target: Target) -> bool:
+    """Return whether the table holds values of its columns' types alone."""
+    query = text("SELECT strict FROM pragma_table_list WHERE name = :name AND schema = :schema")
+    parameters = {"name": target.table.name, "schema": target.table.schema or "main"}
+    is_known = connection.scalar(text("SELECT 1 FROM pragma_pragma_list WHERE name = 'table_list'"))  # SQLite 3.37
+    return bool(is_known and connection.scalar(query, parameters))
 
 
 def _schema(connection: Connection, target: Target) -> list[tuple[str, str, str, str]]:

@@ -17,6 +17,7 @@ from sealchemy._values.secret import hide
 from sealchemy.errors import ColumnDefinitionError, RewriteError
 
 _NAME_LIMIT = 63
+_PASSES = 3  # two of them change something where bytes become text on MariaDB
 
 logger = logging.getLogger("sealchemy")
 
@@ -88,9 +89,12 @@ def widen(access: Access) -> list[str]:
         RewriteError: others used the table for too long.
     """
     widened: list[str] = []
-    while columns := _widen_once(access):
+    for _ in range(_PASSES):
+        columns = _widen_once(access)
         widened += [name for name in columns if name not in widened]
-    return widened
+        if not columns:
+            return widened
+    raise ColumnDefinitionError(f"{access.target.name}: the server took ALTER TABLE, and did not change {columns[0]}")
 
 
 def _widen_once(access: Access) -> list[str]:

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, false, not_
 
 from sealchemy._databases.base import ANY_ENCRYPTED_VALUE, Database
 from sealchemy._values import envelope
-from sealchemy._values.codecs import BYTES, TEXT, Plaintext, require_encodable
+from sealchemy._values.codecs import BYTES, JSON, TEXT, Plaintext, require_encodable
 from sealchemy._values.key_ring import KeyRing, decryptor, encryptor
 from sealchemy._values.secret import SecretString, StoredPlaintext, hide, hide_stored, type_name
 from sealchemy.errors import EnvelopeFormatError, PlaintextFoundError
@@ -33,6 +33,13 @@ class Cipher(NamedTuple):
         """Return the functions of a ring for one column; plaintext is the text that an unencrypted column has."""
         encrypt, decrypt = encryptor(key_ring, context, kind.stored), decryptor(key_ring, context, kind.stored)
         return cls(context, kind, encrypt, decrypt, key_ring.is_current, legacy_reader)
+
+    def is_same_json(self, stored: str | None, plaintext: str) -> bool:
+        """Return whether two texts are one JSON value: in a column of type JSON, SQLite makes 1 of 1.0."""
+        if self.kind is not JSON or stored is None:
+            return False
+        read = self.kind.value.decode
+        return bool(read(stored.encode()) == read(plaintext.encode()))
 
 
 class Change(NamedTuple):

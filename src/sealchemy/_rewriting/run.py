@@ -201,7 +201,7 @@ class _Run:
 
     def _stands_for(self, stored: str | None, plaintext: SecretString, index: int) -> bool:
         if stored is None or self.conversion is DECRYPT:
-            return stored == plaintext
+            return stored == plaintext or self.ciphers[index].is_same_json(stored, plaintext)
         try:
             return self.ciphers[index].decrypt(stored) == plaintext
         except SealchemyError:

@@ -144,19 +144,20 @@ def _hide_parts(value: Any, seen: set[int]) -> Any:
 
 
 def find_problem(value: Any) -> str:
-    """Return why a hidden value is not a JSON value: the path of a part that is none (RFC 9535), and its type."""
+    """Return why a value is not a JSON value: the path of a part that is none (RFC 9535), and its type."""
     try:
-        return _find(value, "$", ()) or "the value is not JSON"
+        found = _find(value, "$", ()) or "this is not"
     except RecursionError:
-        return "the value is nested too deeply for JSON"
+        found = "this is nested too deeply"
+    return f"takes JSON, and {found}; convert it before, or in a TypeDecorator of your own"
 
 
 def _find(value: Any, path: str, outer: tuple[int, ...]) -> str | None:
     if id(value) in outer:
-        return f"{path} is not JSON: it contains itself"
+        return f"{path} contains itself"
     if isinstance(value, dict):
         if any(not isinstance(key, str) for key in value):
-            return f"{path} is not JSON: it has a key that is not a str"
+            return f"{path} has a key that is not a str"
         if any(has_lone_surrogate(key) for key in value):
             return f"{path} has a key with a lone surrogate and no UTF-8 form"
         places = [(_place(path, key), item) for key, item in dict.items(value)]
@@ -184,7 +185,7 @@ def _find_in_leaf(value: Any) -> str | None:
         except ValueError:
             return "an integer of too many digits (see sys.set_int_max_str_digits)"
         return None
-    return None if value is None or isinstance(value, float) else f"{type_name(hide(value))}, not JSON"
+    return None if value is None or isinstance(value, float) else f"a {type_name(hide(value))}"
 
 
 def find_text_problem(_text: Any) -> str:

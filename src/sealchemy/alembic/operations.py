@@ -12,6 +12,7 @@ from sqlalchemy.types import TypeDecorator
 
 from sealchemy._column.encrypted_type import encrypted_type
 from sealchemy._rewriting.options import Options
+from sealchemy.errors import ColumnDefinitionError
 
 if TYPE_CHECKING:  # Alembic loads this module while it is itself being imported
     from alembic.autogenerate.api import AutogenContext
@@ -24,8 +25,12 @@ def render_item(kind: str, item: Any, context: AutogenContext) -> str | Literal[
     function to `context.configure(render_item=...)` in `env.py`; naming the plugin there, in
     `autogenerate_plugins=["alembic.autogenerate.*", "sealchemy"]`, does so as well.
     """
-    is_ours = encrypted_type(item) is not None or type(item).__module__.startswith("sealchemy.")
-    if kind != "type" or not isinstance(item, TypeDecorator) or not is_ours:
+    if kind != "type":
+        return False
+    encrypted = encrypted_type(item)
+    if encrypted is not None:
+        item = encrypted
+    elif not isinstance(item, TypeDecorator) or not type(item).__module__.startswith("sealchemy."):
         return False
     implementation = item.load_dialect_impl(context.dialect)
     dialect = re.match(r"sqlalchemy\.dialects\.(\w+)", type(implementation).__module__)
@@ -57,6 +62,9 @@ class ColumnsOp(MigrateOperation):
         legacy_reader: Callable[[str], str | bytes] | None = None,
         kinds: Mapping[str, str] = {},
     ) -> None:
+        for name, value in {"columns": columns, "kinds": kinds}.items():
+            if not isinstance(value, Mapping):
+                raise ColumnDefinitionError(f"{self.name}: {name} takes a mapping by column name, not {value!r}")
         self.table_name, self.columns, self.kinds = table_name, dict(columns), dict(kinds)
         self.schema, self.own_transaction = schema, own_transaction
         self.accept, self.options, self.legacy_reader = accept, options, legacy_reader

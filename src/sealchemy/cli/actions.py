@@ -168,6 +168,11 @@ def _rewrite_table(
     with open_table(engine, table, options.lock_timeout) as access, output.progress(console) as progress:
         if conversion is VERIFY:
             return run(access, conversion, options, progress)
+        if conversion is DECRYPT and (required := constraint.required_columns(access)):
+            raise UnsupportedOperationError(
+                f"decrypt {table.name}: its CHECK refuses plaintext in {', '.join(sorted(required))}; drop it first, in"
+                " a revision (op.allow_plaintext), or use op.decrypt_columns, which does both"
+            )
         if conversion is ENCRYPT:
             print(f"encrypt {table.name}: with key {key_ring.primary.id}", file=sys.stderr)
         return rewrite_if_clear(access, conversion, options, accept, progress=progress)
