@@ -491,8 +491,9 @@ def test_user_defined_encrypted_type_is_supported(engine: Engine, tmp_path: Path
         connection.execute(insert(models(type_).tables["grants"]).values(access=func.lower("ya29")))
 
 
-def test_derived_type_works_in_a_new_table(engine: Engine, tmp_path: Path) -> None:
-    application = Application(tmp_path, engine, models(Derived("g.access")))
+@pytest.mark.parametrize("type_", [Wrapped(), Derived("g.access")], ids=["wrapped", "derived"])
+def test_derived_type_works_in_a_new_table(engine: Engine, tmp_path: Path, type_: TypeEngine[Any]) -> None:
+    application = Application(tmp_path, engine, models(type_))
     application.autogenerate()
     application.upgrade()
     assert application.is_clean()

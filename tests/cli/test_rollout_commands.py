@@ -210,3 +210,14 @@ def test_lock_that_is_never_released_ends_with_one_line(
     other.dispose()
     assert "sealchemy: " in out
     assert "it is locked by pid" in out
+
+
+def test_decrypt_says_what_to_do_where_encryption_is_required(project: Project) -> None:
+    from tests.support import constraint
+
+    project.fill(3)
+    project.ok("encrypt")
+    constraint.require_encryption(project.engine, "Integration", CONTEXTS)
+    before = project.raw()
+    assert "op.allow_plaintext" in project.refused("decrypt", "--allow-plaintext")
+    assert project.raw() == before

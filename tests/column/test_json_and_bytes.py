@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import datetime as dt
 import json
 import pickle
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import SecretBytes as PydanticBytes
 from pydantic import SecretStr
-from sqlalchemy import JSON, String, bindparam, func, insert, literal, make_url, null, select, text, update
+from sqlalchemy import (
+    JSON,
+    LargeBinary,
+    MetaData,
+    String,
+    Uuid,
+    bindparam,
+    func,
+    insert,
+    literal,
+    make_url,
+    null,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.ext.mutable import MutableDict, MutableList
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -35,6 +52,7 @@ from sealchemy import (
     attach_key_ring,
 )
 from sealchemy.testing import assert_encrypted
+from tests.support.leaks import frames_of, said_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -391,3 +409,96 @@ def test_sqlite_values_of_other_types_are_read_in_stage_migrate(
     attach_key_ring(engine, RING)
     with pytest.raises(PlaintextFoundError):
         read(engine, Account.token)
+
+
+class Plain(DeclarativeBase):
+    metadata = MetaData()
+
+
+class Other(Plain):
+    __tablename__ = "others"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    data: Mapped[bytes | None] = mapped_column(LargeBinary)
+    uuid: Mapped[str | None] = mapped_column(Uuid(as_uuid=False))
+    document: Mapped[Any] = mapped_column(JSON, nullable=True)
+
+
+def test_a_secret_does_not_pass_where_a_plain_type_converts_it(engine: Engine) -> None:
+    Plain.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add(Account(id=1, token="3e3e3e3e-0000-4000-8000-000000000000", data=b"SENTINEL"))
+        session.add(Other(id=1))
+        session.commit()
+        token, data = session.execute(select(Account.token, Account.data)).one()
+        for values in ({"data": data}, {"uuid": token}, {"document": token}):
+            for write in (
+                lambda values=values: session.execute(update(Other).values(**values)),
+                lambda values=values: session.execute(insert(Other), [{"id": 7, **values}, {"id": 8, **values}]),
+                lambda values=values: session.add(Other(id=9, **values)) or session.flush(),
+            ):
+                with pytest.raises(UnsupportedOperationError, match="SecretBytes"):
+                    write()
+                session.rollback()
+        session.execute(update(Other).values(data=bytes(data), uuid=str(token), document=str(token)))
+
+
+def test_parts_of_an_assigned_document_can_be_stored_elsewhere(engine: Engine) -> None:
+    payload: dict[str, Any] = {"token": "SENTINEL", "name": "Bob", "scopes": ["a", "b"]}
+    with Session(engine) as session:
+        account = Account(id=1, token=payload, plain=payload["scopes"])
+        assert "SENTINEL" not in repr(payload)
+        account.note = payload["name"]
+        session.add(account)
+        session.commit()
+        assert (account.note, account.plain) == ("Bob", ["a", "b"])
+        session.execute(update(Account).values(note=payload["name"]))
+        session.commit()
+    copied = copy.deepcopy(payload)
+    assert copied == payload
+    assert "SENTINEL" not in repr(copied)
+    restored = pickle.loads(pickle.dumps(payload))  # noqa: S301
+    assert restored == payload
+    assert type(restored["name"]) is SecretString
+
+
+def test_a_core_statement_leaves_the_object_as_it_is(engine: Engine) -> None:
+    payload = {"token": "text"}
+    with engine.begin() as connection:
+        connection.execute(insert(Account).values(id=1, token=payload))
+        connection.execute(insert(Account), [{"id": 2, "token": payload}, {"id": 3, "token": payload}])
+    assert type(payload["token"]) is str
+
+
+def nested(depth: int) -> Any:
+    value: Any = "SENTINEL"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("depth", [3000, 100_000])
+def test_a_document_that_is_too_deep_is_refused_and_not_shown(engine: Engine, depth: int) -> None:
+    value = {"token": "SENTINEL", "deep": nested(depth)}
+    with Session(engine) as session:
+        for write in (
+            lambda: session.execute(insert(Account), {"id": 1, "token": value}),
+            lambda: session.add(Account(id=1, token=value)) or session.flush(),
+        ):
+            with pytest.raises(PlaintextTypeError, match="nested too deeply") as caught:
+                write()
+            assert "SENTINEL" not in said_by(caught.value)
+            assert "SENTINEL" not in frames_of(caught.value, package="sealchemy")
+            session.rollback()
+
+
+def test_a_document_that_is_too_deep_for_the_stack_is_not_taken_for_another_type(engine: Engine) -> None:
+    process = EncryptedJSON("a.b").result_processor(engine.dialect, None)
+    written = EncryptedJSON("a.b").bind_processor(engine.dialect)(nested(700))
+
+    def deep(calls: int) -> Any:
+        return deep(calls - 1) if calls else process(written)
+
+    assert process(written) == nested(700)
+    with pytest.raises(DecryptionError, match="nested too deeply"):
+        deep(sys.getrecursionlimit() - 400)

@@ -30,8 +30,9 @@ from sqlalchemy import (
     values,
 )
 from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.exc import StatementError
 from sqlalchemy.ext.mutable import MutableList
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, aliased, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 from sealchemy import (
@@ -244,6 +245,17 @@ class Mixed(MixedIn, EncryptedDate):
     pass
 
 
+class ByVariant(TypeDecorator[Any]):
+    impl = Text().with_variant(EncryptedString("t.c"), "sqlite")
+    cache_ok = True
+
+
+class OwnAttribute(EncryptedDate):
+    def __init__(self, context: str) -> None:
+        super().__init__(context)
+        self.bind_processor = lambda _dialect: None  # type: ignore[method-assign]
+
+
 class OverArray(TypeDecorator[Any]):
     impl = ARRAY(EncryptedString("t.c"))
     cache_ok = True
@@ -256,6 +268,11 @@ class OverArray(TypeDecorator[Any]):
         lambda: table(postgresql.ARRAY(EncryptedString("t.c"))),
         lambda: table(MutableList.as_mutable(ARRAY(EncryptedString("t.c")))),
         lambda: table(OverArray()),
+        lambda: table(postgresql.HSTORE(text_type=EncryptedString("t.c"))),
+        lambda: table(postgresql.DOMAIN("d", EncryptedString("t.c"))),
+        lambda: table(postgresql.ARRAY(postgresql.DOMAIN("d", EncryptedDate("t.c")))),
+        lambda: table(ByVariant()),
+        lambda: table(OwnAttribute("t.c")),
         lambda: EncryptedString("t.c").with_variant(Text(), "sqlite"),
         lambda: EncryptedJSON("t.c").with_variant(Text(), "sqlite"),
         lambda: table(Text().with_variant(EncryptedString("t.c"), "postgresql")),
@@ -366,3 +383,76 @@ def test_wrapper_does_not_keep_a_value_of_another_type(engine: Engine) -> None:
 
 def test_mapper_sees_a_wrapper_as_encrypted() -> None:
     assert inspect(Person).columns["born"].type.impl_instance.context == "people.born"
+
+
+class Stripped(TypeDecorator[str]):
+    impl = EncryptedString
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return value and value.strip()
+
+
+class Bare(TypeDecorator[Any]):
+    impl = EncryptedJSON
+    cache_ok = True
+
+
+class BareBytes(TypeDecorator[Any]):
+    impl = EncryptedBytes
+    cache_ok = True
+
+
+class Printed(MappedAsDataclass, DeclarativeBase):
+    metadata = MetaData()
+
+
+class Shown(Printed):
+    __tablename__ = "shown"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    text: Mapped[Any] = mapped_column(Stripped("shown.text"))
+    document: Mapped[Any] = mapped_column(Bare("shown.document"))
+    data: Mapped[Any] = mapped_column(BareBytes("shown.data"))
+    date: Mapped[Any] = mapped_column(EncryptedDate("shown.date"))
+
+
+def test_what_is_assigned_through_a_wrapper_is_hidden(engine: Engine) -> None:
+    Printed.metadata.create_all(engine)
+    document = {"token": "SENTINEL", "list": ["SENTINEL"]}
+    shown = Shown(id=1, text=" SENTINEL ", document=document, data=b"SENTINEL", date=DAY)
+    assert "SENTINEL" not in repr(shown)
+    with Session(engine) as session:
+        session.add(shown)
+        session.flush()
+        assert "SENTINEL" not in f"{shown!r}{inspect(shown).attrs.text.history!r}"
+        session.commit()
+        found = (shown.text, shown.document, shown.data, shown.date)
+        assert found == ("SENTINEL", {"token": "SENTINEL", "list": ["SENTINEL"]}, b"SENTINEL", DAY)
+        shown.date = dt.date(2000, 1, 1)
+        session.commit()
+        shown.text = "SENTINEL"
+        with pytest.raises(StatementError) as caught:
+            shown.date = "SENTINEL is no date"
+            session.flush()
+        assert "SENTINEL" not in str(caught.value)
+
+
+def test_one_context_of_two_kinds_is_not_one(engine: Engine) -> None:
+    two = Table(
+        "two",
+        MetaData(),
+        Column("id", Integer, primary_key=True),
+        Column("document", EncryptedJSON("two.c")),
+        Column("token", EncryptedString("two.c")),
+    )
+    two.create(engine)
+    for statement in (
+        update(two).values(document=two.c.token),
+        update(two).values(document=literal("x", EncryptedString("two.c"))),
+        insert(two).from_select(["id", "document"], select(two.c.id + 1, two.c.token)),
+        select(two.c.id).where(two.c.document == two.c.token),
+        select(two.c.document).union_all(select(two.c.token)),
+    ):
+        with engine.connect() as connection, pytest.raises(UnsupportedOperationError, match=r"two\.c"):
+            connection.execute(statement)

@@ -573,5 +573,5 @@ def test_what_is_not_a_mapping_is_refused(
     tmp_path: Path, make_engine: Callable[..., Engine], columns: Any, kinds: Any
 ) -> None:
     engine = make_engine(f"sqlite:///{tmp_path / 'test.db'}", KeyRing(primary=OLD), rollout=Rollout.MIGRATE)
-    with pytest.raises(ColumnDefinitionError, match="takes a mapping by column name"):
+    with pytest.raises(ColumnDefinitionError, match="take a mapping by column name"):
         operate(engine, lambda op: op.encrypt_columns("t", columns, kinds=kinds))

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, TypeAdapter,
 from sqlalchemy import Column, select
 from sqlmodel import Field, Session, SQLModel
 
+import sealchemy
 from sealchemy import (
     AlreadyEncryptedError,
     EncryptedJSON,
@@ -65,6 +66,20 @@ def test_python_dump_keeps_the_secret() -> None:
 def test_field_refuses_anything_else(given: Any) -> None:
     with pytest.raises(ValidationError):
         Payload(token=given)
+
+
+def test_bytes_are_a_field_type_as_well() -> None:
+    class Model(BaseModel):
+        data: sealchemy.SecretBytes
+
+    for given in (SENTINEL.encode(), SecretBytes(SENTINEL.encode())):
+        model = Model(data=given)
+        assert (type(model.data), model.data) == (sealchemy.SecretBytes, SENTINEL.encode())
+        assert SENTINEL not in repr(model)
+        assert model.model_dump_json() == '{"data":"***"}'
+        assert SENTINEL in model.model_dump_json(context={"reveal_secrets": True})
+    with pytest.raises(ValidationError):
+        Model(data=5)
 
 
 def test_schema_is_that_of_a_password() -> None:

@@ -13,28 +13,22 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from sqlalchemy import Text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import operators
-from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter, ColumnClause, Null
 from sqlalchemy.sql.functions import count
 from sqlalchemy.sql.selectable import ScalarSelect
-from sqlalchemy.util import memoized_property
 
-from sealchemy._values.secret import SecretBytes, SecretString, hide, mask
+from sealchemy._values.secret import mask
 from sealchemy.errors import SealchemyError, UnsupportedOperationError
 
 from .elements import has_primary_key_of, is_null, outputs, unwrap
-from .encrypted_type import EncryptedType, context_of, context_of_type
-from .engine_keys import EngineKeys, engine_keys
+from .encrypted_type import context_of
+from .parameters import ParametersCompiler
 from .writes import PERMIT, WriteRules
 
 _NULL_TESTS = frozenset({operators.is_, operators.is_not})
 _COLUMN_TESTS = frozenset({operators.eq, operators.ne})
-_READ = frozenset({SecretString, SecretBytes})
-"""The types of the values that encrypted columns return."""
-
 _EXPRESSION = "an expression over it, or ORDER BY or GROUP BY"
 
 
@@ -45,7 +39,7 @@ def protect(dialect: Dialect) -> None:
         dialect.statement_compiler = type(compiler.__name__, (ProtectedCompiler, compiler), {})
 
 
-class ProtectedCompiler(SQLCompiler):
+class ProtectedCompiler(ParametersCompiler):
     """A mixin over the compiler of a dialect."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -54,7 +48,7 @@ class ProtectedCompiler(SQLCompiler):
         self._update_targets: frozenset[int] = frozenset()
         try:
             super().__init__(*args, **kwargs)
-            self._require_one_context_per_parameter()
+            self.require_one_context_per_parameter()
         except SealchemyError as error:
             # Parameters show their values: in the frames below, and in the cache key that frames above hold.
             traceback.clear_frames(error.__traceback__)
@@ -77,9 +71,6 @@ class ProtectedCompiler(SQLCompiler):
         finally:
             self._permits = outer
 
-    def _context_of(self, element: object) -> str | None:
-        return context_of(element, self.dialect)
-
     def _take_permit(self, element: Any, context: str) -> None:
         if self.statement is None:  # which is so for expressions in DDL
             return
@@ -92,15 +83,6 @@ class ProtectedCompiler(SQLCompiler):
         """Return whether this is a target of UPDATE, which MySQL renders as a column, with one argument alone."""
         return kwargs.keys() == {"include_table"} and hash(column) in self._update_targets
 
-    def _require_one_context_per_parameter(self) -> None:
-        """Refuse a parameter's name with two types: SQLAlchemy would bind both values with one of them."""
-        contexts: dict[str, str | None] = {}
-        for parameter, name in getattr(self, "bind_names", {}).items():
-            context = self._context_of(parameter)
-            other = contexts.setdefault(name, context)
-            if other != context:
-                _refuse(str(context or other), "a parameter of the same name as one of another type")
-
     def visit_column(self, column: ColumnClause[Any], *args: Any, **kwargs: Any) -> str:
         """Render a column, if its position permits it."""
         context = context_of(column, self.dialect)
@@ -110,63 +92,28 @@ class ProtectedCompiler(SQLCompiler):
             self._take_permit(column, context)
         return super().visit_column(column, *args, **kwargs)
 
-    def visit_bindparam(self, bindparam: Any, *args: Any, **kwargs: Any) -> str:
-        """Render a parameter, if the values that it already has can be encrypted.
-
-        Later, SQLAlchemy's own frames would hold them.
-        """
-        context = self._context_of(bindparam)
-        if bindparam.literal_execute and context is not None:
-            _refuse_literal_execute(context)
-        if isinstance(bindparam.type, EncryptedType):
-            for value in _known_values(bindparam):
-                bindparam.type.require_encryptable(value)
-        return super().visit_bindparam(bindparam, *args, **kwargs)
-
-    def render_literal_value(self, value: Any, type_: Any, *args: Any, **kwargs: Any) -> str:
-        """Render a literal as ciphertext; SQLAlchemy prints a value that it fails to render."""
-        if value is not None and context_of_type(type_, self.dialect) is not None:
-            try:
-                value, type_ = str(type_._cached_bind_processor(self.dialect)(value)), Text()
-            except BaseException:
-                value = hide(value)  # this frame is in the traceback
-                raise
-        return super().render_literal_value(value, type_, *args, **kwargs)
-
-    @memoized_property
-    def _bind_processors(self) -> Any:
-        """Return the functions that convert parameters; those of plain columns refuse values of encrypted ones.
-
-        Afterwards, they may be of another type, such as the driver's `Binary`, which the last line does not recognise.
-        """
-        processors = dict(SQLCompiler.__dict__["_bind_processors"].fget(self))
-        for parameter, name in self.bind_names.items():
-            if callable(processors.get(name)) and self._context_of(parameter) is None:
-                processors[name] = _refusing_secrets(processors[name], engine_keys(self.dialect))
-        return processors
-
     def visit_grouping(self, grouping: Any, *args: Any, **kwargs: Any) -> str:
         """Render parentheses, or a scalar subquery if its position permits it."""
-        if isinstance(grouping, ScalarSelect) and (context := self._context_of(grouping)) is not None:
+        if isinstance(grouping, ScalarSelect) and (context := self.context_of_element(grouping)) is not None:
             self._take_permit(grouping, context)
         return super().visit_grouping(grouping, *args, **kwargs)
 
     def visit_dmltargetcopy(self, element: Any, *args: Any, **kwargs: Any) -> str:
         """Render a copy of the value that another column is given (SQLAlchemy 2.1), if that is not encrypted."""
-        if (context := self._context_of(element.column)) is not None:
+        if (context := self.context_of_element(element.column)) is not None:
             _refuse(context, "from_dml_column()")
         return str(super().visit_dmltargetcopy(element, *args, **kwargs))
 
     def visit_table_valued_column(self, element: Any, *args: Any, **kwargs: Any) -> str:
         """Render a whole row as a value, if it has no encrypted column."""
         for column in element.scalar_alias.c:
-            if (context := self._context_of(column)) is not None:
+            if (context := self.context_of_element(column)) is not None:
                 _refuse(context, "a whole row as a value")
         return super().visit_table_valued_column(element, *args, **kwargs)
 
     def _label_select_column(self, select: Any, column: Any, *args: Any, **kwargs: Any) -> Any:
         """Render an item of a columns clause or of RETURNING."""
-        context, permitted = self._context_of(column), []
+        context, permitted = self.context_of_element(column), []
         if context is not None:
             permitted = [unwrap(column)]
             if not isinstance(permitted[0], ColumnClause | ScalarSelect | BindParameter) and not is_null(permitted[0]):
@@ -185,7 +132,7 @@ class ProtectedCompiler(SQLCompiler):
 
     def visit_label(self, label: Any, *args: Any, **kwargs: Any) -> str:
         """Render a label; by its name alone in ORDER BY and GROUP BY."""
-        if kwargs.get("render_label_as_label") is label and (context := self._context_of(label)) is not None:
+        if kwargs.get("render_label_as_label") is label and (context := self.context_of_element(label)) is not None:
             _refuse(context, _EXPRESSION)
         return super().visit_label(label, *args, **kwargs)
 
@@ -225,7 +172,7 @@ class ProtectedCompiler(SQLCompiler):
         """Render UNION and its kin, if each column has one context."""
         keyword, rows = self.compound_keywords[cs.keyword], outputs(cs)
         for column in zip(*rows, strict=False):
-            contexts = {self._context_of(item) for item in column if not is_null(unwrap(item))}
+            contexts = {self.context_of_element(item) for item in column if not is_null(unwrap(item))}
             if len(contexts) > 1:
                 _refuse(next(filter(None, contexts)), f"{keyword} with a column of another context")
         for row in rows if keyword != "UNION ALL" else []:
@@ -259,38 +206,14 @@ class ProtectedCompiler(SQLCompiler):
 
     def _refuse_outputs(self, side: Any) -> None:
         for column in (column for row in outputs(side) for column in row):
-            if (context := self._context_of(column)) is not None:
+            if (context := self.context_of_element(column)) is not None:
                 _refuse(context, "comparing a subquery over it")
 
     def _refuse_unless_keyed(self, columns: list[Any], what: str) -> None:
         for column in columns:
-            context = self._context_of(column)
+            context = self.context_of_element(column)
             if context is not None and not is_null(unwrap(column)) and not has_primary_key_of(unwrap(column), columns):
                 _refuse(context, f"{what} without the primary key")
-
-
-def _refusing_secrets(process: Callable[[Any], Any], keys: EngineKeys) -> Callable[[Any], Any]:
-    def refusing(value: Any) -> Any:
-        if type(value) in _READ:
-            keys.refuse_secret()
-        return process(value)
-
-    return refusing
-
-
-def _known_values(bindparam: BindParameter[Any]) -> list[Any]:
-    """Return the values that a parameter has while its statement is compiled."""
-    if bindparam.required:
-        return []
-    value = bindparam.effective_value
-    values = (value or ()) if bindparam.expanding else (value,)
-    return [value for value in values if value is not None]
-
-
-def _refuse_literal_execute(context: str) -> NoReturn:
-    raise UnsupportedOperationError(
-        f"{context}: literal_execute is not supported, because its errors would print the plaintext"
-    )
 
 
 def _update_targets(state: Any) -> list[Any]:

@@ -81,8 +81,7 @@ def _prepare_attributes(mapper: Mapper[Any], class_: type) -> None:
             continue
         refuse_declaration(column)
         _leave_out_of_repr(class_, attribute.key)
-        is_ours = isinstance(column.type, EncryptedType)
-        hide = _hide_assigned(column.type) if is_ours else _hide_for_wrapper
+        hide = _hide_assigned(column.type) if isinstance(column.type, EncryptedType) else _hide_for_wrapper
         event.listen(getattr(class_, attribute.key), "set", hide, retval=True, propagate=True)
 
 

@@ -21,15 +21,7 @@ def inspect(connection: Connection, target: Target) -> Iterator[Finding]:
     """Yield the findings of a table."""
     name = target.table.name.lower()
     yield from _indexes(connection, target)
-    if _is_strict(connection, target):
-        for item, type_ in zip(target.columns, target.types, strict=True):
-            if type_ is BYTES:
-                yield Finding(
-                    "strict",
-                    Severity.BLOCKS,
-                    item.name,
-                    f"the table is STRICT, so {item.name} cannot hold text; rebuild the table with a column of TEXT",
-                )
+    yield from _strict(connection, target)
     yield from reflection.keys_and_defaults(connection, target)
     yield from reflection.foreign_keys(connection, target, lambda _name: _REBUILD)
     for kind, item, table, sql in _schema(connection, target):
@@ -43,12 +35,17 @@ def inspect(connection: Connection, target: Target) -> Iterator[Finding]:
             yield findings.copies("full-text", item)
 
 
-def _is_strict(connection: Connection, target: Target) -> bool:
-    """Return whether the table holds values of its columns' types alone."""
+def _strict(connection: Connection, target: Target) -> Iterator[Finding]:
+    """Yield the columns of bytes of a STRICT table, which cannot hold text."""
     query = text("SELECT strict FROM pragma_table_list WHERE name = :name AND schema = :schema")
     parameters = {"name": target.table.name, "schema": target.table.schema or "main"}
     is_known = connection.scalar(text("SELECT 1 FROM pragma_pragma_list WHERE name = 'table_list'"))  # SQLite 3.37
-    return bool(is_known and connection.scalar(query, parameters))
+    if not is_known or not connection.scalar(query, parameters):
+        return
+    for column, type_ in zip(target.columns, target.types, strict=True):
+        if type_ is BYTES:
+            message = f"the table is STRICT, so {column.name} cannot hold text; rebuild the table with a column of TEXT"
+            yield Finding("strict", Severity.BLOCKS, column.name, message)
 
 
 def _schema(connection: Connection, target: Target) -> list[tuple[str, str, str, str]]:

@@ -90,11 +90,10 @@ def widen(access: Access) -> list[str]:
     """
     widened: list[str] = []
     for _ in range(_PASSES):
-        columns = _widen_once(access)
-        widened += [name for name in columns if name not in widened]
-        if not columns:
+        if not (columns := _widen_once(access)):
             return widened
-    raise ColumnDefinitionError(f"{access.target.name}: the server took ALTER TABLE, and did not change {columns[0]}")
+        widened += [name for name in columns if name not in widened]
+    raise ColumnDefinitionError(f"{access.target.name}: the server took ALTER TABLE, and did not change {widened[0]}")
 
 
 def _widen_once(access: Access) -> list[str]:

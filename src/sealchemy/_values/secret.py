@@ -55,9 +55,10 @@ class SecretString(str):
         return {**handler(core_schema.str_schema()), "format": "password", "writeOnly": True}
 
 
-def _to_json(value: str, info: "SerializationInfo") -> str:
+def _to_json(value: Any, info: "SerializationInfo") -> Any:
     context = info.context
-    return str(value) if isinstance(context, dict) and context.get("reveal_secrets") is True else "***"
+    is_asked = isinstance(context, dict) and context.get("reveal_secrets") is True
+    return (str(value) if isinstance(value, str) else bytes(value).decode()) if is_asked else "***"
 
 
 class SecretBytes(bytes):
@@ -69,6 +70,17 @@ class SecretBytes(bytes):
 
     __module__ = "sealchemy"
     __slots__ = ()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, _handler: "GetCoreSchemaHandler") -> "CoreSchema":
+        """Return how pydantic validates and serializes such a field, as one of `SecretString`."""
+        from pydantic_core import core_schema  # noqa: PLC0415 - not every application has it
+
+        return core_schema.no_info_before_validator_function(
+            reveal,
+            core_schema.no_info_after_validator_function(cls, core_schema.bytes_schema()),
+            serialization=core_schema.plain_serializer_function_ser_schema(_to_json, info_arg=True, when_used="json"),
+        )
 
     def __repr__(self) -> str:
         """Return three stars."""

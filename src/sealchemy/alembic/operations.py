@@ -62,9 +62,8 @@ class ColumnsOp(MigrateOperation):
         legacy_reader: Callable[[str], str | bytes] | None = None,
         kinds: Mapping[str, str] = {},
     ) -> None:
-        for name, value in {"columns": columns, "kinds": kinds}.items():
-            if not isinstance(value, Mapping):
-                raise ColumnDefinitionError(f"{self.name}: {name} takes a mapping by column name, not {value!r}")
+        if not isinstance(columns, Mapping) or not isinstance(kinds, Mapping):
+            raise ColumnDefinitionError(f"{self.name}: columns and kinds take a mapping by column name")
         self.table_name, self.columns, self.kinds = table_name, dict(columns), dict(kinds)
         self.schema, self.own_transaction = schema, own_transaction
         self.accept, self.options, self.legacy_reader = accept, options, legacy_reader
