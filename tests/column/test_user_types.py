@@ -438,6 +438,18 @@ def test_what_is_assigned_through_a_wrapper_is_hidden(engine: Engine) -> None:
         assert "SENTINEL" not in str(caught.value)
 
 
+class AlwaysNull(Stripped):
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> None:
+        return None
+
+
+def test_a_wrapper_may_turn_a_value_into_null(engine: Engine) -> None:
+    statement = select(literal("SENTINEL", AlwaysNull("t.c")))
+    sql = str(statement.compile(engine, compile_kwargs={"literal_binds": True}))
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql(sql).scalar() is None
+
+
 def test_one_context_of_two_kinds_is_not_one(engine: Engine) -> None:
     two = Table(
         "two",

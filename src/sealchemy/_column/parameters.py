@@ -53,10 +53,11 @@ class ParametersCompiler(SQLCompiler):
         """Render a literal as ciphertext; SQLAlchemy prints a value that it fails to render."""
         if value is not None and context_of_type(type_, self.dialect) is not None:
             try:
-                value, type_ = str(type_._cached_bind_processor(self.dialect)(value)), Text()
+                value = type_._cached_bind_processor(self.dialect)(value)
             except BaseException:
                 value = hide(value)  # this frame is in the traceback
                 raise
+            value, type_ = None if value is None else str(value), Text()
         return super().render_literal_value(value, type_, *args, **kwargs)
 
     @memoized_property
