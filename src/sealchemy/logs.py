@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, MutableMapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from ._values.secret import SecretBytes, SecretString
@@ -9,6 +10,7 @@ from ._values.secret import SecretBytes, SecretString
 __all__ = ["mask_event", "mask_log_records"]
 
 MASK = "***"
+_DEPTH = 50
 
 
 def mask_log_records() -> None:
@@ -42,9 +44,15 @@ def mask_event(_logger: object, _method: str, event: MutableMapping[str, Any]) -
     return {key: _mask(value) for key, value in event.items()}
 
 
-def _mask(value: Any) -> Any:
+def _mask(value: Any, outer: tuple[int, ...] = ()) -> Any:
     if isinstance(value, SecretString | SecretBytes):
         return MASK
-    if type(value) is dict:
-        return {key: _mask(item) for key, item in value.items()}
-    return type(value)(map(_mask, value)) if type(value) in (list, tuple, set) else value
+    if not isinstance(value, Mapping | AbstractSet | list | tuple):
+        return value
+    if id(value) in outer or len(outer) > _DEPTH:
+        return "..."
+    outer = (*outer, id(value))
+    if isinstance(value, Mapping):
+        return {_mask(key, outer): _mask(item, outer) for key, item in value.items()}
+    masked = [_mask(item, outer) for item in value]
+    return masked if isinstance(value, list) else set(masked) if isinstance(value, AbstractSet) else tuple(masked)

@@ -406,6 +406,11 @@ def test_sqlite_values_of_other_types_are_read_in_stage_migrate(
     assert stored(engine, "token") == [12, 1.5]  # SQLite's column type JSON makes numbers of text
     assert read(engine, Account.token) == [12, 1.5]
     assert read(engine, Account.data) == [b"\0\xff", b""]
+    with engine.begin() as connection:  # what starts as encrypted values do is never taken for plaintext
+        value = RING.encrypt("x", "accounts.data").encode()
+        connection.execute(text("UPDATE accounts SET data = :value"), {"value": value})
+    with pytest.raises(EnvelopeFormatError):
+        read(engine, Account.data)
     attach_key_ring(engine, RING)
     with pytest.raises(PlaintextFoundError):
         read(engine, Account.token)
@@ -462,7 +467,9 @@ def test_parts_of_an_assigned_document_can_be_stored_elsewhere(engine: Engine) -
     assert type(restored["name"]) is SecretString
 
 
-def test_a_core_statement_leaves_the_object_as_it_is(engine: Engine) -> None:
+@pytest.mark.parametrize("stage", Rollout)
+def test_a_core_statement_leaves_the_object_as_it_is(engine: Engine, stage: Rollout) -> None:
+    attach_key_ring(engine, RING, rollout=stage)
     payload = {"token": "text"}
     with engine.begin() as connection:
         connection.execute(insert(Account).values(id=1, token=payload))

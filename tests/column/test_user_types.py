@@ -29,6 +29,7 @@ from sqlalchemy import (
     update,
     values,
 )
+from sqlalchemy import table as light_table
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import StatementError
 from sqlalchemy.ext.mutable import MutableList
@@ -468,3 +469,26 @@ def test_one_context_of_two_kinds_is_not_one(engine: Engine) -> None:
     ):
         with engine.connect() as connection, pytest.raises(UnsupportedOperationError, match=r"two\.c"):
             connection.execute(statement)
+
+
+class Minimal(TypeDecorator[str]):
+    impl = EncryptedString
+    cache_ok = True
+
+
+def test_two_contexts_of_one_wrapper_are_two_statements(engine: Engine) -> None:
+    real = Table("cached", MetaData(), Column("id", Integer, primary_key=True), Column("token", Text))
+    real.create(engine)
+    contexts = ["t.one", "t.two", "t.three"]
+    for number, context in enumerate(contexts, 1):
+        light = light_table("cached", column("id", Integer), column("token", Minimal(context)))
+        with engine.begin() as connection:
+            connection.execute(insert(light), {"id": number, "token": context})
+            typed = bindparam("b", type_=Minimal(context))
+            connection.execute(insert(light).values(id=number + 10, token=typed), {"b": context})
+            assert connection.scalar(select(light.c.token).where(light.c.id == number)) == context
+    with engine.connect() as connection:
+        stored = {row[0]: row[1] for row in connection.execute(text("SELECT id, token FROM cached"))}
+    for number, context in enumerate(contexts, 1):
+        assert RING.decrypt(stored[number], context) == context
+        assert RING.decrypt(stored[number + 10], context) == context

@@ -6,6 +6,7 @@ import copy
 import gzip
 import logging
 import threading
+from collections import OrderedDict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import rollbar
 import sentry_sdk
 import structlog
 from sentry_sdk.transport import Transport
+from sqlalchemy.ext.mutable import MutableDict
 
 from sealchemy import SecretBytes, SecretString
 from sealchemy.logs import mask_event, mask_log_records
@@ -43,6 +45,8 @@ CALLS: list[tuple[Any, ...]] = [
     ("token %s", {"token": [TOKEN]}),
     ("tokens %s", [TOKEN]),
     ("bytes %s", DATA),
+    ("token %(token)s", MutableDict(token=TOKEN)),
+    ("tokens %s", (frozenset([TOKEN]), OrderedDict(a=TOKEN))),
     (TOKEN,),
 ]
 
@@ -54,6 +58,14 @@ def test_arguments_are_masked(call: tuple[Any, ...], caplog: pytest.LogCaptureFi
     assert "***" in caplog.text
     assert SENTINEL not in caplog.text
     assert SENTINEL not in repr(vars(caplog.records[0]))
+
+
+def test_a_list_that_contains_itself_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    mask_log_records()
+    cyclic: list[Any] = [TOKEN]
+    cyclic.append(cyclic)
+    logging.getLogger("app").warning("list %s", cyclic)
+    assert SENTINEL not in caplog.text
 
 
 def test_it_is_needed_and_installed_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -85,7 +97,7 @@ def test_structlog_events_are_masked(render: Any) -> None:
             lines.append(line)
 
     logger = structlog.wrap_logger(Keep(), processors=[mask_event, render])
-    logger.info("refreshed", token=TOKEN, account={"tokens": [TOKEN], "data": DATA}, number=5)
+    logger.info("refreshed", token=TOKEN, account=MutableDict({"tokens": [TOKEN], "data": DATA}), number=5)
     assert "***" in lines[0]
     assert "5" in lines[0]
     assert SENTINEL not in lines[0]

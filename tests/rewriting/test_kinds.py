@@ -231,6 +231,8 @@ def test_text_that_stands_for_bytes_is_not_taken_for_text(engine: Engine) -> Non
         rewrite(ENCRYPT, engine, "accounts", {"data": COLUMNS["data"]})
     rewrite(ENCRYPT, engine, "accounts", {"data": COLUMNS["data"]}, kinds={"data": "bytes"})
     assert [data for _, data in read(engine)] == BYTES
+    with pytest.raises(RewriteError, match="stands for bytes"):  # and neither on the way back
+        rewrite(DECRYPT, engine, "accounts", {"data": COLUMNS["data"]})
 
 
 @only_text
@@ -575,3 +577,15 @@ def test_what_is_not_a_mapping_is_refused(
     engine = make_engine(f"sqlite:///{tmp_path / 'test.db'}", KeyRing(primary=OLD), rollout=Rollout.MIGRATE)
     with pytest.raises(ColumnDefinitionError, match="take a mapping by column name"):
         operate(engine, lambda op: op.encrypt_columns("t", columns, kinds=kinds))
+
+
+def test_bytes_that_became_null_are_not_dropped(mariadb_url: str, make_engine: Callable[..., Engine]) -> None:
+    table = "CREATE TABLE t (id INTEGER PRIMARY KEY, data BLOB)"
+    engine = mariadb(make_engine, mariadb_url, table, "INSERT INTO t VALUES (1, 'PRECIOUS')")
+    with open_table(engine, TableColumns("t", {"data": "t.data"}, kinds=None), any_key=True) as access:
+        constraint._widen_once(access)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE t SET data = NULL")
+    with pytest.raises(ColumnDefinitionError, match="1 rows have NULL in data"):
+        operate(engine, lambda op: op.widen_columns("t", ["data"]))
+    assert "sealchemy_" in shown(engine)

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from typing import Any
 
 import pytest
+import sqlalchemy
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -92,6 +93,21 @@ def test_it_is_compact_utf_8_with_the_keys_as_given() -> None:
 )
 def test_values_that_json_takes_as_well(value: Any, text: str) -> None:
     assert json_values.encode(value).decode() == text
+
+
+class Holds:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def get_secret_value(self) -> Any:
+        return self.value
+
+
+@pytest.mark.parametrize("value", [sqlalchemy.JSON.NULL, {1: "x"}, {"a": sqlalchemy.JSON.NULL}, [{None: 1}]])
+def test_what_the_encoder_would_change_is_refused(value: Any) -> None:
+    for document in (value, [value], {"a": Holds(value)}):
+        with pytest.raises(TypeError):
+            json_values.encode(document)
 
 
 SELF: list[Any] = []

@@ -68,6 +68,14 @@ def test_field_refuses_anything_else(given: Any) -> None:
         Payload(token=given)
 
 
+def test_other_members_of_a_union_are_serialized_as_they_are() -> None:
+    class Model(BaseModel):
+        token: SecretString | int
+
+    assert Model(token=5).model_dump_json() == '{"token":5}'
+    assert Model(token=SENTINEL).model_dump_json() == '{"token":"***"}'
+
+
 def test_bytes_are_a_field_type_as_well() -> None:
     class Model(BaseModel):
         data: sealchemy.SecretBytes

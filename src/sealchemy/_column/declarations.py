@@ -9,7 +9,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from sealchemy.errors import ColumnDefinitionError
 
-from .encrypted_type import EncryptedType, encrypted_type, find_override
+from .encrypted_type import EncryptedType, encrypted_type, find_override, put_context_into_cache_key
 
 _WHY = (
     "Two encryptions of one text differ, so the database can neither compare nor compute them; keep a keyed hash in"
@@ -19,7 +19,7 @@ _WHY = (
 
 _MAY_OVERRIDE = frozenset(
     {"process_bind_param", "process_literal_param", "process_result_value", "coerce_compared_value", "compare_values"}
-    | {"cache_ok", "coerce_to_is_types", "comparator_factory", "copy", "hashable", "impl"}
+    | {"_static_cache_key", "cache_ok", "coerce_to_is_types", "comparator_factory", "copy", "hashable", "impl"}
     | {"impl_instance", "python_type", "should_evaluate_none", "sort_key_function"}
 )
 """What a TypeDecorator over an encrypted type may have of its own."""
@@ -79,6 +79,7 @@ def _refuse_wrappers(column: Column[Any]) -> None:
                 f"{type(type_).__name__} overrides {name}, with which values could be stored in clear; over an"
                 " encrypted type, convert values in process_bind_param and process_result_value alone"
             )
+        put_context_into_cache_key(type(type_))
         type_ = type_.impl_instance
 
 

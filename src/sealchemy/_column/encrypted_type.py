@@ -1,5 +1,6 @@
 """`EncryptedType`, which the encrypted types share, and how the type of a column is recognised as one."""
 
+from inspect import getattr_static
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 from sqlalchemy import Text
@@ -111,6 +112,7 @@ class EncryptedType(TypeDecorator[_Value]):
         return process
 
 
+_CACHE_KEY = "_static_cache_key"
 _MAY_OVERRIDE = frozenset({"cache_ok", "python_type"})
 
 
@@ -119,6 +121,22 @@ def find_override(class_: type, base: type, allowed: frozenset[str]) -> str | No
     names = {name for name in dir(base) if not name.startswith("__")} - allowed
     own = [item for item in class_.__mro__ if item not in base.__mro__ and item.__module__ != "sealchemy"]
     return next((name for item in own for name in vars(item) if name in names), None)
+
+
+def put_context_into_cache_key(class_: type) -> None:
+    """Have a wrapper's types of two contexts compile to two statements: `cache_ok` goes by named arguments alone.
+
+    It changes the class, before the second of its types is compiled.
+    """
+    if _CACHE_KEY in vars(class_):
+        return
+    inherited: Any = getattr_static(class_, _CACHE_KEY)
+
+    def key(type_: Any) -> Any:
+        found, encrypted = inherited.__get__(type_, class_), encrypted_type(type_)
+        return (*found, ("label", encrypted.label)) if encrypted and isinstance(found, tuple) else found
+
+    setattr(class_, _CACHE_KEY, property(key))
 
 
 def encrypted_type(type_: object) -> EncryptedType[Any] | None:
@@ -146,6 +164,8 @@ def context_of_type(type_: Any, dialect: Dialect) -> str | None:
     if not isinstance(type_, TypeDecorator) and not getattr(type_, "_variant_mapping", None):
         return None
     found = encrypted_type(type_)
+    if found is not None:
+        put_context_into_cache_key(type(type_))
     if found is None and (found := encrypted_type(type_.dialect_impl(dialect))):
         raise ColumnDefinitionError(
             f"{found!r} is what {type(type_).__name__} is on {dialect.name} alone: on other databases the values would"

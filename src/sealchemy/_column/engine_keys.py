@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeAlias
 from sqlalchemy.engine import Dialect
 
 from sealchemy._values import key_ring as ring
-from sealchemy._values.codecs import Plaintext
+from sealchemy._values.codecs import Plaintext, require_encodable
 from sealchemy._values.key_ring import KeyRing
 from sealchemy._values.secret import StoredPlaintext, hide
 from sealchemy.errors import (
@@ -152,14 +152,18 @@ class EngineKeys:
     def _make_encryptor(self, context: str, kind: Plaintext) -> _Function:
         if self.key_ring is None:
             return _refuse_values(context)
-        encrypt = ring.encryptor(self.key_ring, context, kind.value)
         if self.stage(context) is not Rollout.PREPARE:
-            return encrypt
+            return ring.encryptor(self.key_ring, context, kind.value)
 
         def write_plaintext(value: Any) -> Any:
-            value = kind.value.hide(value)
-            encrypt(value)  # refuses a value that could not be encrypted later
-            return None if value is None else StoredPlaintext(kind.stored.decode(kind.value.encode(value)))
+            data: Any = None
+            try:
+                if value is None:
+                    return None
+                data = require_encodable(kind.value, value, context)  # what could not be encrypted later is refused
+                return StoredPlaintext(kind.stored.decode(data))
+            finally:
+                value = data = None  # this frame is in the traceback
 
         return write_plaintext
 

@@ -4,7 +4,7 @@ import hashlib
 import re
 from typing import Any
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import ColumnClause, Connection, column, func, select, text
 
 from sealchemy.errors import ColumnDefinitionError
 
@@ -73,6 +73,7 @@ def to_text(connection: Connection, target: Target) -> dict[str, str]:
         elif columns[name]["data_type"].lower() in _BINARY:
             clauses[name] = _replace_bytes(connection, target, name, columns[name])
         else:
+            _require_complete(connection, target, name)
             default = "SET DEFAULT NULL" if columns[name]["is_nullable"] == "YES" else "DROP DEFAULT"
             clauses[name] = f"DROP COLUMN {quote(_replaced_name(name))}, ALTER COLUMN {quote(name)} {default}"
     return {name: clause.replace("%%", "%") for name, clause in clauses.items()}
@@ -111,6 +112,17 @@ def _is_replaced(columns: dict[str, dict[str, Any]], name: str) -> bool:
 def _literal(text_: str) -> str:
     """Return a literal for a session whose sql_mode has no NO_BACKSLASH_ESCAPES, which `MySQL.session` sees to."""
     return "'" + text_.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def _require_complete(connection: Connection, target: Target, name: str) -> None:
+    """Refuse to drop bytes of which there is no text: one that was too long became NULL, if sql_mode is not strict."""
+    old: ColumnClause[bytes] = column(_replaced_name(name))
+    missing = select(func.count()).select_from(target.table).where(target.table.c[name].is_(None), old.is_not(None))
+    if count := connection.scalar(missing):
+        raise ColumnDefinitionError(
+            f"{target.name}: {count} rows have NULL in {name}, and bytes in {old.name}, which it replaces: they were"
+            f" too long, or {name} was set to NULL since; delete those bytes, or copy them, and run it again"
+        )
 
 
 def _refuse_long_bytes(connection: Connection, target: Target, name: str) -> None:

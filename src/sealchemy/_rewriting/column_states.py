@@ -29,7 +29,7 @@ class ColumnStatus:
         keys: values under each key, by key id.
         unknown: values that start with `sealchemy:` and are damaged, or of a version that this release does not know.
         samples: one stored value under each key, by key id.
-        kind: what the plaintext is: `text`, `json` or `bytes`.
+        kind: what the plaintext is, as the models declare it: `text`, `json` or `bytes`.
     """
 
     table: str

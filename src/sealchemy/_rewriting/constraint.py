@@ -119,8 +119,8 @@ def _widen_once(access: Access) -> list[str]:
         problem = f"{type(error.orig).__name__}{f' {code}' if isinstance(code, int) else ''}"
     if problem is not None:
         raise ColumnDefinitionError(
-            f"{access.target.name}: the server refuses to widen {', '.join(columns)} ({problem}); nothing was changed."
-            " An index, a foreign key, a default or another object is in the way: `sealchemy plan` names it"
+            f"{access.target.name}: the server refuses to widen {', '.join(columns)} ({problem}); this step"
+            " changed nothing. An index, a foreign key, a default or another object is in the way: see `sealchemy plan`"
         )
     return columns
 

@@ -81,14 +81,18 @@ def _read(cipher: Cipher, stored: str) -> SecretString:
     """Return the plaintext of an unencrypted value, in the one form that decrypting it gives."""
     if cipher.legacy_reader is not None:
         return _read_legacy(cipher, stored)
-    if cipher.kind is TEXT and _STANDS_FOR_BYTES.fullmatch(stored):
-        raise EnvelopeFormatError(
-            f"{cipher.context}: the text stands for bytes, and the column is not named as one of bytes: pass"
-            " kinds={column: 'bytes'}; if it is text after all, pass a legacy_reader that returns it"
-        )
+    _refuse_text_of_bytes(cipher, stored)
     if cipher.kind is not BYTES:
         return hide(stored)  # type: ignore[no-any-return] # text
     return BYTES.stored.decode(require_encodable(BYTES.stored, stored, cipher.context))  # type: ignore[no-any-return]
+
+
+def _refuse_text_of_bytes(cipher: Cipher, text: str) -> None:
+    if cipher.kind is TEXT and _STANDS_FOR_BYTES.fullmatch(text):
+        raise EnvelopeFormatError(
+            f"{cipher.context}: the text stands for bytes, and the column is not named as one of bytes: pass"
+            " kinds={column: 'bytes'}; if it is text after all, encrypt it with a legacy_reader that returns it"
+        )
 
 
 def _read_legacy(cipher: Cipher, stored: str) -> SecretString:
@@ -122,6 +126,7 @@ def _decrypt(cipher: Cipher, stored: str) -> Change | None:
     if _is_plaintext(stored):
         return None
     plaintext = cipher.decrypt(stored)
+    _refuse_text_of_bytes(cipher, plaintext)
     return Change(StoredPlaintext(plaintext), plaintext)
 
 

@@ -26,6 +26,7 @@ def _reveal(value: Any) -> Any:
     revealed = reveal(value)
     if revealed is value:
         raise TypeError
+    _refuse_turned(revealed)
     return revealed
 
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 from sealchemy.errors import KeyFormatError, PlaintextTypeError, UnknownKeyError
 
 from . import data_key, envelope
-from .codecs import TEXT, Codec
+from .codecs import RESERVED, TEXT, Codec
 from .environment import read_keys, variables
 from .keys import Key
 from .secret import SecretString, hide, reveal
@@ -146,7 +146,10 @@ def decryptor(
     known = {envelope.header(key.id): key._data_key for key in keys.values()}  # noqa: SLF001 - for the ring
 
     def on_other(stored: Any) -> Any:
-        is_plaintext = not stored.startswith(envelope.PREFIX) if isinstance(stored, str) else codec is not TEXT.value
+        is_plaintext = codec is not TEXT.value
+        if isinstance(stored, str | bytes):
+            start = envelope.PREFIX if isinstance(stored, str) else RESERVED
+            is_plaintext = not stored.startswith(start) and (is_plaintext or isinstance(stored, str))  # type: ignore[arg-type]
         if on_plaintext is not None and is_plaintext:
             return on_plaintext(stored)
         key_id = envelope.parse(stored, context).key_id

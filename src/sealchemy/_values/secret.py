@@ -56,6 +56,8 @@ class SecretString(str):
 
 
 def _to_json(value: Any, info: "SerializationInfo") -> Any:
+    if not isinstance(value, str | bytes):  # another member of a union
+        return value
     context = info.context
     is_asked = isinstance(context, dict) and context.get("reveal_secrets") is True
     return (str(value) if isinstance(value, str) else bytes(value).decode()) if is_asked else "***"
