@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -44,6 +45,7 @@ from sealchemy import (
     Key,
     KeyRing,
     PlaintextTypeError,
+    SecretString,
     UnsupportedOperationError,
 )
 from sealchemy.testing import assert_encrypted
@@ -492,3 +494,21 @@ def test_two_contexts_of_one_wrapper_are_two_statements(engine: Engine) -> None:
     for number, context in enumerate(contexts, 1):
         assert RING.decrypt(stored[number], context) == context
         assert RING.decrypt(stored[number + 10], context) == context
+
+
+class Hashed(TypeDecorator[str]):
+    """A keyed hash in a column beside the secret, as the errors advise."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else hashlib.sha256(value.encode()).hexdigest()
+
+
+def test_a_hash_of_a_secret_may_be_stored(engine: Engine) -> None:
+    hashes = Table("hashes", MetaData(), Column("id", Integer, primary_key=True), Column("digest", Hashed))
+    hashes.create(engine)
+    with engine.begin() as connection:
+        connection.execute(insert(hashes), {"id": 1, "digest": SecretString("SENTINEL")})
+        assert len(connection.scalar(text("SELECT digest FROM hashes"))) == 64

@@ -589,3 +589,15 @@ def test_bytes_that_became_null_are_not_dropped(mariadb_url: str, make_engine: C
     with pytest.raises(ColumnDefinitionError, match="1 rows have NULL in data"):
         operate(engine, lambda op: op.widen_columns("t", ["data"]))
     assert "sealchemy_" in shown(engine)
+
+
+@pytest.mark.parametrize("charset", ["ucs2", "utf16", "latin1"])
+def test_bytes_become_text_in_a_table_of_any_character_set(
+    mariadb_url: str, make_engine: Callable[..., Engine], charset: str
+) -> None:
+    table = f"CREATE TABLE t (id INTEGER PRIMARY KEY, data BLOB) CHARACTER SET {charset}"
+    engine = mariadb(make_engine, mariadb_url, table, "INSERT INTO t VALUES (1, 'abc')")
+    operate(engine, lambda op: op.encrypt_columns("t", {"data": "t.data"}, kinds={"data": "bytes"}))
+    read_ = EncryptedBytes("t.data").result_processor(engine.dialect, None)
+    with engine.connect() as connection:
+        assert read_(connection.scalar(text("SELECT data FROM t"))) == b"abc"

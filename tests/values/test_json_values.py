@@ -172,6 +172,11 @@ def test_hiding_changes_the_object_itself() -> None:
     assert outer == {"a": "token", "b": None, "c": ["token", 1, ("token", "token")]}
 
 
+def test_a_tuple_that_occurs_twice_is_hidden_twice() -> None:
+    part = ("token",)
+    assert "token" not in repr(json_values.hide_strings([part, part, {"a": part}]))
+
+
 def test_hiding_leaves_what_is_not_json_in_place() -> None:
     date = dt.date(2026, 1, 1)
     assert json_values.hide_strings({"a": [date]}) == {"a": [date]}

@@ -68,7 +68,10 @@ class ParametersCompiler(SQLCompiler):
         """
         processors = dict(SQLCompiler.__dict__["_bind_processors"].fget(self))
         for parameter, name in self.bind_names.items():
-            if callable(processors.get(name)) and self.context_of_element(parameter) is None:
+            converts = getattr(
+                parameter.type, "_has_bind_processor", False
+            )  # a hash, say: the last line sees its result
+            if callable(processors.get(name)) and not converts and self.context_of_element(parameter) is None:
                 processors[name] = _refusing_secrets(processors[name], engine_keys(self.dialect))
         return processors
 

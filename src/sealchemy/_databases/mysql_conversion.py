@@ -90,7 +90,8 @@ def _replace_bytes(connection: Connection, target: Target, name: str, column: di
     visible = " INVISIBLE" if "INVISIBLE" in str(column["extra"]).upper() else ""
     return (
         f"CHANGE {quote(name)} {old} {column['column_type']} NULL COMMENT {_literal(_mark(name))},"
-        f" ADD COLUMN {quote(name)} LONGTEXT{null}{visible} DEFAULT (concat(0x5C78, lower(hex({old}))))"
+        f" ADD COLUMN {quote(name)} LONGTEXT CHARACTER SET utf8mb4{null}{visible}"
+        f" DEFAULT (concat(convert(0x5C78 USING utf8mb4), lower(hex({old}))))"
         f" COMMENT {_literal(column['column_comment'])} AFTER {old}"
     )
 

@@ -13,7 +13,7 @@ from sealchemy._values.key_ring import KeyRing, decryptor, encryptor
 from sealchemy._values.secret import SecretString, StoredPlaintext, hide, hide_stored, type_name
 from sealchemy.errors import EnvelopeFormatError, PlaintextFoundError
 
-_STANDS_FOR_BYTES = re.compile(r"\\x(?:[0-9a-f]{2})*")
+_STANDS_FOR_BYTES = re.compile(r"\\x(?:[0-9A-Fa-f]{2})*")
 
 
 class Cipher(NamedTuple):

@@ -131,7 +131,8 @@ def _hide_parts(value: Any, seen: set[int]) -> Any:
         return value if isinstance(value, SecretString) else MaskedText(str.__str__(value))
     if not isinstance(value, _CONTAINERS) or id(value) in seen:
         return value
-    seen.add(id(value))
+    if not isinstance(value, tuple):  # which may be in several places, and contain itself only through one of these
+        seen.add(id(value))
     if isinstance(value, tuple):
         parts = [_hide_parts(item, seen) for item in value]
         return value if all(part is item for part, item in zip(parts, value, strict=True)) else tuple(parts)
