@@ -70,7 +70,8 @@ def postgresql_server(request: pytest.FixtureRequest) -> str:
     """The URL of a database on the server that accepts connections."""
     config = request.config
     if config.option.no_postgres:
-        pytest.skip("--no-postgres")  # explicitly requested; without the option, a missing server is an error
+        # The developer asked for it; `.ci/run` does not, and without the option a missing server is an error.
+        pytest.skip("--no-postgres")
     return config.workerinput["postgresql"] if hasattr(config, "workerinput") else config.stash[SERVER].url
 
 
@@ -120,8 +121,8 @@ def _empty_database(config: pytest.Config) -> Iterator[str]:
     else:
         server = config.stash[MARIADB].url if MARIADB in config.stash else None
     if server is None:
-        # Unlike PostgreSQL, MariaDB is optional for contributors. The header of the run says that it is missing, and
-        # `.ci/run` installs it.
+        # Contributors may work without MariaDB, which needs root to install: the header of the run says that it is
+        # missing. `.ci/run` installs it, so these tests always run there.
         pytest.skip(mariadb.WHAT_TO_INSTALL)
     name = f"t_{secrets.token_hex(6)}"
     engine = create_engine(server)

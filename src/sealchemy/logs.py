@@ -9,7 +9,6 @@ from ._values.secret import SecretBytes, SecretString
 
 __all__ = ["mask_event", "mask_log_records"]
 
-MASK = "***"
 _DEPTH = 50
 
 
@@ -46,7 +45,7 @@ def mask_event(_logger: object, _method: str, event: MutableMapping[str, Any]) -
 
 def _mask(value: Any, outer: tuple[int, ...] = ()) -> Any:
     if isinstance(value, SecretString | SecretBytes):
-        return MASK
+        return "***"
     if not isinstance(value, Mapping | AbstractSet | list | tuple):
         return value
     if id(value) in outer or len(outer) > _DEPTH:

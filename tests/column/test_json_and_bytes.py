@@ -509,3 +509,28 @@ def test_a_document_that_is_too_deep_for_the_stack_is_not_taken_for_another_type
     assert process(written) == nested(700)
     with pytest.raises(DecryptionError, match="nested too deeply"):
         deep(sys.getrecursionlimit() - 400)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, True), ({"a": 0}, {"a": False}), (1, 1.0), ([1], [True])])
+def test_a_change_between_values_that_python_calls_equal_is_written(engine: Engine, before: Any, after: Any) -> None:
+    with Session(engine) as session:
+        account = Account(id=1, token=before)
+        session.add(account)
+        session.commit()
+        account.token = after
+        session.commit()
+        assert json.dumps(session.get_one(Account, 1).token) == json.dumps(after)
+        written = stored(engine, "token")
+        account.token = copy.deepcopy(after)
+        session.commit()
+        assert stored(engine, "token") == written  # nothing to write
+
+
+@pytest.mark.parametrize("stage", Rollout)
+@pytest.mark.parametrize(
+    "values", [{"token": {1, 2}}, {"token": {1: 2}}, {"token": 1, "data": "x"}, {"token": 1, "data": b"sealchemy:v1:"}]
+)
+def test_every_stage_refuses_what_could_not_be_encrypted(engine: Engine, stage: Rollout, values: Any) -> None:
+    attach_key_ring(engine, RING, rollout=stage)
+    with engine.connect() as connection, pytest.raises((PlaintextTypeError, AlreadyEncryptedError)):
+        connection.execute(insert(Account), [{"id": 1, **values}])

@@ -541,6 +541,18 @@ def test_one_number_does_not_keep_a_json_column_of_sqlite_from_being_decrypted(
     assert [profile for profile, _ in read(engine)] == [value, {"a": 1}]
 
 
+def test_stage_prepare_is_refused_for_bytes_in_a_binary_column_of_sqlite(
+    tmp_path: Path, make_engine: Callable[..., Engine]
+) -> None:
+    engine = make_engine(f"sqlite:///{tmp_path / 'test.db'}", KeyRing(primary=OLD), rollout=Rollout.PREPARE)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (id INTEGER PRIMARY KEY, data BLOB)")
+    with pytest.raises(UnsupportedOperationError, match="stores bytes as text"):
+        check_encryption(engine, Half.metadata)
+    attach_key_ring(engine, KeyRing(primary=OLD), rollout=Rollout.MIGRATE)
+    check_encryption(engine, Half.metadata)
+
+
 def test_bytes_in_a_strict_table_of_sqlite_are_refused(tmp_path: Path, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(f"sqlite:///{tmp_path / 'test.db'}", KeyRing(primary=OLD), rollout=Rollout.MIGRATE)
     with engine.begin() as connection:
@@ -586,7 +598,7 @@ def test_bytes_that_became_null_are_not_dropped(mariadb_url: str, make_engine: C
         constraint._widen_once(access)
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE t SET data = NULL")
-    with pytest.raises(ColumnDefinitionError, match="1 rows have NULL in data"):
+    with pytest.raises(ColumnDefinitionError, match="1 rows have nothing in data"):
         operate(engine, lambda op: op.widen_columns("t", ["data"]))
     assert "sealchemy_" in shown(engine)
 

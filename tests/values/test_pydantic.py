@@ -68,6 +68,14 @@ def test_field_refuses_anything_else(given: Any) -> None:
         Payload(token=given)
 
 
+def test_three_stars_that_come_back_do_not_replace_a_secret() -> None:
+    sent = Payload(token=SecretString(SENTINEL)).model_dump_json()
+    with pytest.raises(ValidationError, match="three stars"):
+        Payload.model_validate_json(sent)
+    with pytest.raises(ValidationError, match="three stars"):
+        Payload(token="***")
+
+
 def test_other_members_of_a_union_are_serialized_as_they_are() -> None:
     class Model(BaseModel):
         token: SecretString | int

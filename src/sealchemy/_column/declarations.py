@@ -43,8 +43,9 @@ def _refuse_other_places(column: Column[Any], _table: object = None) -> None:
     for place in places:
         inner = _types_in(place)
         places += [item for item in inner if not any(item is known for known in places)]
+    has_variant = any(getattr(place, "_variant_mapping", None) for place in places)
     for place in places:
-        if isinstance(place, EncryptedType) and (place is not found or _has_variant(column.type)):
+        if isinstance(place, EncryptedType) and (place is not found or has_variant):
             raise ColumnDefinitionError(
                 f"{place!r} inside {column.type!r}, on column {column.name!r}: values would be stored in clear where"
                 " the outer type or a variant of it applies; use the type itself, or a TypeDecorator whose impl it is"
@@ -59,14 +60,6 @@ def _types_in(type_: object) -> list[TypeEngine[Any]]:
         parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
         found += [part for part in parts if isinstance(part, TypeEngine)]
     return found
-
-
-def _has_variant(type_: Any) -> bool:
-    while isinstance(type_, TypeDecorator) and not isinstance(type_, EncryptedType):
-        if getattr(type_, "_variant_mapping", None):
-            return True
-        type_ = type_.impl_instance
-    return bool(getattr(type_, "_variant_mapping", None))
 
 
 def _refuse_wrappers(column: Column[Any]) -> None:

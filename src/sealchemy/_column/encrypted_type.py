@@ -8,7 +8,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 from typing_extensions import override
 
-from sealchemy._values.codecs import TEXT, Plaintext, require_encodable
+from sealchemy._values.codecs import TEXT, Plaintext
 from sealchemy._values.envelope import require_context
 from sealchemy._values.secret import hide
 from sealchemy.errors import ColumnDefinitionError
@@ -78,13 +78,6 @@ class EncryptedType(TypeDecorator[_Value]):
             " every dialect"
         )
 
-    def require_encryptable(self, value: Any) -> None:
-        """Raise `PlaintextTypeError` or `AlreadyEncryptedError` unless a value other than None may be encrypted."""
-        try:
-            require_encodable(self.kind.value, value, self.context)
-        finally:
-            value = None  # this frame is in the traceback
-
     @override
     def bind_processor(self, dialect: Dialect) -> Any:
         """Return the function that encrypts one parameter."""
@@ -124,9 +117,10 @@ def find_override(class_: type, base: type, allowed: frozenset[str]) -> str | No
 
 
 def put_context_into_cache_key(class_: type) -> None:
-    """Have a wrapper's types of two contexts compile to two statements: `cache_ok` goes by named arguments alone.
+    """Add the context to the statement cache key of a wrapper class.
 
-    It changes the class, before the second of its types is compiled.
+    SQLAlchemy builds that key from named arguments, and a wrapper has none. Without the context, a cached statement
+    would encrypt the values of a second context for the first one.
     """
     if _CACHE_KEY in vars(class_):
         return
@@ -168,7 +162,7 @@ def context_of_type(type_: Any, dialect: Dialect) -> str | None:
         put_context_into_cache_key(type(type_))
     if found is None and (found := encrypted_type(type_.dialect_impl(dialect))):
         raise ColumnDefinitionError(
-            f"{found!r} is what {type(type_).__name__} is on {dialect.name} alone: on other databases the values would"
-            " be stored in clear; use a TypeDecorator whose impl is the encrypted type"
+            f"{type(type_).__name__} becomes {found!r} on {dialect.name}, and its values could be stored in clear on"
+            " other databases; use a TypeDecorator whose impl is the encrypted type"
         )
     return None if found is None else found.label

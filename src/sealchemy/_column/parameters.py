@@ -1,13 +1,14 @@
 """What a statement's parameters may be, whatever their place in it."""
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from sqlalchemy import Text
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter
 from sqlalchemy.util import memoized_property
 
+from sealchemy._values.codecs import require_encodable
 from sealchemy._values.secret import SecretBytes, SecretString, hide
 from sealchemy.errors import UnsupportedOperationError
 
@@ -43,10 +44,12 @@ class ParametersCompiler(SQLCompiler):
         """
         context = self.context_of_element(bindparam)
         if bindparam.literal_execute and context is not None:
-            _refuse_literal_execute(context)
+            raise UnsupportedOperationError(
+                f"{context}: literal_execute is not supported, because its errors would print the plaintext"
+            )
         if isinstance(bindparam.type, EncryptedType):
             for value in _known_values(bindparam):
-                bindparam.type.require_encryptable(value)
+                require_encodable(bindparam.type.kind.value, value, bindparam.type.context)
         return super().visit_bindparam(bindparam, *args, **kwargs)
 
     def render_literal_value(self, value: Any, type_: Any, *args: Any, **kwargs: Any) -> str:
@@ -62,15 +65,14 @@ class ParametersCompiler(SQLCompiler):
 
     @memoized_property
     def _bind_processors(self) -> Any:
-        """Return the functions that convert parameters; those of plain columns refuse values of encrypted ones.
+        """Return the functions that convert parameters; those of plain columns refuse the values of encrypted ones.
 
-        Afterwards, they may be of another type, such as the driver's `Binary`, which the last line does not recognise.
+        The result may be of another type, such as the driver's `Binary`, which the last line does not recognize.
         """
         processors = dict(SQLCompiler.__dict__["_bind_processors"].fget(self))
         for parameter, name in self.bind_names.items():
-            converts = getattr(
-                parameter.type, "_has_bind_processor", False
-            )  # a hash, say: the last line sees its result
+            # A TypeDecorator may compute a hash of a secret, say: the last line checks the result.
+            converts = getattr(parameter.type, "_has_bind_processor", False)
             if callable(processors.get(name)) and not converts and self.context_of_element(parameter) is None:
                 processors[name] = _refusing_secrets(processors[name], engine_keys(self.dialect))
         return processors
@@ -87,14 +89,6 @@ def _refusing_secrets(process: Callable[[Any], Any], keys: EngineKeys) -> Callab
 
 def _known_values(bindparam: BindParameter[Any]) -> list[Any]:
     """Return the values that a parameter has while its statement is compiled."""
-    if bindparam.required:
-        return []
-    value = bindparam.effective_value
+    value = None if bindparam.required else bindparam.effective_value
     values = (value or ()) if bindparam.expanding else (value,)
     return [value for value in values if value is not None]
-
-
-def _refuse_literal_execute(context: str) -> NoReturn:
-    raise UnsupportedOperationError(
-        f"{context}: literal_execute is not supported, because its errors would print the plaintext"
-    )

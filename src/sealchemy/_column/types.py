@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import Column, event
 from sqlalchemy.orm import Mapper
+from typing_extensions import override
 
 from sealchemy._values import codecs
 from sealchemy._values.json_values import hide_strings
@@ -36,9 +37,9 @@ class EncryptedString(EncryptedType[str]):
 class EncryptedJSON(EncryptedType[Any]):
     """A column of JSON that is encrypted in the database, and dicts, lists, strings and numbers in Python.
 
-    Reading returns plain JSON whose strings are `SecretString`s; keys and numbers are not hidden. Assigning hides the
-    strings in the object itself. None is NULL. As with SQLAlchemy's `JSON`, a change inside an object is noticed only
-    under `MutableDict.as_mutable(EncryptedJSON(...))` and its like.
+    Reading returns plain JSON with a `SecretString` for every string; keys and numbers are not hidden. Assigning a
+    document masks its strings in place. None is NULL. As with SQLAlchemy's `JSON`, a change inside an object is noticed
+    only under `MutableDict.as_mutable(EncryptedJSON(...))` and its like.
 
     What is not JSON is a `PlaintextTypeError`, which names its path. All else is as with `EncryptedString`.
     """
@@ -47,11 +48,16 @@ class EncryptedJSON(EncryptedType[Any]):
     kind = codecs.JSON
     cache_ok = True
     hashable = False
+    python_type = dict  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride] # no property
 
-    @property
-    def python_type(self) -> type[Any]:
-        """`dict`, as of SQLAlchemy's `JSON`."""
-        return dict
+    @override
+    def compare_values(self, x: Any, y: Any) -> bool:
+        """Return whether two documents are stored alike; `==` takes 1 for True, and such a change would be lost."""
+        encode = self.kind.value.encode
+        try:
+            return encode(x) == encode(y)
+        except (TypeError, ValueError, RecursionError):  # writing it raises the error that says why
+            return False
 
 
 class EncryptedBytes(EncryptedType[bytes]):
@@ -63,11 +69,7 @@ class EncryptedBytes(EncryptedType[bytes]):
     __module__ = "sealchemy"
     kind = codecs.BYTES
     cache_ok = True
-
-    @property
-    def python_type(self) -> type[Any]:
-        """`bytes`."""
-        return bytes
+    python_type = bytes  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride] # no property
 
 
 event.listen(EncryptedType, "after_parent_attach", check_column)
@@ -99,9 +101,8 @@ def _hide_assigned(type_: EncryptedType[Any]) -> Callable[..., Any]:
 
 def _hide_for_wrapper(_target: object, value: Any, _old: object, _initiator: object) -> Any:
     """Hide what may be a secret, and leave the other types that a wrapper converts."""
-    if isinstance(value, bytes):
-        return codecs.hide_bytes(value)
-    return hide_strings(value) if isinstance(value, str | dict | list | tuple) else value
+    hide = codecs.hide_bytes if isinstance(value, bytes) else hide_strings
+    return hide(value) if isinstance(value, bytes | str | dict | list | tuple) else value
 
 
 def _leave_out_of_repr(class_: Any, name: str) -> None:

@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -68,13 +68,6 @@ class Access:
         with self.connection.begin() if self.owns_connection else nullcontext():
             self.database.begin(self.connection, self.target, lock_timeout or self.lock_timeout, write=write)
             yield
-
-    def look_up_again(self) -> "Access":
-        """Return the access to the table as the database has it now, after a change of its definition."""
-        wanted = self.target.wanted()
-        with self.transaction(write=False):
-            target = look_up(self.connection, wanted, self.database.key_type, self.database.kind_of)
-        return replace(self, target=target)
 
     def require_text(self) -> None:
         """Raise `ColumnDefinitionError` if a column is of a type that ciphertext, which is text, does not fit."""

@@ -25,13 +25,10 @@ def with_type(definition: str, type_: str) -> str:
 
 def _columns(connection: Connection, target: Target) -> dict[str, dict[str, Any]]:
     """Return what the catalog says of each column of the table."""
-    query = (
-        "SELECT column_name, column_type, data_type, is_nullable, column_comment, extra, column_default"
-        " FROM information_schema.columns"
-        " WHERE table_name = :table AND table_schema = coalesce(:schema, database())"
-    )
-    names = ("column_name", "column_type", "data_type", "is_nullable", "column_comment", "extra", "column_default")
-    return {row[0]: dict(zip(names, row, strict=True)) for row in read_catalog(connection, target, query)}
+    columns = "column_name, column_type, data_type, is_nullable, column_comment, extra, column_default"
+    query = f"SELECT {columns} FROM information_schema.columns WHERE table_name = :table"  # noqa: S608 - a constant
+    rows = read_catalog(connection, target, f"{query} AND table_schema = coalesce(:schema, database())")
+    return {row[0]: dict(zip(columns.split(", "), row, strict=True)) for row in rows}
 
 
 def _json_check(connection: Connection, name: str) -> str:
@@ -46,7 +43,7 @@ def is_json(connection: Connection, target: Target, name: str) -> bool:
 
 
 def columns_to_convert(connection: Connection, target: Target) -> dict[str, str]:
-    """Return the columns of JSON and of bytes, and those whose conversion was not finished, with their types."""
+    """Return the JSON and binary columns, and those with an unfinished conversion, with their types."""
     columns, found = _columns(connection, target), {}
     for name in [item.name for item in target.columns if item.name in columns]:
         if is_json(connection, target, name):
@@ -54,15 +51,15 @@ def columns_to_convert(connection: Connection, target: Target) -> dict[str, str]
         elif columns[name]["data_type"].lower() in _BINARY:
             found[name] = str(columns[name]["column_type"])
         elif _is_replaced(columns, name):
-            found[name] = f"text, and {_replaced_name(name)} still has the bytes that it was"
+            found[name] = f"text, but {_replaced_name(name)} still has the bytes of its old values"
     return found
 
 
 def to_text(connection: Connection, target: Target) -> dict[str, str]:
     """Return the clauses of ALTER TABLE that turn columns of JSON and of bytes into text, by column.
 
-    LONGTEXT, since a value may be as long. Bytes have no conversion that ALTER TABLE could do: a new column takes the
-    place of the old one, whose comment says so, and the next call drops that.
+    They become LONGTEXT, so that no value is cut. ALTER TABLE cannot convert bytes to hex digits, so a new column
+    replaces the old one, which is marked by its comment and dropped by the next call.
     """
     clauses, columns = {}, _columns(connection, target)
     quote = connection.dialect.identifier_preparer.quote_identifier
@@ -82,9 +79,7 @@ def to_text(connection: Connection, target: Target) -> dict[str, str]:
 def _replace_bytes(connection: Connection, target: Target, name: str, column: dict[str, Any]) -> str:
     _refuse_long_bytes(connection, target, name)
     if str(column["column_default"]).upper() not in {"NONE", "NULL"}:
-        raise ColumnDefinitionError(
-            f"{target.name}.{name}: drop its default first, which the new column would not have"
-        )
+        raise ColumnDefinitionError(f"{target.name}.{name}: drop its default first; the new column would not have it")
     quote = connection.dialect.identifier_preparer.quote_identifier
     old, null = quote(_replaced_name(name)), "" if column["is_nullable"] == "YES" else " NOT NULL"
     visible = " INVISIBLE" if "INVISIBLE" in str(column["extra"]).upper() else ""
@@ -102,8 +97,8 @@ def _replaced_name(name: str) -> str:
 
 
 def _mark(name: str) -> str:
-    """Return the comment by which a replaced column is known to be one."""
-    return f"sealchemy: the bytes that {name} was"
+    """Return the comment that marks a replaced column."""
+    return f"sealchemy: old bytes of {name}"
 
 
 def _is_replaced(columns: dict[str, dict[str, Any]], name: str) -> bool:
@@ -116,21 +111,23 @@ def _literal(text_: str) -> str:
 
 
 def _require_complete(connection: Connection, target: Target, name: str) -> None:
-    """Refuse to drop bytes of which there is no text: one that was too long became NULL, if sql_mode is not strict."""
+    """Refuse to drop bytes that were not copied: without a strict sql_mode, a value that is too long becomes NULL."""
     old: ColumnClause[bytes] = column(_replaced_name(name))
-    missing = select(func.count()).select_from(target.table).where(target.table.c[name].is_(None), old.is_not(None))
+    is_missing = func.coalesce(target.table.c[name], "") == ""  # the text of no bytes has a backslash and an x
+    missing = select(func.count()).select_from(target.table).where(is_missing, old.is_not(None))
     if count := connection.scalar(missing):
         raise ColumnDefinitionError(
-            f"{target.name}: {count} rows have NULL in {name}, and bytes in {old.name}, which it replaces: they were"
-            f" too long, or {name} was set to NULL since; delete those bytes, or copy them, and run it again"
+            f"{target.name}: {count} rows have nothing in {name}, but bytes in {old.name}, its old column: they were"
+            f" too long, or {name} has been emptied since. Copy or delete them, then run it again"
         )
 
 
 def _refuse_long_bytes(connection: Connection, target: Target, name: str) -> None:
-    """Refuse values of which hex() would make NULL, or that do not fit."""
+    """Refuse values that are too long for hex(), which would return NULL."""
     longest = connection.scalar(select(func.max(func.octet_length(target.table.c[name])))) or 0
     limit = connection.execute(text("SELECT @@max_allowed_packet")).scalar_one() // 2 - 1024
     if longest > limit:
         raise ColumnDefinitionError(
-            f"{target.name}.{name}: it has a value of {longest} bytes, and this server can turn {limit} into text"
+            f"{target.name}.{name}: it has a value of {longest} bytes, and this server can convert {limit} at most"
+            " (max_allowed_packet)"
         )

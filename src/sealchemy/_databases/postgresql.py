@@ -4,36 +4,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import BYTEA, CIDR, CITEXT, DOMAIN, INET, JSON, JSONB, MACADDR
+from sqlalchemy.dialects.postgresql import CITEXT
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 from typing_extensions import override
 
-from sealchemy._values import codecs
 from sealchemy._values.codecs import BYTES, TEXT, Plaintext
 
 from . import postgresql_vacuum
 from .base import Database, NarrowColumn, to_like
 from .postgresql_arrays import array_parameters, same_keys, typed, unnest
-from .table import RowKey, Target, inspecting
-
-_KEYS = (
-    sa.Integer,
-    sa.Numeric,
-    sa.Float,
-    sa.String,
-    sa.Uuid,
-    sa.LargeBinary,
-    sa.Date,
-    sa.DateTime,
-    sa.Time,
-    sa.Boolean,
-    INET,
-    CIDR,
-    MACADDR,
-)
-"""Types whose values name their row when the driver hands them back; an INTERVAL of a month comes back as 30 days."""
+from .postgresql_columns import kind_of, quoted_name, to_text, types_of
+from .postgresql_keys import key_problem
+from .table import RowKey, Target
 
 # An ALTER TABLE waits for everyone who holds any lock on the table, and later statements wait behind it; VALIDATE waits
 # for strong locks only, so these come first.
@@ -74,10 +58,7 @@ class PostgreSQL(Database):
 
     @override
     def kind_of(self, type_: TypeEngine[Any]) -> Plaintext | None:
-        """Return the kind of text, varchar, char(n), citext, json, jsonb and bytea; other types pass for these."""
-        if type(type_) in {sa.TEXT, sa.VARCHAR, sa.CHAR, CITEXT}:
-            return TEXT
-        return {JSON: codecs.JSON, JSONB: codecs.JSON, BYTEA: codecs.BYTES}.get(type(type_))
+        return kind_of(type_)
 
     @override
     def is_wide(self, type_: TypeEngine[Any], kind: Plaintext = TEXT) -> bool:
@@ -86,44 +67,7 @@ class PostgreSQL(Database):
 
     @override
     def key_problem(self, connection: sa.Connection, target: Target) -> str | None:
-        """Return the problem of keys whose parameters do not compare as the values in the table do.
-
-        Also of a table that others inherit from: its rows include theirs, under keys of their own.
-        """
-        for item, type_ in zip(target.key, target.key_types, strict=True):
-            if not isinstance(_base_type(type_), _KEYS) or (
-                isinstance(type_, DOMAIN) and isinstance(type_.data_type, CITEXT)
-            ):
-                return (
-                    f"primary key {item.name} is of type {type_!r}, whose values do not name their row when they are"
-                    " handed back; give the table an integer or UUID key"
-                )
-            if problem := self._unreadable_key(connection, target, item, _base_type(type_)):
-                return problem
-        heirs = sa.text(
-            "SELECT count(*) FROM pg_inherits JOIN pg_class ON pg_class.oid = inhparent"
-            " WHERE inhparent = to_regclass(:name) AND relkind <> 'p'"
-        )
-        if connection.scalar(heirs, {"name": quoted_name(connection, target)}):
-            return "other tables inherit from it; name each of them"
-        return None
-
-    def _unreadable_key(
-        self, connection: sa.Connection, target: Target, item: sa.ColumnElement[Any], type_: TypeEngine[Any]
-    ) -> str | None:
-        """Return the problem of values that Python's types cannot hold: infinity, years before 1, 24:00, NaN."""
-        if isinstance(type_, sa.Date | sa.DateTime):
-            limits = sa.text("'0001-01-01'"), sa.text("'9999-12-31'")
-            wrong = sa.or_(sa.not_(sa.func.isfinite(item)), item < limits[0], item > limits[1])
-        elif isinstance(type_, sa.Time):
-            wrong = sa.cast(item, sa.Text).like("24:%")
-        elif isinstance(type_, sa.Numeric | sa.Float) and not isinstance(type_, sa.Integer):
-            wrong = sa.cast(item, sa.Text) == "NaN"
-        else:
-            return None
-        if connection.scalar(sa.select(sa.literal(1)).select_from(target.table).where(wrong).limit(1)):
-            return f"primary key {item.name} has a value that Python cannot hold, such as infinity or NaN; change it"
-        return None
+        return key_problem(connection, target)
 
     @override
     def has_exact_keys(self, target: Target) -> bool:
@@ -216,65 +160,44 @@ class PostgreSQL(Database):
     @override
     def limited_columns(self, connection: sa.Connection, target: Target) -> list[NarrowColumn]:
         return [
-            NarrowColumn(item["name"], item["type"].compile(connection.dialect), item["type"].length)
-            for item in self._text_columns(connection, target)
-            if getattr(item["type"], "length", None)
+            NarrowColumn(name, type_.compile(connection.dialect), type_.length)
+            for name, type_ in types_of(connection, target).items()
+            if getattr(type_, "length", None)
         ]
-
-    @override
-    def widening(self, connection: sa.Connection, target: Target) -> dict[str, str]:
-        quote = connection.dialect.identifier_preparer.quote
-        narrow = [item for item in self._text_columns(connection, target) if not self.is_wide(item["type"])]
-        collations = self._collations(connection, target)
-        clauses = {}
-        for item in narrow:
-            name, using = item["name"], ""
-            if self.kind_of(item["type"]) is BYTES:  # as text, whatever bytea_output says
-                using = f" USING chr(92) || 'x' || encode({quote(name)}, 'hex')"
-            clauses[name] = f"ALTER COLUMN {quote(name)} TYPE TEXT{collations.get(name, '')}{using}"
-        return clauses
-
-    @override
-    def from_text(self, dialect: Dialect, table: sa.Table, column: str, type_: TypeEngine[Any]) -> str:
-        quoted, declared = dialect.identifier_preparer.quote(column), type_.compile(dialect)
-        is_bytes = self.kind_of(type_) is BYTES
-        using = f"decode(substr({quoted}, 3), 'hex')" if is_bytes else f"CAST({quoted} AS {declared})"
-        name = dialect.identifier_preparer.format_table(table)
-        sql = f"ALTER TABLE {name} ALTER COLUMN {quoted} TYPE {declared} USING {using}"
-        return sql.replace("%%", "%").replace(":", r"\:")  # as op.execute and text() read it
 
     @override
     def columns_to_convert(self, connection: sa.Connection, target: Target) -> dict[str, str]:
         return {
-            item["name"]: item["type"].compile(connection.dialect)
-            for item in self._text_columns(connection, target)
-            if self.kind_of(item["type"]) is not TEXT
+            name: type_.compile(connection.dialect)
+            for name, type_ in types_of(connection, target).items()
+            if kind_of(type_) is not TEXT
         }
-
-    def _collations(self, connection: sa.Connection, target: Target) -> dict[str, str]:
-        """Return the COLLATE clauses of the columns that have one; a new type would reset it."""
-        query = sa.text(
-            "SELECT attname::text, quote_ident(nspname) || '.' || quote_ident(collname) FROM pg_attribute"
-            " JOIN pg_collation ON pg_collation.oid = attcollation JOIN pg_namespace n ON n.oid = collnamespace"
-            " WHERE attrelid = to_regclass(:name) AND collname <> 'default'"
-        )
-        found = connection.execute(query, {"name": quoted_name(connection, target)})
-        return {name: f" COLLATE {collation}".replace("%", "%%") for name, collation in found}
 
     @override
     def copied_by_widening(self, connection: sa.Connection, target: Target) -> dict[str, str]:
-        """Return it for char(n), whose values lose their padding, and for what is not text."""
+        """Return the columns of char(n), whose values lose their padding, and those that are not text."""
         return {
-            item["name"]: item["type"].compile(connection.dialect)
-            for item in self._text_columns(connection, target)
-            if isinstance(item["type"], sa.CHAR) or self.kind_of(item["type"]) is not TEXT
+            name: type_.compile(connection.dialect)
+            for name, type_ in types_of(connection, target).items()
+            if isinstance(type_, sa.CHAR) or kind_of(type_) is not TEXT
         }
 
-    def _text_columns(self, connection: sa.Connection, target: Target) -> list[Any]:
-        with inspecting(connection) as inspector:
-            found = inspector.get_columns(target.table.name, schema=target.table.schema)
-        names = {column.name for column in target.columns}
-        return [item for item in found if item["name"] in names]
+    @override
+    def widening(self, connection: sa.Connection, target: Target) -> dict[str, str]:
+        return {
+            name: to_text(connection, target, name, type_)
+            for name, type_ in types_of(connection, target).items()
+            if not self.is_wide(type_)
+        }
+
+    @override
+    def from_text(self, dialect: Dialect, table: sa.Table, column: str, type_: TypeEngine[Any]) -> str:
+        quoted, declared = dialect.identifier_preparer.quote(column), type_.compile(dialect)
+        is_bytes = kind_of(type_) is BYTES
+        using = f"decode(substr({quoted}, 3), 'hex')" if is_bytes else f"CAST({quoted} AS {declared})"
+        name = dialect.identifier_preparer.format_table(table)
+        sql = f"ALTER TABLE {name} ALTER COLUMN {quoted} TYPE {declared} USING {using}"
+        return sql.replace("%%", "%").replace(":", r"\:")  # as op.execute takes it
 
     @override
     def is_retryable(self, error: DBAPIError) -> bool:
@@ -305,15 +228,6 @@ class PostgreSQL(Database):
     @override
     def scrub(self, connection: sa.Connection, name: str, *, online: bool, lock_timeout: float) -> list[str]:
         return postgresql_vacuum.vacuum(connection, name, self.retry, online=online, lock_timeout=lock_timeout)
-
-
-def _base_type(type_: TypeEngine[Any]) -> TypeEngine[Any]:
-    return type_.data_type if isinstance(type_, DOMAIN) else type_
-
-
-def quoted_name(connection: sa.Connection, target: Target) -> str:
-    """Return the name of a table for to_regclass; drivers want `%` doubled in SQL, but not in parameters."""
-    return connection.dialect.identifier_preparer.format_table(target.table).replace("%%", "%")
 
 
 def _sqlstate(error: DBAPIError) -> str | None:

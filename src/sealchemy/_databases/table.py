@@ -30,8 +30,8 @@ class TableColumns(NamedTuple):
         name: the table's name.
         columns: the context of each column, by column name.
         schema: the table's schema, if it is not the default one.
-        kinds: the kind of plaintext, `json` or `bytes`, of columns that do not hold text, by name; None where it does
-            not matter, and the type in the database decides.
+        kinds: `json` or `bytes` for columns that do not hold text, by name; None to take the kind from the column's
+            type in the database.
     """
 
     name: str
@@ -62,18 +62,11 @@ class Target:
         """The table's name, with its schema."""
         return self.table.fullname
 
-    def wanted(self) -> TableColumns:
-        """Return what to look up to find this again."""
-        names = [item.name for item in self.columns]
-        contexts = dict(zip(names, self.contexts, strict=True))
-        kinds = {name: kind.name for name, kind in zip(names, self.kinds, strict=True)}
-        return TableColumns(self.table.name, contexts, self.table.schema, kinds)
-
 
 class StoredText(TypeDecorator[str]):
     """Text that may still be plaintext, so that neither debug echo nor an error tracker shows it.
 
-    Where SQLite has bytes or a number, it is the text that stands for them; and where the column is one of bytes there,
+    SQLite may return bytes or a number: these become the text that represents them. If the column's type is binary,
     plaintext is written as bytes.
     """
 
@@ -191,9 +184,8 @@ def _find_wrong_type(
             )
         if type_ not in {TEXT, KINDS[kinds[name]]}:
             return (
-                f"column {name} is {found[name]}, not {kinds[name]}: if it is to be one of EncryptedJSON or"
-                f" EncryptedBytes, declare it so (in an operation: kinds={{{name!r}: {type_.name!r}}}); otherwise, turn"
-                " it into text first, together with the application"
+                f"column {name} is {found[name]}, not {kinds[name]}: declare it as EncryptedJSON or EncryptedBytes (in"
+                f" an operation: kinds={{{name!r}: {type_.name!r}}}), or turn it into text first, with the application"
             )
     return None
 

@@ -162,9 +162,9 @@ def not_text(column: str, declared: str) -> Finding:
         "type",
         Severity.BLOCKS,
         column,
-        f"{column} is {declared}, and ciphertext is text: turn it into text (op.widen_columns, `sealchemy widen`). A"
-        " release that declares it as before can neither read nor write it then: stop that first, or move the values to"
-        " a second column while it runs, as the guide on JSON and bytes shows",
+        f"{column} is {declared}, but ciphertext is text: turn it into text (op.widen_columns, `sealchemy widen`)."
+        " After that, a release that declares the old type can neither read nor write it: stop that release first, or"
+        " move the values to a second column while it runs, as the guide on JSON and bytes shows",
     )
 
 

@@ -66,7 +66,6 @@ def rewrite_if_clear(
     access.require_transactions()
     if widen is not None:
         widen()
-        access = access.look_up_again()
     report = run(access, conversion, options, progress, legacy_reader)
     if conversion is ENCRYPT:
         report.left_behind += [str(item) for item in findings if item.code in {"materialized-view", "full-text"}]

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from sealchemy._databases.access import database_of
-from sealchemy._databases.postgresql import quoted_name
+from sealchemy._databases.postgresql_columns import quoted_name
 from sealchemy._databases.sql_names import only_tests_for_null
 from sealchemy._databases.table import Target
 

@@ -8,7 +8,7 @@ from sealchemy._databases.access import Access
 from sealchemy._rewriting.column_states import ColumnStatus
 from sealchemy._rewriting.constraint import existing_constraints
 from sealchemy._rewriting.conversions import ENCRYPT, Conversion
-from sealchemy._values.codecs import KINDS
+from sealchemy._values.codecs import BYTES, KINDS
 from sealchemy._values.key_ring import KeyRing, decryptor
 from sealchemy.errors import SealchemyError, UnknownKeyError, UnsupportedOperationError
 
@@ -148,6 +148,13 @@ def settings_problems(access: Access, keys: EngineKeys) -> Iterator[SealchemyErr
         )
     for item in [*others, *(item for item in narrow if item.name in writes_ciphertext)]:
         yield UnsupportedOperationError(f"{access.target.name}: {item}")
+    for column, type_ in zip(access.target.columns, access.target.types, strict=True):
+        if type_ is BYTES and column.name not in writes_ciphertext and not access.database.can_alter_types:
+            yield UnsupportedOperationError(
+                f"{access.target.name}.{column.name}: its rollout stage is prepare, which stores bytes as text, and a"
+                " release that declares the column as bytes would read the text; stop that release, and go to stage"
+                " migrate"
+            )
     if cuts and writes_ciphertext:
         yield UnsupportedOperationError(
             f"{access.target.name}: {cuts}, so the server would cut a value that is too long instead of refusing it"

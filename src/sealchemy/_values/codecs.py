@@ -18,6 +18,10 @@ RESERVED = b"sealchemy:"
 """How no plaintext starts, because every encrypted value does."""
 
 _HEX = re.compile(r"\\x((?:[0-9A-Fa-f]{2})*)")
+_NO_HEX = (
+    "the text does not represent bytes: a backslash, an x and hex digits, as `sealchemy widen` and PostgreSQL write"
+    " them; for another form, pass a legacy_reader that returns the bytes"
+)
 
 
 class Codec(NamedTuple):
@@ -107,13 +111,6 @@ def _encode_hex(text: Any) -> bytes:
     return bytes.fromhex(match[1])
 
 
-def _hex_problem(_text: Any) -> str:
-    return (
-        "the text does not stand for bytes: a backslash, an x and hex digits, as `sealchemy widen` and PostgreSQL write"
-        " them; for another form, pass a legacy_reader that returns the bytes"
-    )
-
-
 def _decode_text(data: bytes) -> SecretString:
     return SecretString(data.decode())
 
@@ -124,12 +121,18 @@ TEXT = Plaintext("text", _TEXT, _TEXT)
 JSON = Plaintext(
     "json",
     Codec(json_values.encode, json_values.decode, hide_strings, json_values.find_problem, "JSON"),
-    Codec(json_values.encode_text, json_values.decode_text, hide, json_values.find_text_problem, "JSON"),
+    Codec(json_values.encode_text, json_values.decode_text, hide, lambda _text: "the text is not JSON", "JSON"),
 )
 BYTES = Plaintext(
     "bytes",
-    Codec(_encode_bytes, SecretBytes, hide_bytes, _bytes_problem, "value"),
-    Codec(_encode_hex, _decode_hex, hide, _hex_problem, "value"),
+    Codec(
+        _encode_bytes,
+        SecretBytes,
+        hide_bytes,
+        lambda value: f"takes bytes or None, not {type_name(hide_bytes(value))}",
+        "value",
+    ),
+    Codec(_encode_hex, _decode_hex, hide, lambda _text: _NO_HEX, "value"),
 )
 
 KINDS = {kind.name: kind for kind in (TEXT, JSON, BYTES)}

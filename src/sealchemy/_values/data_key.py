@@ -146,7 +146,7 @@ def decryptor(
         keys: the keys by the header of their values.
         context: the name that the values were encrypted for.
         codec: returns the value of decrypted bytes.
-        on_other: called with what is stored, hidden, where none of the keys fits.
+        on_other: called with the hidden stored value if no key matches its header.
     """
     start, size, b64decode, decode = START_SIZE, envelope.HEADER_SIZE, envelope.b64decode, codec.decode
     one_padding, two_paddings = envelope.ONE_PADDING, envelope.TWO_PADDINGS

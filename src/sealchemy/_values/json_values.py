@@ -34,7 +34,7 @@ _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(","
 
 
 def _refuse_turned(value: Any) -> None:
-    """Raise `TypeError` for what the encoder turns into something else: other keys, and marks such as `JSON.NULL`."""
+    """Raise `TypeError` for values that the encoder changes: keys that are not strings, marks such as `JSON.NULL`."""
     if isinstance(value, dict):
         for key, item in value.items():
             if type(key) is not str and not isinstance(key, str):
@@ -90,12 +90,16 @@ def _refuse_constant(_name: str) -> NoReturn:
     raise ValueError  # NaN and infinities, which are no JSON
 
 
-_decoder: Any = json.JSONDecoder(object_hook=_hide_in_object, parse_constant=_refuse_constant)
+def _parse_float(text: str) -> float:
+    return float(text) if isfinite(float(text)) else _refuse_constant(text)  # 1e999 could not be written back
+
+
+_decoder: Any = json.JSONDecoder(object_hook=_hide_in_object, parse_constant=_refuse_constant, parse_float=_parse_float)
 
 
 def encode_text(text: Any) -> bytes:
-    """Return JSON text as it is; raises as `decode` does if it is none, or `TypeError` if it is no text."""
-    if isinstance(text, int | float):  # into which SQLite turns text, in a column of type JSON
+    """Return the UTF-8 of a text that is JSON; raises as `decode` does, or `TypeError` if it is not text."""
+    if isinstance(text, int | float):  # SQLite stores the text of a number as a number in a column of type JSON
         return encode(text)
     data = str.encode(text)
     decode(data)
@@ -103,45 +107,40 @@ def encode_text(text: Any) -> bytes:
 
 
 def decode_text(data: bytes) -> SecretString:
-    """Return JSON as text; raises as `decode` does if it is none."""
+    """Return JSON in UTF-8 as text; raises as `decode` does."""
     decode(data)
     return SecretString(data, "utf-8")
 
 
 def hide_strings(value: Any) -> Any:
-    """Return a JSON value whose strings are hidden, in the same lists and dicts; any other value as `hide` does.
+    """Return a JSON value with masked strings, in the same lists and dicts; any other value as `hide` does.
 
-    They are changed in place: the application may go on to fill an object that it has assigned. What they become is
-    masked, and may be stored elsewhere. Subclasses that track changes do not notice.
+    They are replaced in place, because the application may go on to fill an object that it has assigned. The masked
+    strings may be stored in other columns as well. Only plain `str` is replaced: enums and pydantic's `SecretStr` keep
+    their types.
     """
     value = reveal(value)
     if isinstance(value, str):
         return hide(value)
     if isinstance(value, (*_CONTAINERS, int, float)) and not _is_mark(value):
         try:
-            return _hide_parts(value, set())
+            return _hide_parts(value)
         except RecursionError:
             return value  # `encode` refuses it
     return hide(value)
 
 
-def _hide_parts(value: Any, seen: set[int]) -> Any:
-    value = reveal(value)
-    if isinstance(value, str):
-        return value if isinstance(value, SecretString) else MaskedText(str.__str__(value))
-    if not isinstance(value, _CONTAINERS) or id(value) in seen:
-        return value
-    if not isinstance(value, tuple):  # which may be in several places, and contain itself only through one of these
-        seen.add(id(value))
-    if isinstance(value, tuple):
-        parts = [_hide_parts(item, seen) for item in value]
-        return value if all(part is item for part, item in zip(parts, value, strict=True)) else tuple(parts)
-    container: Any = dict if isinstance(value, dict) else list
-    places: Any = dict.items(value) if isinstance(value, dict) else enumerate(value)
-    for place, item in list(places):
-        hidden = _hide_parts(item, seen)
-        if hidden is not item:
-            container.__setitem__(value, place, hidden)
+def _hide_parts(value: Any) -> Any:
+    if type(value) is str:
+        return MaskedText(value)
+    if type(value) is tuple:
+        return tuple(map(_hide_parts, value))
+    if isinstance(value, dict):
+        for key, item in list(dict.items(value)):
+            dict.__setitem__(value, key, _hide_parts(item))  # a subclass would report a change
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            list.__setitem__(value, index, _hide_parts(item))
     return value
 
 
@@ -188,8 +187,3 @@ def _find_in_leaf(value: Any) -> str | None:
             return "an integer of too many digits (see sys.set_int_max_str_digits)"
         return None
     return None if value is None or isinstance(value, float) else f"a {type_name(hide(value))}"
-
-
-def find_text_problem(_text: Any) -> str:
-    """Return why a text is not JSON, without any of it."""
-    return "the text is not JSON"

@@ -146,10 +146,10 @@ def decryptor(
     known = {envelope.header(key.id): key._data_key for key in keys.values()}  # noqa: SLF001 - for the ring
 
     def on_other(stored: Any) -> Any:
-        is_plaintext = codec is not TEXT.value
-        if isinstance(stored, str | bytes):
-            start = envelope.PREFIX if isinstance(stored, str) else RESERVED
-            is_plaintext = not stored.startswith(start) and (is_plaintext or isinstance(stored, str))  # type: ignore[arg-type]
+        if isinstance(stored, str):
+            is_plaintext = not stored.startswith(envelope.PREFIX)
+        else:
+            is_plaintext = codec is not TEXT.value and not (isinstance(stored, bytes) and stored.startswith(RESERVED))
         if on_plaintext is not None and is_plaintext:
             return on_plaintext(stored)
         key_id = envelope.parse(stored, context).key_id

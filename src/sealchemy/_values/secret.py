@@ -37,15 +37,7 @@ class SecretString(str):
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: object, _handler: "GetCoreSchemaHandler") -> "CoreSchema":
         """Return how pydantic validates and serializes such a field."""
-        from pydantic_core import core_schema  # noqa: PLC0415 - not every application has it
-
-        return core_schema.no_info_before_validator_function(
-            reveal,
-            core_schema.no_info_after_validator_function(cls, core_schema.str_schema()),
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                _to_json, info_arg=True, return_schema=core_schema.str_schema(), when_used="json"
-            ),
-        )
+        return _field(cls, "str_schema")
 
     @classmethod
     def __get_pydantic_json_schema__(cls, _schema: "CoreSchema", handler: "GetJsonSchemaHandler") -> "JsonSchemaValue":
@@ -53,6 +45,24 @@ class SecretString(str):
         from pydantic_core import core_schema  # noqa: PLC0415 - as above
 
         return {**handler(core_schema.str_schema()), "format": "password", "writeOnly": True}
+
+
+def _field(class_: type, schema: str) -> "CoreSchema":
+    from pydantic_core import core_schema  # noqa: PLC0415 - not every application has it
+
+    return core_schema.no_info_before_validator_function(
+        _reveal_field,
+        core_schema.no_info_after_validator_function(class_, getattr(core_schema, schema)()),
+        serialization=core_schema.plain_serializer_function_ser_schema(_to_json, info_arg=True, when_used="json"),
+    )
+
+
+def _reveal_field(value: Any) -> Any:
+    value = reveal(value)
+    if isinstance(value, str | bytes) and value in ("***", b"***"):
+        message = "three stars stand for a secret that was not sent; leave the field out to keep the secret"
+        raise ValueError(message)
+    return value
 
 
 def _to_json(value: Any, info: "SerializationInfo") -> Any:
@@ -76,13 +86,7 @@ class SecretBytes(bytes):
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: object, _handler: "GetCoreSchemaHandler") -> "CoreSchema":
         """Return how pydantic validates and serializes such a field, as one of `SecretString`."""
-        from pydantic_core import core_schema  # noqa: PLC0415 - not every application has it
-
-        return core_schema.no_info_before_validator_function(
-            reveal,
-            core_schema.no_info_after_validator_function(cls, core_schema.bytes_schema()),
-            serialization=core_schema.plain_serializer_function_ser_schema(_to_json, info_arg=True, when_used="json"),
-        )
+        return _field(cls, "bytes_schema")
 
     def __repr__(self) -> str:
         """Return three stars."""
@@ -134,10 +138,6 @@ class MaskedText(SecretString):
 
     __slots__ = ()
 
-    def __copy__(self) -> "MaskedText":
-        """Return the same object, as for any text."""
-        return self
-
     def __deepcopy__(self, _memo: object) -> "MaskedText":
         """Return the same object, as for any text."""
         return self
@@ -155,10 +155,8 @@ class MaskedBytes(SecretBytes):
 
 def mask(value: Any) -> Any:
     """Return an equal value whose texts do not show in a repr, also those in lists, tuples and dicts."""
-    if type(value) is str:
-        return MaskedText(value)
-    if type(value) is bytes:
-        return MaskedBytes(value)
+    if type(value) in (str, bytes):
+        return MaskedText(value) if type(value) is str else MaskedBytes(value)
     if type(value) is dict:
         return {key: mask(item) for key, item in value.items()}
     return type(value)(map(mask, value)) if type(value) in (list, tuple) else value

@@ -41,7 +41,7 @@ from .operations import (
 PLAINTEXT = "# the values are taken for plaintext; if another library encrypted them, add legacy_reader="
 GUESSED = "# the database does not know the contexts: replace these by those of the models, or nothing decrypts"
 WIDE = "# with a live application: in an earlier revision, before any process is at rollout stage migrate"
-STOPPED = "# it becomes text: stop every release that declares it as JSON or bytes first, or use a second column"
+STOPPED = "# becomes text: stop every release that declares it as JSON or bytes first, or use a second column"
 LIVE = "# with a live application: in a later revision, once every process is at rollout stage strict"
 
 

@@ -87,7 +87,7 @@ def _decrypt_columns(operations: Operations, operation: DecryptColumnsOp) -> Non
             run(access, DECRYPT, replace(operation.options, dry_run=True))
             constraint.allow_plaintext(access)
         if is_empty:
-            return  # rows that are inserted from now on stay encrypted: nobody consented to anything else
+            return  # no one consented to decrypting rows that are inserted from now on
         report = run(access, DECRYPT, operation.options, _progress(operations))
     _log("decrypt", report)
 
