@@ -517,10 +517,12 @@ def test_a_change_between_values_that_python_calls_equal_is_written(engine: Engi
         account = Account(id=1, token=before)
         session.add(account)
         session.commit()
+        assert account.token == before  # loaded, so SQLAlchemy compares it with the new value
         account.token = after
         session.commit()
         assert json.dumps(session.get_one(Account, 1).token) == json.dumps(after)
         written = stored(engine, "token")
+        assert account.token == after
         account.token = copy.deepcopy(after)
         session.commit()
         assert stored(engine, "token") == written  # nothing to write

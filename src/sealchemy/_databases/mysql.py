@@ -42,7 +42,7 @@ class MySQL(Database):
 
     @override
     def kind_of(self, type_: TypeEngine[Any]) -> Plaintext | None:
-        """Return the kind; a SET passes for text, and is none."""
+        """Return the kind; SQLAlchemy treats a SET as text, but it cannot hold any text."""
         if isinstance(type_, TINYBLOB | MEDIUMBLOB | LONGBLOB):
             return BYTES
         return None if isinstance(type_, SET) else super().kind_of(type_)

@@ -30,7 +30,7 @@ class Codec(NamedTuple):
     Attributes:
         encode: returns the bytes of a value, fast; raises anything for a value that it does not take.
         decode: returns the value of bytes; raises `ValueError` for bytes that stand for none.
-        hide: returns a value in a form that shows nothing; as its type if it is none that `encode` could take.
+        hide: returns a value in a form that shows nothing; its type if `encode` could not take the value.
         find_problem: returns why a value cannot be encoded, without showing it.
         name: what the value is, for errors.
     """
@@ -51,10 +51,10 @@ class Plaintext(NamedTuple):
 
 
 def require_encodable(codec: Codec, value: Any, context: str) -> bytes:
-    """Return the bytes of a value that `encode` refused, if it is one after all, such as pydantic's `SecretStr`.
+    """Return the bytes of a value that may be wrapped, such as pydantic's `SecretStr`.
 
     Raises:
-        PlaintextTypeError: it is not.
+        PlaintextTypeError: the codec does not take it.
         AlreadyEncryptedError: it starts as encrypted values do.
     """
     value, problem = reveal(value), ""

@@ -15,7 +15,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def encode(value: Any) -> bytes:
-    """Return the UTF-8 of a JSON value; raises `TypeError`, `ValueError` or `RecursionError` if it is none."""
+    """Return a JSON value as UTF-8; raises `TypeError`, `ValueError` or `RecursionError` for anything else."""
     text = _encoder.encode(value)
     if type(value) not in _LEAVES:
         _refuse_turned(value)
@@ -54,7 +54,7 @@ def _is_mark(value: Any) -> bool:
 
 
 def decode(data: bytes) -> Any:
-    """Return the value of JSON in UTF-8; raises `ValueError` or `RecursionError` if it is none."""
+    """Return the value of JSON in UTF-8; raises `ValueError` or `RecursionError` for other bytes."""
     text = str(data, "utf-8")
     try:
         value, end = _decoder.scan_once(text, 0)
@@ -145,7 +145,7 @@ def _hide_parts(value: Any) -> Any:
 
 
 def find_problem(value: Any) -> str:
-    """Return why a value is not a JSON value: the path of a part that is none (RFC 9535), and its type."""
+    """Return why a value is not JSON: the path (RFC 9535) and the type of the part that is wrong."""
     try:
         found = _find(value, "$", ()) or "this is not"
     except RecursionError:
