@@ -178,7 +178,7 @@ def test_orm_round_trip(engine: Engine) -> None:
 def test_literals_are_ciphertext(engine: Engine) -> None:
     statement = insert(t).values(id=1, born=DAY, token=SecretStr("SENTINEL"))
     sql = str(statement.compile(engine, compile_kwargs={"literal_binds": True}))
-    assert "1984" not in sql
+    assert DAY.isoformat() not in sql
     assert "SENTINEL" not in sql
     with engine.begin() as connection:
         connection.exec_driver_sql(sql.replace("%", "%%"))
