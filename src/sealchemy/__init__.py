@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ._column.types import EncryptedString as EncryptedString
     from ._values.key_ring import KeyRing as KeyRing
     from ._values.keys import Key as Key
+    from ._values.rows import RowValue as RowValue
     from ._values.secret import SecretBytes as SecretBytes
     from ._values.secret import SecretString as SecretString
     from .errors import *  # noqa: F403 - every name there is public
@@ -23,6 +24,7 @@ else:
         "Key": "_values.keys",
         "KeyRing": "_values.key_ring",
         "Rollout": "_column.engine_keys",
+        "RowValue": "_values.rows",
         "SecretBytes": "_values.secret",
         "SecretString": "_values.secret",
         "attach_key_ring": "_column.engine",

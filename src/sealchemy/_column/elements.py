@@ -11,6 +11,9 @@ from sqlalchemy.sql.selectable import (
     SelectStatementGrouping,
 )
 
+PERMIT = "sealchemy permit"
+"""The annotation of an element that may be rendered; see `ProtectedCompiler`."""
+
 
 def unwrap(element: Any) -> Any:
     """Return an expression without its labels, parentheses and ORM attribute."""

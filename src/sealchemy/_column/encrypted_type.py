@@ -1,9 +1,11 @@
 """`EncryptedType`, which the encrypted types share, and how the type of a column is recognised as one."""
 
+from collections.abc import Sequence
+from functools import partial
 from inspect import getattr_static
 from typing import Any, ClassVar, NoReturn, TypeVar
 
-from sqlalchemy import Text
+from sqlalchemy import ColumnElement, Text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 from typing_extensions import override
@@ -15,6 +17,7 @@ from sealchemy.errors import ColumnDefinitionError
 
 from .comparator import EncryptedComparator
 from .engine_keys import engine_keys
+from .rows.parts import refuse_unpaired, require_names, with_row
 
 _Value = TypeVar("_Value")
 
@@ -39,29 +42,34 @@ class EncryptedType(TypeDecorator[_Value]):
                 " process_bind_param and process_result_value"
             )
 
-    def __init__(self, context: str) -> None:
+    def __init__(self, context: str, *, bind_to: Sequence[str] = ()) -> None:
         """Name the secret.
 
         Args:
             context: `[A-Za-z0-9_.-]{1,128}`, for example `"integrations.access_token"`. It is authenticated in
                 every value: **once there are rows, changing it makes them unreadable**, and two columns that share
                 it accept each other's values. It is not derived from the table's name, so you can rename a table.
+            bind_to: attributes of the same table: a value is read only in a row that has the values there with which
+                it was written. Name the owner, and what decides where the secret is sent; never what changes often.
+                Names and order are permanent.
 
         Raises:
-            ColumnDefinitionError: `context` is malformed.
+            ColumnDefinitionError: `context` or `bind_to` is malformed.
         """
         super().__init__()
         context = hide(context)
         self.context = require_context(context)
+        self.bind_to = require_names(bind_to, self.context)
 
     @property
     def label(self) -> str:
-        """The context, with the kind of the values unless that is text: other kinds cannot be read as this one."""
-        return self.context if self.kind is TEXT else f"{self.context} ({self.kind.name})"
+        """The context, with what keeps its values from being read as those of another column of this context."""
+        label = self.context if self.kind is TEXT else f"{self.context} ({self.kind.name})"
+        return f"{label} bound to {', '.join(self.bind_to)}" if self.bind_to else label
 
     def __repr__(self) -> str:
         """Return the declaration."""
-        return f"{type(self).__name__}({self.context!r})"
+        return f"{type(self).__name__}({self.context!r}{f', bind_to={self.bind_to!r}' if self.bind_to else ''})"
 
     @override
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
@@ -78,15 +86,26 @@ class EncryptedType(TypeDecorator[_Value]):
             " every dialect"
         )
 
+    @property
+    def _has_column_expression(self) -> bool:
+        return bool(self.bind_to)
+
+    @override
+    def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return what a SELECT renders for a column whose values are bound to their row."""
+        return with_row(column, self.bind_to, self.context)
+
     @override
     def bind_processor(self, dialect: Dialect) -> Any:
         """Return the function that encrypts one parameter."""
+        if self.bind_to:
+            return partial(refuse_unpaired, self.context, self.bind_to)
         return engine_keys(dialect).encryptor(self.context, self.kind)
 
     @override
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         """Return the function that decrypts one value of a row."""
-        return engine_keys(dialect).decryptor(self.context, self.kind)
+        return engine_keys(dialect).decryptor(self.context, self.kind, self.bind_to)
 
     @override
     def literal_processor(self, dialect: Dialect) -> Any:
@@ -95,9 +114,8 @@ class EncryptedType(TypeDecorator[_Value]):
         SQLAlchemy prints the value of a literal that it fails to render, unless the compiler is `ProtectedCompiler`. So
         an engine without a ring is refused here, before there is a value.
         """
-        keys = engine_keys(dialect)
-        keys.require_ring(self.context)
-        quote, encrypt = self.impl_instance.literal_processor(dialect), keys.encryptor(self.context, self.kind)
+        engine_keys(dialect).require_ring(self.context)
+        quote, encrypt = self.impl_instance.literal_processor(dialect), self.bind_processor(dialect)
 
         def process(value: Any) -> str:
             return quote(encrypt(value))  # type: ignore[misc] # every dialect's Text has one

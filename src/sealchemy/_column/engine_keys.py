@@ -12,10 +12,12 @@ from typing import Any, NoReturn, TypeAlias
 from sqlalchemy.engine import Dialect
 
 from sealchemy._values import key_ring as ring
+from sealchemy._values import rows
 from sealchemy._values.codecs import Plaintext, require_encodable
 from sealchemy._values.key_ring import KeyRing
 from sealchemy._values.secret import StoredPlaintext, hide
 from sealchemy.errors import (
+    DecryptionError,
     EnvelopeFormatError,
     KeyRingNotAttachedError,
     PlaintextFoundError,
@@ -35,7 +37,8 @@ class Rollout(StrEnum):
     """What a process writes to a column, and what it accepts there.
 
     Every process that reads must understand ciphertext before any process writes it. Hence three stages, each
-    deployed everywhere before the next.
+    deployed everywhere before the next. For values that are encrypted already, and are to be bound to their row, two
+    more lead from STRICT to STRICT; for a column without `bind_to`, they are STRICT.
     """
 
     __module__ = "sealchemy"
@@ -47,13 +50,21 @@ class Rollout(StrEnum):
     """Write ciphertext, read both."""
 
     STRICT = "strict"
-    """Write ciphertext, read ciphertext only. The default."""
+    """Write ciphertext, read ciphertext only; where a column has `bind_to`, bound values only. The default."""
+
+    BIND_PREPARE = "bind_prepare"
+    """Write values that are not bound to their row, read both."""
+
+    BIND_MIGRATE = "bind_migrate"
+    """Write values that are bound to their row, read both."""
 
     @classmethod
     def _missing_(cls, value: object) -> NoReturn:
         value = hide(value)  # it may be the value of another variable
         raise RolloutError(f"a rollout stage must be one of {', '.join(cls)}")
 
+
+_WRITE_UNBOUND = frozenset({Rollout.PREPARE, Rollout.BIND_PREPARE})
 
 _lock = threading.Lock()  # without it, a function of the old ring could be entered after the ring was replaced
 
@@ -86,17 +97,23 @@ class EngineKeys:
         self.key_ring, self.rollout = None, Rollout.STRICT
         self.has_listeners, self.refuses_secrets = False, True
         # By kind and context in one text, whose hash is computed once.
-        self._columns: dict[str, tuple[str, Plaintext]] = {}
+        self._columns: dict[str, tuple[str, Plaintext, tuple[str, ...]]] = {}
         self._encryptors: dict[str, _Function] = {}
         self._decryptors: dict[str, _Function] = {}
 
-    def encryptor(self, context: str, kind: Plaintext) -> Callable[[Any], Any]:
-        """Return a function that encodes a value with whatever ring is attached when it is called."""
-        return self._current(self._encryptors, self._make_encryptor, context, kind)
+    def encryptor(self, context: str, kind: Plaintext, bind_to: tuple[str, ...] = ()) -> Callable[[Any], Any]:
+        """Return a function that encodes a value with whatever ring is attached when it is called.
 
-    def decryptor(self, context: str, kind: Plaintext) -> Callable[[Any], Any]:
-        """Return a function that decodes a value with whatever ring is attached when it is called."""
-        return self._current(self._decryptors, self._make_decryptor, context, kind)
+        Where the values are bound to their row, it takes a pair: the value, and the parts of the row.
+        """
+        return self._current(self._encryptors, self._make_encryptor, context, kind, bind_to)
+
+    def decryptor(self, context: str, kind: Plaintext, bind_to: tuple[str, ...] = ()) -> Callable[[Any], Any]:
+        """Return a function that decodes a value with whatever ring is attached when it is called.
+
+        Where the values are bound to their row, it takes a text: the stored value, and behind it the parts of the row.
+        """
+        return self._current(self._decryptors, self._make_decryptor, context, kind, bind_to)
 
     def stage(self, context: str) -> Rollout:
         """Return the rollout stage of a context."""
@@ -130,15 +147,15 @@ class EngineKeys:
     def _current(
         self,
         functions: dict[str, _Function],
-        make: Callable[[str, Plaintext], _Function],
-        context: str,
-        kind: Plaintext,
+        make: Callable[[str, Plaintext, tuple[str, ...]], _Function],
+        *column: Any,
     ) -> _Function:
-        name = f"{kind.name} {context}"
+        context, kind, bind_to = column
+        name = " ".join([kind.name, context, *bind_to])
         if name not in functions:
             with _lock:
-                self._columns[name] = context, kind
-                functions.setdefault(name, make(context, kind))
+                self._columns[name] = context, kind, bind_to
+                functions.setdefault(name, make(context, kind, bind_to))
 
         def current(value: Any) -> Any:
             try:
@@ -149,30 +166,43 @@ class EngineKeys:
 
         return current
 
-    def _make_encryptor(self, context: str, kind: Plaintext) -> _Function:
+    def _make_encryptor(self, context: str, kind: Plaintext, bind_to: tuple[str, ...]) -> _Function:
         if self.key_ring is None:
             return _refuse_values(context)
-        if self.stage(context) is not Rollout.PREPARE:
-            return ring.encryptor(self.key_ring, context, kind.value)
+        stage = self.stage(context)
+        if bind_to and stage not in _WRITE_UNBOUND:
+            return rows.pair_encryptor(self.key_ring, context, kind.value)
+        write = _plaintext_writer(context, kind)
+        if stage is not Rollout.PREPARE:
+            write = ring.encryptor(self.key_ring, context, kind.value)
+        return (lambda pair: write(pair[0])) if bind_to else write
 
-        def write_plaintext(value: Any) -> Any:
-            data: Any = None
-            try:
-                if value is None:
-                    return None
-                data = require_encodable(kind.value, value, context)  # what could not be encrypted later is refused
-                return StoredPlaintext(kind.stored.decode(data))
-            finally:
-                value = data = None  # this frame is in the traceback
-
-        return write_plaintext
-
-    def _make_decryptor(self, context: str, kind: Plaintext) -> _Function:
+    def _make_decryptor(self, context: str, kind: Plaintext, bind_to: tuple[str, ...]) -> _Function:
         if self.key_ring is None:
             return _refuse_values(context)
-        is_strict = self.stage(context) is Rollout.STRICT
-        on_plaintext = partial(_refuse_plaintext if is_strict else _accept_plaintext, context, kind)
-        return ring.decryptor(self.key_ring, context, kind.value, on_plaintext)
+        stage = self.stage(context)
+        accepts_plaintext = stage in {Rollout.PREPARE, Rollout.MIGRATE}
+        on_plaintext = partial(_accept_plaintext if accepts_plaintext else _refuse_plaintext, context, kind)
+        read = ring.decryptor(self.key_ring, context, kind.value, on_plaintext)
+        if not bind_to:
+            return read
+        if stage is Rollout.STRICT:
+            read = partial(_refuse_unbound, context, read)
+        return rows.text_decryptor(self.key_ring, context, kind.value, bind_to, read)
+
+
+def _plaintext_writer(context: str, kind: Plaintext) -> _Function:
+    def write_plaintext(value: Any) -> Any:
+        data: Any = None
+        try:
+            if value is None:
+                return None
+            data = require_encodable(kind.value, value, context)  # what could not be encrypted later is refused
+            return StoredPlaintext(kind.stored.decode(data))
+        finally:
+            value = data = None  # this frame is in the traceback
+
+    return write_plaintext
 
 
 def engine_keys(dialect: Dialect) -> EngineKeys:
@@ -202,6 +232,17 @@ def _refuse_plaintext(context: str, _kind: Plaintext, _value: object) -> NoRetur
     raise PlaintextFoundError(
         f"{context}: this column holds plaintext, and its rollout stage is strict; find out who wrote it. If it dates"
         " from before the migration, attach the key ring with rollout=Rollout.MIGRATE and encrypt the rows there"
+    )
+
+
+def _refuse_unbound(context: str, read: _Function, stored: Any) -> NoReturn:
+    read(stored)  # an error of its own names plaintext, a damaged value or an unknown key
+    stored = hide(stored)
+    raise DecryptionError(
+        f"{context}: an encrypted value is not bound to its row, and its rollout stage is strict, in which such a value"
+        " may have been copied from any row. If it dates from before bind_to, go back to stage bind_migrate and run"
+        " `sealchemy bind` there",
+        context=context,
     )
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sealchemy._values.secret import MaskedBytes, MaskedText, SecretBytes, SecretString, StoredPlaintext, hide
 
 from .engine_keys import EngineKeys
+from .rows.guards import execute_guarded, is_guarded
 from .statements import ProtectedCompiler, protect
 
 _checked: WeakSet[SQLCompiler] = WeakSet()
@@ -31,15 +32,17 @@ def _protect_dialect(dialect: Dialect, *_: object) -> None:
 
 
 @event.listens_for(Engine, "do_execute")
-def _check_one(_cursor: object, _statement: object, parameters: Any, context: Any) -> None:
+def _check_one(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
     _check_compiled(context)
     _check_parameters([parameters] if parameters else [], context)
+    return is_guarded(context) and execute_guarded(cursor, statement, [parameters], context)
 
 
 @event.listens_for(Engine, "do_executemany")
-def _check_many(_cursor: object, _statement: object, parameters: Any, context: Any) -> None:
+def _check_many(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
     _check_compiled(context)
     _check_parameters(parameters, context)
+    return is_guarded(context) and execute_guarded(cursor, statement, parameters, context)
 
 
 def _check_compiled(context: Any) -> None:

@@ -22,10 +22,12 @@ from sqlalchemy.sql.selectable import ScalarSelect
 from sealchemy._values.secret import mask
 from sealchemy.errors import SealchemyError, UnsupportedOperationError
 
-from .elements import has_primary_key_of, is_null, outputs, unwrap
+from .elements import PERMIT, has_primary_key_of, is_null, outputs, unwrap
 from .encrypted_type import context_of
 from .parameters import ParametersCompiler
-from .writes import PERMIT, WriteRules
+from .rows.parameters import RowsCompiler
+from .rows.parts import WITH_ROW
+from .writes import WriteRules
 
 _NULL_TESTS = frozenset({operators.is_, operators.is_not})
 _COLUMN_TESTS = frozenset({operators.eq, operators.ne})
@@ -39,7 +41,7 @@ def protect(dialect: Dialect) -> None:
         dialect.statement_compiler = type(compiler.__name__, (ProtectedCompiler, compiler), {})
 
 
-class ProtectedCompiler(ParametersCompiler):
+class ProtectedCompiler(RowsCompiler, ParametersCompiler):
     """A mixin over the compiler of a dialect."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -49,6 +51,7 @@ class ProtectedCompiler(ParametersCompiler):
         try:
             super().__init__(*args, **kwargs)
             self.require_one_context_per_parameter()
+            self.require_rows()
         except SealchemyError as error:
             # Parameters show their values: in the frames below, and in the cache key that frames above hold.
             traceback.clear_frames(error.__traceback__)
@@ -74,7 +77,10 @@ class ProtectedCompiler(ParametersCompiler):
     def _take_permit(self, element: Any, context: str) -> None:
         if self.statement is None:  # which is so for expressions in DDL
             return
-        permit = id(element._annotations.get(PERMIT, element))
+        permitted = element._annotations.get(PERMIT, element)
+        if permitted is WITH_ROW:
+            return
+        permit = id(permitted)
         if not self._permits.get(permit):
             _refuse(context, _EXPRESSION)
         self._permits[permit] -= 1
@@ -127,7 +133,8 @@ class ProtectedCompiler(ParametersCompiler):
         )
 
     def visit_textual_select(self, taf: Any, *args: Any, **kwargs: Any) -> str:
-        """Render text with the types of its columns, which it selects."""
+        """Render text with the types of its columns, which it selects, if none is bound to its row."""
+        self.refuse_bound_columns_of_text(taf.column_args)
         return self._render(super().visit_textual_select, taf.column_args, taf, *args, **kwargs)
 
     def visit_label(self, label: Any, *args: Any, **kwargs: Any) -> str:
@@ -196,6 +203,7 @@ class ProtectedCompiler(ParametersCompiler):
         options = {name: value for name, value in kwargs.items() if name not in {"visiting_cte", "visited_bindparam"}}
         state = statement._compile_state_factory(statement, self, **options)
         permitted = WriteRules(self.dialect).check(state)
+        self.pair_with_rows(state)
         statement = statement._clone()
         statement._compile_state_factory = lambda *_args, **_kwargs: state
         outer, self._update_targets = self._update_targets, frozenset(map(hash, _update_targets(state)))

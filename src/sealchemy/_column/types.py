@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Column, event
+from sqlalchemy import Column, Table, event
 from sqlalchemy.orm import Mapper
 from typing_extensions import override
 
@@ -14,6 +14,7 @@ from sealchemy.errors import PlaintextTypeError
 from . import last_line  # noqa: F401 - its listeners protect every engine that meets a type
 from .declarations import check_column, refuse_declaration
 from .encrypted_type import EncryptedType, encrypted_type
+from .rows import declarations, flush  # noqa: F401 - the listeners of `declarations` check `bind_to`
 
 
 class EncryptedString(EncryptedType[str]):
@@ -77,14 +78,20 @@ event.listen(EncryptedType, "after_parent_attach", check_column)
 
 @event.listens_for(Mapper, "mapper_configured")
 def _prepare_attributes(mapper: Mapper[Any], class_: type) -> None:
+    bound = []
     for attribute in mapper.column_attrs:
         column = attribute.columns[0]
-        if attribute.parent is not mapper or not isinstance(column, Column) or not encrypted_type(column.type):
+        type_ = encrypted_type(column.type)
+        if type_ is not None and type_.bind_to and isinstance(column.table, Table):
+            bound.append(flush.bound_attribute(mapper, attribute.key, column))
+        if attribute.parent is not mapper or not isinstance(column, Column) or type_ is None:
             continue
         refuse_declaration(column)
         _leave_out_of_repr(class_, attribute.key)
         hide = _hide_assigned(column.type) if isinstance(column.type, EncryptedType) else _hide_for_wrapper
         event.listen(getattr(class_, attribute.key), "set", hide, retval=True, propagate=True)
+    if bound:
+        flush.listen(mapper, bound)
 
 
 def _hide_assigned(type_: EncryptedType[Any]) -> Callable[..., Any]:

@@ -15,11 +15,8 @@ from sqlalchemy.sql.selectable import FromClause, Join, ScalarSelect, TableClaus
 
 from sealchemy.errors import UnsupportedOperationError
 
-from .elements import column_of, is_null, outputs, unwrap
+from .elements import PERMIT, column_of, is_null, outputs, unwrap
 from .encrypted_type import context_of
-
-PERMIT = "sealchemy permit"
-"""The annotation of an element that may be rendered; see `ProtectedCompiler`."""
 
 
 class WriteRules:
@@ -60,8 +57,8 @@ class WriteRules:
             return element._annotate({PERMIT: permit})
 
         if getattr(statement, "select", None) is None:
-            _replace_values(state, lambda key, value: replace(self._targets(key, tables), _target(key, tables), value))
-        _replace_in_upsert(state, lambda key, value: self._replace_in_upsert(replace, key, value, statement))
+            replace_values(state, lambda key, value: replace(self._targets(key, tables), _target(key, tables), value))
+        replace_in_upsert(state, lambda key, value: self._replace_in_upsert(replace, key, value, statement))
         return accepted
 
     def _typed(self, parameter: BindParameter[Any], target: Any) -> BindParameter[Any]:
@@ -171,7 +168,7 @@ def _target(key: Any, tables: list[FromClause]) -> Any:
     return tables[0].c.get(unwrap(key).key) if found is None and not isinstance(key, str) else found
 
 
-def _replace_values(state: Any, replace: Callable[[Any, Any], Any]) -> None:
+def replace_values(state: Any, replace: Callable[[Any, Any], Any]) -> None:
     """Replace the values in the state of an INSERT or UPDATE."""
     rows = getattr(state, "_multi_parameters", None)
     if rows:
@@ -184,7 +181,7 @@ def _replace_values(state: Any, replace: Callable[[Any, Any], Any]) -> None:
         state._ordered_values = [(key, state._dict_parameters[key]) for key, _ in state._ordered_values]
 
 
-def _replace_in_upsert(state: Any, replace: Callable[[Any, Any], Any]) -> None:
+def replace_in_upsert(state: Any, replace: Callable[[Any, Any], Any]) -> None:
     """Replace the values in the ON CONFLICT or ON DUPLICATE KEY clause of an INSERT."""
     clause: Any = getattr(state.statement, "_post_values_clause", None)
     for name in ("update_values_to_set", "update"):

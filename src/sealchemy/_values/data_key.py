@@ -16,8 +16,8 @@ from .xaes import InvalidTag
 _VALUES_PER_PREFIX = 4096
 _PREFIXES_PER_READER = 1024
 
-START_SIZE = envelope.HEADER_SIZE + 16
-"""Characters up to the end of the nonce's prefix, whose 12 bytes are exactly 16 characters of base64."""
+_PREFIX_SIZE = 16
+"""Characters of the nonce's prefix: 12 bytes are exactly 16 characters of base64."""
 
 _Cipher: TypeAlias = Callable[[bytes, bytes, bytes], bytes]
 
@@ -52,13 +52,16 @@ class DataKey:
         self._readers: dict[bytes, _Cipher] = {}  # by prefix; only prefixes that a value authenticated with
         _live.add(self)
 
-    def encryptor(self, context: str, codec: Codec) -> Callable[[Any], Any]:
-        """Return the function that encrypts the values of one context: a value to `str`, and None stays None."""
-        header = envelope.header(self.id)
-        associated_data = (header + context).encode("ascii")
+    def encryptor(self, context: str, codec: Codec, *, bound: bool = False) -> Callable[..., Any]:
+        """Return the function that encrypts the values of one context: a value to `str`, and None stays None.
+
+        For values that are bound to their row, its second argument is all of the associated data.
+        """
+        header = envelope.header(self.id, bound=bound)
+        of_context = self.associated_data(context, bound=bound)
         encode, to_base64, urandom, starts_with = codec.encode, envelope.encode, os.urandom, bytes.startswith
 
-        def encrypt(plaintext: Any) -> Any:
+        def encrypt(plaintext: Any, associated_data: bytes = of_context) -> Any:
             if plaintext is None:
                 return None
             data: Any
@@ -89,7 +92,13 @@ class DataKey:
         """Draw another nonce prefix for the next value."""
         self._writer = _USED_UP
 
-    def decrypt(self, stored: str, context: str, codec: Codec, ready: dict[str, tuple[_Cipher, bytes]]) -> Any:
+    def associated_data(self, context: str, *, bound: bool = False) -> bytes:
+        """Return the associated data of the values of a context, before that of their row."""
+        return (envelope.header(self.id, bound=bound) + context).encode("ascii")
+
+    def decrypt(
+        self, stored: str, context: str, codec: Codec, ready: dict[str, tuple[_Cipher, bytes]], row: bytes | None
+    ) -> Any:
         """Decrypt a value that has the header of this key, strictly.
 
         Args:
@@ -97,22 +106,25 @@ class DataKey:
             context: the name that it was encrypted for.
             codec: returns the value of the decrypted bytes.
             ready: receives the cipher and the associated data for values that start like this one.
+            row: the associated data of its row; None if it is not bound to one.
 
         Raises:
             EnvelopeFormatError, UnsupportedVersionError: the part after the header is malformed.
             DecryptionError: the value does not authenticate, or is of another kind.
         """
-        payload = envelope.decode(stored[envelope.HEADER_SIZE :], context)
-        prefix, associated_data = payload[:12], (envelope.header(self.id) + context).encode("ascii")
+        size = len(envelope.header(self.id, bound=row is not None))
+        payload = envelope.decode(stored[size:], context)
+        prefix, associated_data = payload[:12], self.associated_data(context, bound=row is not None)
         reader = self._readers.get(prefix) or xaes.cipher(self._secret, prefix).decrypt
         try:
-            data = reader(payload[12:24], payload[24:], associated_data)
+            data = reader(payload[12:24], payload[24:], associated_data + (row or b""))
         except InvalidTag:
             data = None
         if data is None:
             raise DecryptionError(
                 f"{context}: an encrypted value does not authenticate under key {self.id}: it was changed, or written"
-                " for another column, or with another key of this id; restore it from a backup",
+                f" for another {'column' if row is None else 'column or another row'}, or with another key of this id;"
+                " restore it from a backup",
                 context=context,
                 key_id=self.id,
             )
@@ -122,7 +134,7 @@ class DataKey:
         self._readers[prefix] = reader
         if len(ready) >= _PREFIXES_PER_READER:
             ready.clear()
-        ready[stored[:START_SIZE]] = reader, associated_data
+        ready[stored[: size + _PREFIX_SIZE]] = reader, associated_data
         try:
             return codec.decode(data)
         except ValueError:  # it may hold the value
@@ -138,21 +150,25 @@ class DataKey:
 
 
 def decryptor(
-    keys: Mapping[str, DataKey], context: str, codec: Codec, on_other: Callable[[Any], Any]
-) -> Callable[[Any], Any]:
+    keys: Mapping[str, DataKey], context: str, codec: Codec, on_other: Callable[[Any], Any], *, bound: bool = False
+) -> Callable[..., Any]:
     """Return the function that decrypts the values of one context: `str` to a value, and None stays None.
+
+    For values that are bound to their row, its second argument is the associated data of the row.
 
     Args:
         keys: the keys by the header of their values.
         context: the name that the values were encrypted for.
         codec: returns the value of decrypted bytes.
         on_other: called with the hidden stored value if no key matches its header.
+        bound: whether the values are bound to their row.
     """
-    start, size, b64decode, decode = START_SIZE, envelope.HEADER_SIZE, envelope.b64decode, codec.decode
+    size, b64decode, decode = len(envelope.header("0" * 12, bound=bound)), envelope.b64decode, codec.decode
+    start = size + _PREFIX_SIZE
     one_padding, two_paddings = envelope.ONE_PADDING, envelope.TWO_PADDINGS
     ready: dict[str, tuple[_Cipher, bytes]] = {}
 
-    def decrypt(stored: Any) -> Any:
+    def decrypt(stored: Any, row: bytes = b"") -> Any:
         if stored is None:
             return None
         try:
@@ -160,12 +176,12 @@ def decryptor(
             text = stored[size:]
             payload = b64decode(text, None, True)  # noqa: FBT003 - positional is measurably faster here
             if text[-1] != "=" or text[-2:] in one_padding or text[-3:] in two_paddings:
-                return decode(open_(payload[12:24], payload[24:], associated_data))
+                return decode(open_(payload[12:24], payload[24:], associated_data + row))
         except _NOT_READY:  # some of these hold plaintext
             pass
         stored = hide_stored(stored)
         if isinstance(stored, str) and (key := keys.get(str(stored[:size]))):
-            return key.decrypt(str(stored), context, codec, ready)
+            return key.decrypt(str(stored), context, codec, ready, row if bound else None)
         return on_other(stored)
 
     return decrypt

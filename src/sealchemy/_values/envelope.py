@@ -7,9 +7,8 @@
         │      └────────────── version of everything after it
         └───────────────────── a value that starts with this must authenticate; it is never taken for plaintext
 
+A value that is bound to its row has `row:` before the base64; see `rows`.
 "Envelope" means this line; it has nothing to do with the envelope encryption of a key management service.
-Reserved for values that are bound to their row: the header `sealchemy:v1:<key id>:row:`, with the parts of the row
-appended to the associated data, each as `0x00 || length (4 bytes, big-endian) || bytes`.
 
 Decoding is strict, because a second spelling of a value would let someone change it without notice.
 """
@@ -28,12 +27,14 @@ __all__ = [
     "HEADER_SIZE",
     "ONE_PADDING",
     "PREFIX",
+    "ROW",
     "TWO_PADDINGS",
     "Envelope",
     "b64decode",
     "decode",
     "encode",
     "header",
+    "is_bound",
     "parse",
     "parse_key_id",
     "require_context",
@@ -41,6 +42,7 @@ __all__ = [
 
 PREFIX = "sealchemy:"
 HEADER_SIZE = len("sealchemy:v1:000000000000:")
+ROW = "row:"
 PAYLOAD_MINIMUM = 24 + 16
 
 # ASCII classes and `fullmatch`: `$` would take a newline, `\d` and `\w` fullwidth digits and letters.
@@ -61,9 +63,14 @@ class Envelope(NamedTuple):
     payload: bytes
 
 
-def header(key_id: str) -> str:
-    """Return the 26 characters that every value under this key starts with."""
-    return f"{PREFIX}v1:{key_id}:"
+def header(key_id: str, *, bound: bool = False) -> str:
+    """Return what every value under this key starts with: 26 characters, or 30 if it is bound to its row."""
+    return f"{PREFIX}v1:{key_id}:{ROW if bound else ''}"
+
+
+def is_bound(text: str) -> bool:
+    """Return whether an encrypted value is bound to its row."""
+    return text.startswith(PREFIX) and text.startswith(ROW, HEADER_SIZE)
 
 
 def require_context(context: Any) -> str:
@@ -79,14 +86,16 @@ def require_context(context: Any) -> str:
     )
 
 
-def parse(text: Any, where: str = "encrypted value") -> Envelope:
-    """Split an encrypted value that went through `hide`; `where` names its column in an error.
+def parse(text: Any, where: str = "encrypted value", *, bound: bool = False) -> Envelope:
+    """Split an encrypted value of one form that went through `hide`; `where` names its column in an error.
 
     Raises:
         UnsupportedVersionError: a version other than v1, or a value that is bound to its row.
         EnvelopeFormatError: anything else that this library did not write.
     """
     key_id = parse_key_id(text, where)
+    if bound:
+        text = text.replace(ROW, "", 1)
     return Envelope(key_id, decode(text[HEADER_SIZE:], where))
 
 
@@ -99,8 +108,6 @@ def parse_key_id(text: Any, where: str = "encrypted value") -> str:
     match = _HEADER.match(text)
     if match is None:
         _refuse_header(text, where)
-    if text.startswith("row:", HEADER_SIZE):
-        _refuse_version("v1 with a row", where)
     return match[1]
 
 
@@ -131,8 +138,11 @@ def decode(text: str, where: str = "encrypted value") -> bytes:
     is_canonical = text[-1:] != "=" or text[-2:] in ONE_PADDING or text[-3:] in TWO_PADDINGS
     if len(payload) >= PAYLOAD_MINIMUM and is_canonical:
         return payload
-    if text.startswith("row:"):
-        _refuse_version("v1 with a row", where)
+    if text.startswith(ROW):
+        raise UnsupportedVersionError(
+            f"{where}: an encrypted value of version v1 is bound to its row, and this column is not; declare it with"
+            " bind_to, as where the value was written"
+        )
     raise EnvelopeFormatError(
         f"{where}: the encrypted value is damaged: the part after its key id is truncated or not canonical base64;"
         " restore it from a backup"

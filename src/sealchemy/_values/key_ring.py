@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from sealchemy.errors import KeyFormatError, PlaintextTypeError, UnknownKeyError
 
@@ -128,9 +128,14 @@ class KeyRing:
         return f"KeyRing(primary={ids[0]!r}, previous={ids[1:]!r})"
 
 
+def data_keys(key_ring: KeyRing) -> dict[str, data_key.DataKey]:
+    """Return what the keys of a ring encrypt and decrypt with, by their ids; the primary is the first."""
+    return {key.id: key._data_key for key in (key_ring.primary, *key_ring.previous)}  # noqa: SLF001 - for the ring
+
+
 def encryptor(key_ring: KeyRing, context: str, codec: Codec) -> Callable[[Any], Any]:
     """Return the function that encrypts one form of plaintext for one context."""
-    return key_ring.primary._data_key.encryptor(envelope.require_context(context), codec)  # noqa: SLF001 - for the ring
+    return data_keys(key_ring)[key_ring.primary.id].encryptor(envelope.require_context(context), codec)
 
 
 def decryptor(
@@ -142,8 +147,8 @@ def decryptor(
     plaintext is not text; by default, that raises `EnvelopeFormatError`.
     """
     context = envelope.require_context(context)
-    keys = {key.id: key for key in (key_ring.primary, *key_ring.previous)}
-    known = {envelope.header(key.id): key._data_key for key in keys.values()}  # noqa: SLF001 - for the ring
+    keys = data_keys(key_ring)
+    known = {envelope.header(key_id): key for key_id, key in keys.items()}
 
     def on_other(stored: Any) -> Any:
         if isinstance(stored, str):
@@ -152,14 +157,18 @@ def decryptor(
             is_plaintext = codec is not TEXT.value and not (isinstance(stored, bytes) and stored.startswith(RESERVED))
         if on_plaintext is not None and is_plaintext:
             return on_plaintext(stored)
-        key_id = envelope.parse(stored, context).key_id
-        raise UnknownKeyError(
-            f"{context}: a value was encrypted with key {key_id}, which is not in the key ring"
-            f" ({', '.join(keys)}); add that key to the previous keys",
-            key_id=key_id,
-        )
+        refuse_key(key_ring, context, envelope.parse(stored, context).key_id)
 
     return data_key.decryptor(known, context, codec, on_other)
+
+
+def refuse_key(key_ring: KeyRing, context: str, key_id: str) -> NoReturn:
+    """Raise `UnknownKeyError` for a value under a key that is not in the ring."""
+    raise UnknownKeyError(
+        f"{context}: a value was encrypted with key {key_id}, which is not in the key ring"
+        f" ({', '.join(data_keys(key_ring))}); add that key to the previous keys",
+        key_id=key_id,
+    )
 
 
 def _text(value: object) -> Any:

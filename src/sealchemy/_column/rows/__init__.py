@@ -1,0 +1,1 @@
+"""Values that are bound to their row: how they are declared, read, written and flushed."""

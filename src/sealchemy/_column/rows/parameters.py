@@ -1,0 +1,191 @@
+"""How a parameter for a bound column meets the parameters of its row, when a statement is executed."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.elements import BindParameter
+from sqlalchemy.types import TypeDecorator
+from sqlalchemy.util import memoized_property
+
+from sealchemy._column.encrypted_type import EncryptedType, encrypted_type
+from sealchemy._column.engine_keys import engine_keys
+from sealchemy._values.rows import RowValue
+from sealchemy._values.secret import hide
+from sealchemy.errors import UnsupportedOperationError
+
+from .parts import refuse_without_row
+from .writes import BoundValue, Parameter, Part, RowWrites
+
+
+class _Place(NamedTuple):
+    """A `BoundValue` by the names of its parameters: of each part, its source and its guard."""
+
+    name: str
+    type_: Any
+    encrypted: EncryptedType[Any]
+    parts: tuple[tuple[Part, str | None, str | None], ...]
+
+
+class Pair:
+    """A value for a bound column, and the parameters of its row.
+
+    SQLAlchemy puts the defaults of other columns into these later, so they are read when the value is encrypted.
+    """
+
+    __slots__ = ("_parameters", "_parts", "_place", "value")
+
+    def __init__(self, value: Any, parameters: dict[str, Any], place: _Place) -> None:
+        self.value, self._parameters, self._place = value, parameters, place
+        self._parts: list[str] | None = None
+
+    def __repr__(self) -> str:
+        """Show nothing: SQLAlchemy's frames hold it."""
+        return "Pair('***')"
+
+    def get_secret_value(self) -> Any:
+        """Return the value alone, as a default in Python of another column may want it."""
+        return self.value.get_secret_value() if isinstance(self.value, RowValue) else self.value
+
+    def parts(self) -> list[str]:
+        """Return the texts of the parts; raises `UnsupportedOperationError` if one is not said."""
+        if self._parts is None:
+            row = self.value.row if isinstance(self.value, RowValue) else {}
+            encrypted = self._place.encrypted
+            if row and set(row) != set(encrypted.bind_to):
+                _refuse(encrypted, f"its RowValue has {', '.join(row)}; give {', '.join(encrypted.bind_to)}")
+            self._parts = [self._part(row, *each) for each in self._place.parts]
+            self._parameters = {}  # which hold this object
+        return self._parts
+
+    def _part(self, row: dict[str, Any], part: Part, source: str | None, guard: str | None) -> str:
+        value = row.get(part.name) if source is None and guard is not None else self._parameters.get(source or "")
+        if value is None:
+            _refuse(
+                self._place.encrypted,
+                f"the statement does not say {part.name}, or says NULL; give it a value in the same statement (one that"
+                " the database makes comes too late), compare it with one in the WHERE of an UPDATE, or pass"
+                " RowValue(value, ...) there",
+            )
+        text = part.read(value)
+        if part.name in row and part.read(row[part.name]) != text:
+            _refuse(self._place.encrypted, f"its RowValue has another {part.name} than the statement")
+        return text
+
+
+class RowsCompiler(SQLCompiler):
+    """The part of `ProtectedCompiler` for columns whose values are bound to their row."""
+
+    def pair_with_rows(self, state: Any) -> None:
+        """Note which parameters of an INSERT or UPDATE are for bound columns, and where their rows are said."""
+        writes = RowWrites(state, self.dialect, self.column_keys, is_executemany=self.for_executemany)
+        self._bound_values.extend(writes.pair())
+
+    @memoized_property
+    def _bound_values(self) -> list[BoundValue]:
+        return []
+
+    @memoized_property
+    def places(self) -> list[_Place]:
+        """Return the parameters for bound columns, by name."""
+        return [
+            _Place(
+                self._name_of(item.parameter) or "",
+                item.type_,
+                _encrypted(item.type_),
+                tuple((part, self._name_of(part.source), self._name_of(part.guard)) for part in item.parts),
+            )
+            for item in self._bound_values
+        ]
+
+    def require_rows(self) -> None:
+        """Refuse a parameter of a bound type that is not known to be written to such a column."""
+        known = {place.name for place in self.places} if self._bound_values else set()
+        for parameter, name in getattr(self, "bind_names", {}).items():
+            type_ = encrypted_type(parameter.type)
+            if type_ is not None and type_.bind_to and name not in known:
+                _refuse(type_, "this parameter is not a value of an INSERT or UPDATE; write it with one of these")
+
+    def refuse_bound_columns_of_text(self, columns: Iterable[Any]) -> None:
+        """Refuse text() that returns a bound column: it does not return the row with each value."""
+        for column in columns:
+            type_ = encrypted_type(column.type)
+            if type_ is not None and type_.bind_to:
+                refuse_without_row(type_.context, type_.bind_to)
+
+    def construct_params(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the parameters of one row, in which values for bound columns know their row."""
+        try:
+            parameters: Any = super().construct_params(*args, **kwargs)
+        except BaseException:
+            args, kwargs = (), {}  # this frame is in the traceback
+            raise
+        if not self._bound_values:
+            return parameters
+        for place in self.places:
+            value = parameters.get(place.name)
+            if value is None and place.type_ is place.encrypted:
+                continue
+            if isinstance(value, RowValue):
+                for part, _, guard in place.parts:
+                    if guard is not None:
+                        parameters[guard] = value.row.get(part.name)
+            if place.name in parameters:
+                parameters[place.name] = Pair(value, parameters, place)
+        return parameters
+
+    @memoized_property
+    def _bind_processors(self) -> Any:
+        processors: Any = super()._bind_processors
+        for place in self.places if self._bound_values else ():
+            processors[place.name] = _processor(place, self.dialect)
+        return processors
+
+    def _name_of(self, parameter: Parameter | None) -> str | None:
+        if not isinstance(parameter, BindParameter):
+            return parameter
+        names = self.bind_names
+        if parameter in names:
+            return names[parameter]
+        # MySQL renders a clone in an upsert.
+        return next((name for item, name in names.items() if _origin(item) is _origin(parameter)), None)
+
+
+def _origin(parameter: BindParameter[Any]) -> Any:
+    return parameter if parameter._is_clone_of is None else parameter._is_clone_of
+
+
+def _processor(place: _Place, dialect: Any) -> Callable[[Any], Any]:
+    """Return the function that encrypts one value for its row, after what the wrappers of its type do."""
+    encrypted, type_, converters = place.encrypted, place.type_, []
+    encrypt = engine_keys(dialect).encryptor(encrypted.context, encrypted.kind, encrypted.bind_to)
+    while type_ is not encrypted:
+        if type(type_).process_bind_param is not TypeDecorator.process_bind_param:
+            converters.append(type_.process_bind_param)
+        type_ = type_.impl_instance
+
+    def process(pair: Any) -> Any:
+        if pair is None:
+            return None
+        value = pair.get_secret_value()
+        try:
+            for convert in converters:
+                value = convert(value, dialect)
+            return None if value is None else encrypt((value, pair.parts()))
+        except BaseException:
+            value = hide(value)  # this frame is in the traceback
+            raise
+
+    return process
+
+
+def _encrypted(type_: Any) -> EncryptedType[Any]:
+    found = encrypted_type(type_)
+    assert found is not None  # noqa: S101 - of a column that has one
+    return found
+
+
+def _refuse(encrypted: EncryptedType[Any], problem: str) -> None:
+    raise UnsupportedOperationError(
+        f"{encrypted.context}: its values are bound to {', '.join(encrypted.bind_to)}: {problem}"
+    )

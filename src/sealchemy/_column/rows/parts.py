@@ -1,0 +1,183 @@
+"""Values that are bound to their row: the columns that they are bound to, and how a value is read with these.
+
+A statement selects the stored value with the parts of its row behind it, as one text, separated by newlines. So each
+value arrives with the row that it stands in now, whatever way the statement takes to it.
+"""
+
+import operator
+import re
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+from sqlalchemy import CHAR, Enum, Integer, String, Text, Uuid, cast, func, literal_column, type_coerce
+from sqlalchemy.engine import Dialect
+from sqlalchemy.sql.elements import BindParameter, ColumnClause, ColumnElement
+from sqlalchemy.sql.selectable import FromClause
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from sealchemy._column.elements import PERMIT, is_null, unwrap
+from sealchemy._values.rows import SEPARATOR
+from sealchemy.errors import ColumnDefinitionError, UnsupportedOperationError
+
+WITH_ROW = object()
+"""The permit of a stored value that is selected with its row; see `ProtectedCompiler`."""
+
+COLUMN_KEYS = "sealchemy bind_to"
+"""In `Column.info`: the keys of the columns that the values are bound to, where a mapper names them otherwise."""
+
+_KINDS: tuple[type[TypeEngine[Any]], ...] = (Integer, Uuid, String)
+_NOT_IN_A_PART = re.compile("[\0\n]")
+
+
+def with_row(column: Any, names: Sequence[str], context: str) -> ColumnElement[Any]:
+    """Return what is selected for a column: the stored value, and behind it the parts of its row.
+
+    Raises:
+        UnsupportedOperationError: the columns of the row are not beside it.
+    """
+    stored = unwrap(column)
+    if is_null(stored) or isinstance(stored, BindParameter):
+        return column  # type: ignore[no-any-return] # of any type
+    parts = find_parts(stored, names)
+    if parts is None:
+        refuse_without_row(context, names)
+    text: ColumnElement[Any] = type_coerce(stored._annotate({PERMIT: WITH_ROW}), Text())
+    for part in parts:
+        text = text + literal_column(f"'{SEPARATOR}'", Text()) + canonical_sql(part)
+    return type_coerce(text, column.type)
+
+
+def find_parts(column: Any, names: Sequence[str]) -> tuple[ColumnElement[Any], ...] | None:
+    """Return the columns of the row that a column is from, as the same table or subquery has them."""
+    table = getattr(column, "table", None)
+    if not isinstance(column, ColumnClause) or not isinstance(table, FromClause):
+        return None
+    if not column._proxies:
+        return _all_of(table.c.get(key) for key in part_keys(column, names))
+    sources = [unwrap(item) for item in column._proxies]  # one for each SELECT of a UNION
+    of_sources = [None if is_null(source) else find_parts(source, names) for source in sources]
+    if any(parts is None and not is_null(source) for parts, source in zip(of_sources, sources, strict=True)):
+        return None
+    beside = [(item, [hash(unwrap(source)) for source in item._proxies]) for item in table.c]
+    return _all_of(
+        next((item for item, hashes in beside if _are_these(hashes, of_sources, at)), None) for at in range(len(names))
+    )
+
+
+def _are_these(hashes: list[int], of_sources: list[Any], at: int) -> bool:
+    """Return whether a column of a subquery is, in each of its SELECTs, one part of the row."""
+    pairs = zip(hashes, of_sources, strict=False)
+    return len(hashes) == len(of_sources) and all(parts is None or hash(parts[at]) == item for item, parts in pairs)
+
+
+def _all_of(columns: Iterable[Any]) -> tuple[Any, ...] | None:
+    found = tuple(columns)
+    return None if any(item is None for item in found) else found
+
+
+def part_keys(column: Any, names: Sequence[str]) -> Sequence[str]:
+    """Return the keys of the columns that the values of a column are bound to."""
+    found: Sequence[str] = getattr(column, "info", {}).get(COLUMN_KEYS, names)
+    return found
+
+
+def part_kind(type_: Any) -> type[TypeEngine[Any]] | None:
+    """Return which of the types that a value can be bound to this one is, if any."""
+    while isinstance(type_, TypeDecorator):
+        type_ = type_.impl_instance
+    if isinstance(type_, Enum) or type_.__visit_name__ == "CITEXT":
+        return None
+    return next((kind for kind in _KINDS if isinstance(type_, kind)), None)
+
+
+def canonical_sql(part: ColumnElement[Any]) -> ColumnElement[str]:
+    """Return the text of a part, as `part_reader` has it, in SQL."""
+    kind = part_kind(part.type)
+    if kind is String:
+        return type_coerce(part, Text())
+    text = cast(part, String())
+    return func.replace(text, "-", "") if kind is Uuid else text
+
+
+def part_reader(part: Any, dialect: Dialect) -> Callable[[Any], str]:
+    """Return the function that returns the text of a part, given the value that a statement binds for its column.
+
+    Raises:
+        ColumnDefinitionError: on this dialect, the column has another type than it is declared with.
+    """
+    kind, type_ = part_kind(part.type), part.type
+    if kind is None or part_kind(type_.dialect_impl(dialect)) is not kind:
+        raise ColumnDefinitionError(
+            f"{part}: a value cannot be bound to a column of type {type_!r} on {dialect.name}; use Integer, String or"
+            " Uuid"
+        )
+    if kind is Integer:
+        read: Callable[[Any], str] = _read_integer
+    elif kind is Uuid:
+        read = _read_uuid
+    else:
+        # CHAR and MariaDB's collations take texts for equal that differ in blanks at the end.
+        pads = isinstance(type_, CHAR) or "mediumtext" in getattr(dialect, "ischema_names", {})
+        read = _text_reader(getattr(type_, "length", None), pads=pads)
+    convert = type_._cached_bind_processor(dialect) if isinstance(type_, TypeDecorator) else None
+
+    def read_part(value: Any) -> str:
+        try:
+            return read(value if convert is None else convert(value))
+        except (TypeError, ValueError, AttributeError):
+            problem = f"{part}: {type(value).__name__} is not a value that another value can be bound to"
+        raise UnsupportedOperationError(
+            f"{problem}: it takes {kind.__name__}, not NULL, and text without NUL, newline, lone surrogate or blanks"
+            " that the database would cut off"
+        )
+
+    return read_part
+
+
+def _read_integer(value: Any) -> str:
+    return str(operator.index(value))
+
+
+def _read_uuid(value: Any) -> str:
+    return (value if isinstance(value, uuid.UUID) else uuid.UUID(value)).hex
+
+
+def _text_reader(length: int | None, *, pads: bool) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        text = str.__str__(value)
+        is_cut = (length is not None and len(text) > length) or (pads and text.endswith(" "))
+        if is_cut or _NOT_IN_A_PART.search(text) or text.encode() is None:
+            raise ValueError
+        return text
+
+    return read
+
+
+def require_names(names: Any, context: str) -> tuple[str, ...]:
+    """Return the names of `bind_to` as a tuple, or raise `ColumnDefinitionError`."""
+    found = tuple(names) if isinstance(names, Sequence) and not isinstance(names, str) else (None,)
+    if not all(isinstance(name, str) and name for name in found) or len(set(found)) != len(found):
+        raise ColumnDefinitionError(
+            f"{context}: bind_to takes a tuple of names, each once: attributes of the same table that name the owner of"
+            ' a secret, and where it is sent, such as ("user_id", "provider")'
+        )
+    return tuple(map(str, found))
+
+
+def refuse_unpaired(context: str, names: Sequence[str], value: object) -> None:
+    """Refuse a value that reached a driver without its row; None is NULL."""
+    value = None if value is None else ""
+    if value is not None:
+        raise UnsupportedOperationError(
+            f"{context}: its values are bound to {', '.join(names)}, and this parameter is not a value of an INSERT or"
+            " UPDATE that says them; write to the table with one of these, not with text() or a literal"
+        )
+
+
+def refuse_without_row(context: str, names: Sequence[str]) -> NoReturn:
+    """Raise `UnsupportedOperationError` for a value that is read without its row."""
+    raise UnsupportedOperationError(
+        f"{context}: its values are bound to their row, and are read with {', '.join(names)}; select these columns of"
+        " the same table or subquery as well. A scalar subquery or text() cannot carry them: join the table"
+    )

@@ -1,0 +1,45 @@
+"""Which row an upsert may change: the one that it would have inserted, or another one."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import Index, PrimaryKeyConstraint, Table, UniqueConstraint
+from sqlalchemy.sql.elements import ColumnClause
+
+from sealchemy._column.elements import unwrap
+
+
+def is_own_value(value: Any, column: Any) -> bool:
+    """Return whether a value is that of the same column, in the row that was to be inserted or the one there is."""
+    element = unwrap(value)
+    if not isinstance(element, ColumnClause):
+        return False
+    is_inserted = getattr(element.table, "name", None) in {"excluded", "inserted"}
+    return hash(element) == hash(column) or (
+        is_inserted and any(hash(item) == hash(column) for item in element._proxies)
+    )
+
+
+def is_row_fixed(clause: Any, table: Any, parts: Iterable[Any], row: Mapping[str, Any]) -> bool:
+    """Return whether the row that an upsert finds has, in some columns, the values that were to be inserted."""
+    keys = {part.key for part in parts}
+    return all(keys <= unique for unique in _unique_keys(clause, table, row)) and isinstance(table, Table)
+
+
+def _unique_keys(clause: Any, table: Any, row: Mapping[str, Any]) -> list[set[str]]:
+    """Return the keys of the columns of each unique constraint that a row may conflict with."""
+    if (target := getattr(clause, "inferred_target_elements", None)) is not None:
+        found = [unwrap(item) if not isinstance(item, str) else item for item in target]
+        return [{item if isinstance(item, str) else getattr(item, "key", "") for item in found}]
+    constraints = [item for item in (*table.constraints, *table.indexes) if _is_unique(item)]
+    if (name := getattr(clause, "constraint_target", None)) is not None:
+        named = [item for item in constraints if item.name == name]
+        return [{column.key for column in item.columns} for item in named] or [set()]
+    generated = table.autoincrement_column
+    uniques = [{column.key for column in item.columns} for item in constraints]
+    # A key that the database makes is new.
+    return [keys for keys in uniques if generated is None or generated.key not in keys or generated.key in row]
+
+
+def _is_unique(item: Any) -> bool:
+    return isinstance(item, PrimaryKeyConstraint | UniqueConstraint) or (isinstance(item, Index) and item.unique)

@@ -1,0 +1,239 @@
+"""What INSERT and UPDATE write to columns whose values are bound to their row: each value with the parts of its row.
+
+The parts come from the parameters of the same statement: a value for the column, a default in Python, or `WHERE part =
+value`. An UPDATE that names none of these takes a `RowValue`, whose parts it compares with the row.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn, TypeAlias
+
+from sqlalchemy import func
+from sqlalchemy.engine import Dialect
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.elements import (
+    BinaryExpression,
+    BindParameter,
+    BooleanClauseList,
+    ClauseElement,
+    ColumnClause,
+    ColumnElement,
+)
+from sqlalchemy.sql.selectable import FromClause
+
+from sealchemy._column.elements import is_null, outputs, unwrap
+from sealchemy._column.encrypted_type import EncryptedType, encrypted_type
+from sealchemy._column.writes import replace_in_upsert, replace_values
+from sealchemy.errors import UnsupportedOperationError
+
+from .parts import find_parts, part_reader
+from .upserts import is_own_value, is_row_fixed
+
+Parameter: TypeAlias = BindParameter[Any] | str
+"""A parameter of a statement: the object, or the name that SQLAlchemy will give to it."""
+
+
+class Part(NamedTuple):
+    """A column that a value is bound to.
+
+    Attributes:
+        name: its name in `bind_to`.
+        read: returns the text of its value.
+        source: the parameter with its value; None if the statement does not say it.
+        guard: the parameter that is compared with the row instead.
+    """
+
+    name: str
+    read: Callable[[Any], str]
+    source: Parameter | None
+    guard: BindParameter[Any] | None
+
+
+class BoundValue(NamedTuple):
+    """A parameter for a bound column, and the parts of its row."""
+
+    parameter: Parameter
+    type_: Any
+    parts: tuple[Part, ...]
+
+
+class RowWrites:
+    """The bound values of one INSERT or UPDATE, by its compile state."""
+
+    def __init__(
+        self, state: Any, dialect: Dialect, column_keys: Sequence[str] | None, *, is_executemany: bool
+    ) -> None:
+        self._state, self._dialect, self._keys = state, dialect, column_keys
+        self._is_executemany = is_executemany
+        self._table: FromClause = state.statement.table
+        self._where = dict(_equalities(state.statement)) if state.isupdate else {}
+
+    def pair(self) -> list[BoundValue]:
+        """Return the values that the statement writes to bound columns.
+
+        The guards of an UPDATE are added to its WHERE, in the state.
+
+        Raises:
+            UnsupportedOperationError: a value would be written that does not belong to its row.
+        """
+        self._refuse_other_tables()
+        bound = {column: self._parts_of(column) for column in _bound_columns(getattr(self._table, "c", ()))}
+        if not bound:
+            return []
+        if getattr(self._state.statement, "select", None) is not None:
+            self._refuse_insert_from_select(bound)
+            return []
+        self._give_types({*bound, *(part for parts in bound.values() for part in parts)})
+        rows = self._state._multi_parameters or [self._state._dict_parameters or {}]
+        found = [item for number, row in enumerate(rows) for item in self._values_of(bound, self._named(row), number)]
+        return [*found, *self._values_of_upsert(bound, self._named(rows[0]), is_one_row=len(rows) == 1)]
+
+    def _give_types(self, columns: Iterable[Any]) -> None:
+        """Make parameters with the types of their columns, so that these very objects are rendered."""
+        by_key = {column.key: column for column in columns}
+
+        def give_type(key: Any, value: Any) -> Any:
+            column = by_key.get(key if isinstance(key, str) else unwrap(key).key)
+            if column is None:
+                return value
+            if not isinstance(value, ClauseElement) and not hasattr(value, "__clause_element__"):
+                return BindParameter(None, value, type_=column.type, unique=True)
+            element = unwrap(value)
+            is_typed = not isinstance(element, BindParameter) or not element.type._isnull
+            return value if is_typed else element._with_binary_element_type(column.type)
+
+        replace_values(self._state, give_type)
+        replace_in_upsert(self._state, give_type)
+
+    def _values_of(
+        self, bound: Mapping[Any, tuple[Any, ...]], row: Mapping[str, Any], number: int
+    ) -> Iterator[BoundValue]:
+        for column, parts in bound.items():
+            value = self._source(column, row, number)
+            if value is None:
+                self._refuse_move(column, parts, row)
+            elif isinstance(value, BindParameter | str):
+                sources = [self._source_of_part(part, row, number) for part in parts]
+                yield self._bound_value(column, value, parts, sources)
+            elif not is_null(value):
+                _refuse(column, "the value of another column, or an SQL expression")
+
+    def _bound_value(
+        self, column: Any, value: Parameter, parts: tuple[Any, ...], sources: list[Parameter | None]
+    ) -> BoundValue:
+        names = _type_of(column).bind_to
+        guards = [self._guard(part) if source is None else None for part, source in zip(parts, sources, strict=True)]
+        readers = [part_reader(part, self._dialect) for part in parts]
+        return BoundValue(
+            value, column.type, tuple(Part(*each) for each in zip(names, readers, sources, guards, strict=True))
+        )
+
+    def _source(self, column: Any, row: Mapping[str, Any], number: int) -> Any:
+        """Return the parameter, or the expression, that is written to a column; None if nothing is."""
+        if column.key in row:
+            return row[column.key]
+        is_empty = self._keys is None and not row
+        return column.key if number == 0 and (is_empty or column.key in (self._keys or ())) else None
+
+    def _source_of_part(self, part: Any, row: Mapping[str, Any], number: int) -> Parameter | None:
+        value = self._source(part, row, number)
+        if value is not None and not isinstance(value, BindParameter | str):
+            _refuse(part, "an SQL expression for a column that secrets are bound to, beside a secret")
+        if value is None and self._state.isupdate:
+            return self._where.get(part)
+        if value is None and part.default is not None and not part.default.is_clause_element:
+            return f"{part.key}_m{number}" if number else str(part.key)
+        return value
+
+    def _guard(self, part: ColumnElement[Any]) -> BindParameter[Any] | None:
+        """Compare a part with that of a `RowValue`, if one is given."""
+        if not self._state.isupdate:
+            return None
+        guard: BindParameter[Any] = BindParameter(None, None, type_=part.type, unique=True)
+        self._state.statement = statement = self._state.statement._clone()
+        statement._where_criteria += (part == func.coalesce(guard, part),)
+        return guard
+
+    def _named(self, row: Mapping[Any, Any]) -> dict[str, Any]:
+        """Return values by the key of their column, which is all that SQLAlchemy looks at."""
+        named = {unwrap(key) if isinstance(key, str) else unwrap(key).key: value for key, value in row.items()}
+        return {key: unwrap(value) if isinstance(value, ClauseElement) else value for key, value in named.items()}
+
+    def _parts_of(self, column: Any) -> tuple[Any, ...]:
+        names = _type_of(column).bind_to
+        parts = find_parts(column, names)
+        if parts is None:
+            raise UnsupportedOperationError(f"{column}: {self._table} has not all of {', '.join(names)}")
+        return parts
+
+    def _refuse_move(self, column: Any, parts: tuple[Any, ...], row: Mapping[str, Any]) -> None:
+        moved = [part.key for part in parts if self._state.isupdate and self._source(part, row, 0) is not None]
+        if moved:
+            _refuse(column, f"changing {', '.join(moved)} alone, to which its values are bound, in Core")
+
+    def _refuse_other_tables(self) -> None:
+        for table in getattr(self._state, "_extra_froms", ()):
+            own = {key for key in self._state._dict_parameters or () if getattr(unwrap(key), "table", None) is table}
+            if own and (columns := _bound_columns(table.c)):
+                _refuse(columns[0], "an UPDATE of several tables")
+
+    def _refuse_insert_from_select(self, bound: Iterable[Any]) -> None:
+        statement = self._state.statement
+        if getattr(self._table, "name", "").startswith("_alembic_tmp_"):
+            return  # Alembic's batch mode copies whole rows
+        names = list(statement._select_names or self._table.c.keys())
+        for column in bound:
+            for row in outputs(statement.select):
+                if column.key in names and not is_null(unwrap(row[names.index(column.key)])):
+                    _refuse(column, "INSERT ... SELECT")
+
+    def _values_of_upsert(
+        self, bound: Mapping[Any, tuple[Any, ...]], row: Mapping[str, Any], *, is_one_row: bool
+    ) -> Iterator[BoundValue]:
+        clause: Any = getattr(self._state.statement, "_post_values_clause", None)
+        pairs = getattr(clause, "update_values_to_set", None) or getattr(clause, "update", None) or ()
+        values = self._named(dict(pairs.items() if isinstance(pairs, dict) else pairs))
+        for column, parts in bound.items():
+            moved = [part for part in parts if part.key in values and not is_own_value(values[part.key], part)]
+            if moved:
+                _refuse(column, f"changing {moved[0].key}, to which its values are bound, in an upsert")
+            value = values.get(column.key)
+            if value is None or is_null(value):
+                continue
+            if not is_row_fixed(clause, self._table, parts, row):
+                _refuse(column, "an upsert that may find a row with other values in the columns it is bound to")
+            if isinstance(value, BindParameter) and is_one_row and not self._is_executemany:
+                yield self._bound_value(column, value, parts, [self._source_of_part(part, row, 0) for part in parts])
+            elif not is_own_value(value, column):
+                _refuse(column, "anything but `excluded` (`inserted` on MySQL) in an upsert of several rows")
+
+
+def _type_of(column: Any) -> EncryptedType[Any]:
+    type_ = encrypted_type(column.type)
+    assert type_ is not None  # noqa: S101 - of a column that has one
+    return type_
+
+
+def _bound_columns(columns: Iterable[Any]) -> list[Any]:
+    return [column for column in columns if (type_ := encrypted_type(column.type)) is not None and type_.bind_to]
+
+
+def _equalities(statement: Any) -> Iterator[tuple[Any, BindParameter[Any]]]:
+    """Yield the columns that the WHERE of an UPDATE compares with a parameter, in every row that it changes."""
+    conditions = list(statement._where_criteria)
+    while conditions:
+        item = unwrap(conditions.pop())
+        if isinstance(item, BooleanClauseList) and item.operator is operators.and_:
+            conditions += item.clauses
+        if isinstance(item, BinaryExpression) and item.operator is operators.eq:
+            for column, value in ((item.left, item.right), (item.right, item.left)):
+                if isinstance(column, ColumnClause) and isinstance(value, BindParameter) and not value.expanding:
+                    yield column, value
+
+
+def _refuse(column: Any, what: str) -> NoReturn:
+    type_ = encrypted_type(column.type)
+    names = f" ({', '.join(type_.bind_to)})" if type_ is not None else ""
+    raise UnsupportedOperationError(
+        f"{column}: {what} is not supported, because a value is bound to its row{names} and could not be read in"
+        " another; give the value itself, and say its row"
+    )

@@ -1,0 +1,582 @@
+"""Every way to write a value that is bound to its row: it is readable in this row, or refused."""
+
+from __future__ import annotations
+
+import copy
+import datetime as dt
+import pickle
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import (
+    Column,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    case,
+    column,
+    event,
+    func,
+    insert,
+    literal,
+    literal_column,
+    null,
+    select,
+    table,
+    text,
+    update,
+    values,
+)
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.exc import StatementError
+from sqlalchemy.ext.mutable import MutableDict
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, defer, deferred, mapped_column
+from sqlalchemy.orm.exc import StaleDataError
+from sqlalchemy.types import TypeDecorator
+
+from sealchemy import (
+    DecryptionError,
+    EncryptedBytes,
+    EncryptedJSON,
+    EncryptedString,
+    Key,
+    KeyRing,
+    PlaintextTypeError,
+    RowValue,
+    SecretString,
+    UnsupportedOperationError,
+)
+from tests.support.bound import BOUND, Account, Company, Device, User, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from sqlalchemy import Dialect, Engine
+
+RING = KeyRing(primary=Key.generate())
+t = Account.__table__
+assert isinstance(t, Table)
+ROW = {"id": 9, "user_id": 1, "provider_name": "n"}
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path, make_engine: Callable[..., Engine]) -> Engine:
+    is_file = request.param == "sqlite"
+    url = f"sqlite:///{tmp_path / 'test.db'}" if is_file else request.getfixturevalue(f"{request.param}_url")
+    engine = connect(make_engine(url, RING))
+    with Session(engine) as session:
+        session.add_all([User(id=1, name="a"), User(id=2, name="b"), User(id=3, name="c")])
+        session.flush()
+        session.add(Account(id=1, user_id=1, provider="g", token="T1", data=b"D1", profile={"a": "P1"}))
+        session.add(Account(id=2, user_id=2, provider="m", token="T2", data=b"D2", profile={"a": "P2"}))
+        if request.param == "postgresql":
+            session.execute(text("SELECT setval('accounts_id_seq', 1000)"))
+        session.commit()
+    return engine
+
+
+def upsert(engine: Engine, *rows: dict[str, Any]) -> Any:
+    dialects: dict[str, Any] = {"sqlite": sqlite, "postgresql": postgresql, "mysql": mysql}
+    if engine.dialect.name == "mysql":  # a row that says its key may conflict by that alone
+        rows = tuple({key: value for key, value in row.items() if key != "id" or value == 1} for row in rows)
+    return dialects[engine.dialect.name].insert(t).values(list(rows) if len(rows) > 1 else rows[0])
+
+
+def on_conflict(statement: Any, new: dict[str, Any]) -> Any:
+    if hasattr(statement, "on_duplicate_key_update"):
+        return statement.on_duplicate_key_update(**new)
+    return statement.on_conflict_do_update(index_elements=["user_id", "provider_name"], set_=new)
+
+
+def upsert_of_inserted(engine: Engine) -> Any:
+    statement = upsert(engine, {"user_id": 1, "provider_name": "g", "token": "NEW"})
+    inserted = statement.inserted if engine.dialect.name == "mysql" else statement.excluded
+    return on_conflict(statement, {"token": inserted.token, "user_id": inserted.user_id})
+
+
+def upsert_of_rows(engine: Engine) -> Any:
+    rows = [{"user_id": 1, "provider_name": name, "token": "NEW"} for name in ("g", "h")]
+    statement = upsert(engine, *rows)
+    inserted = statement.inserted if engine.dialect.name == "mysql" else statement.excluded
+    return on_conflict(statement, {"token": inserted.token})
+
+
+WRITES: dict[str, Callable[[Engine], Any]] = {
+    "values": lambda _: insert(t).values(**ROW, token="NEW"),
+    "values by column": lambda _: insert(t).values({t.c[key]: item for key, item in ROW.items()} | {t.c.token: "NEW"}),
+    "ORM values": lambda _: insert(Account).values(id=9, user_id=1, provider="n", token="NEW"),
+    "several rows": lambda _: insert(t).values(
+        [{**ROW, "token": "NEW"}, {"id": 10, "user_id": 2, "provider_name": "o", "token": "NEW"}]
+    ),
+    "a parameter": lambda _: insert(t).values(
+        **(ROW | {"user_id": bindparam("u", 1)}), token=bindparam("t", "NEW", type_=t.c.token.type)
+    ),
+    "RowValue": lambda _: insert(t).values(**ROW, token=RowValue("NEW", user_id=1, provider="n")),
+    "SecretString": lambda _: insert(t).values(**ROW, token=SecretString("NEW")),
+    "SecretStr": lambda _: insert(t).values(**ROW, token=SecretStr("NEW")),
+    "update by its row": lambda _: update(t).where(t.c.user_id == 1, t.c.provider_name == "g").values(token="NEW"),
+    "update, the other way round": lambda _: (
+        update(t).where((literal(1) == t.c.user_id) & (t.c.provider_name == "g") & (t.c.id > 0)).values(token="NEW")
+    ),
+    "ORM update": lambda _: (
+        update(Account).where(Account.user_id == 1).where(Account.provider == "g").values(token="NEW")
+    ),
+    "update of a moved row": lambda _: (
+        update(t)
+        .where(t.c.id == 1)
+        .values(user_id=3, provider_name="z", token="NEW", data=b"new", profile={"a": "new"})
+    ),
+    "update with RowValue": lambda _: (
+        update(t).where(t.c.id == 1).values(token=RowValue("NEW", user_id=1, provider="g"))
+    ),
+    "update with half a row": lambda _: (
+        update(t).where(t.c.id == 1, t.c.user_id == 1).values(token=RowValue("NEW", user_id=1, provider="g"))
+    ),
+    "ORM update with RowValue": lambda _: (
+        update(Account).where(Account.id == 1).values(token=RowValue("NEW", user_id=1, provider="g"))
+    ),
+    "ordered values": lambda _: (
+        update(t).where(t.c.user_id == 1, t.c.provider_name == "g").ordered_values((t.c.free, "a"), (t.c.token, "NEW"))
+    ),
+    "update FROM": lambda engine: (
+        update(t)
+        .where(t.c.user_id == User.id, User.name == "a", t.c.provider_name == "g")
+        .values(token=RowValue("NEW", user_id=1, provider="g"))
+    ),
+    "upsert": lambda engine: on_conflict(
+        upsert(engine, {"user_id": 1, "provider_name": "g", "token": "NEW"}), {"token": "NEW"}
+    ),
+    "upsert of what was inserted": upsert_of_inserted,
+    "upsert of several rows": upsert_of_rows,
+    "upsert of a new row": lambda engine: on_conflict(upsert(engine, {**ROW, "token": "NEW"}), {"token": "NEW"}),
+    "upsert with NULL": lambda engine: on_conflict(upsert(engine, {**ROW, "token": "NEW"}), {"token": None}),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_every_write_is_read_in_its_row(engine: Engine, name: str) -> None:
+    statement = WRITES[name](engine)
+    for _ in range(2):  # the second one is from the cache of compiled statements
+        with Session(engine) as session:
+            session.execute(statement)
+            stored = session.scalars(text("SELECT token FROM accounts")).all()
+            assert all(item.split(":")[3] == "row" for item in stored)
+            found = {item.id: item.token for item in session.scalars(select(Account))}
+            assert "NEW" in found.values()
+            assert set(found.values()) <= {"NEW", "T1", "T2"}
+            assert all(item.data in {b"D1", b"D2", b"new", None} for item in session.scalars(select(Account)))
+            session.rollback()
+
+
+def test_null_needs_no_row(engine: Engine) -> None:
+    with Session(engine) as session:
+        session.execute(update(t).values(token=None, data=null()))
+        assert set(session.scalars(select(Account.token))) == {None}
+        statement = update(t).where(t.c.id == bindparam("k"))
+        session.execute(statement, [{"k": 1, "token": None}, {"k": 2, "token": None}])
+
+
+def test_executemany_and_insertmanyvalues(engine: Engine) -> None:
+    rows = [{"id": 100 + n, "user_id": 1 + n % 3, "provider_name": f"p{n}", "token": f"T{n}"} for n in range(60)]
+    with Session(engine) as session:
+        session.execute(insert(t), rows)
+        mapped = [{**row, "id": 200 + n, "provider": f"q{n}"} for n, row in enumerate(rows)]
+        for row in mapped:
+            row.pop("provider_name")
+        returned = session.scalars(insert(Account).returning(Account), mapped).all()
+        assert sorted(item.token for item in returned) == sorted(row["token"] for row in mapped)
+        session.expire_all()
+        found = {item.id: item.token for item in session.scalars(select(Account).where(Account.id >= 100))}
+        assert found == {row["id"]: row["token"] for row in [*rows, *mapped]}
+        where = (t.c.user_id == bindparam("u"), t.c.provider_name == bindparam("p"))
+        session.connection().execute(
+            update(t).where(*where).values(token=bindparam("v")),
+            [{"u": row["user_id"], "p": row["provider_name"], "v": f"new {row['id']}"} for row in rows],
+        )
+        session.expire_all()
+        assert session.get_one(Account, 105).token == "new 105"
+
+
+def test_orm_writes(engine: Engine) -> None:
+    with Session(engine) as session:
+        account = session.get_one(Account, 1)
+        account.token = "A"
+        account.data = b"B"
+        account.profile = {"c": "C"}
+        session.commit()
+        assert (account.token, account.data, account.profile) == ("A", b"B", {"c": "C"})
+        assert isinstance(account.__dict__["token"], SecretString)
+        session.merge(Account(id=1, user_id=1, provider="g", token="M"))
+        session.commit()
+        assert account.token == "M"
+        session.bulk_save_objects([Account(id=50, user_id=2, provider="b", token="bulk")])
+        session.bulk_insert_mappings(Account, [{"id": 51, "user_id": 2, "provider": "c", "token": "mapping"}])
+        session.commit()
+        assert [session.get_one(Account, key).token for key in (50, 51)] == ["bulk", "mapping"]
+        value = RowValue("by key", user_id=2, provider="c")
+        session.execute(update(Account), [{"id": 51, "token": value}])
+        assert session.scalar(select(Account.token).where(Account.id == 51)) == "by key"
+        company = Company(user_id=3, provider="n", token="T", seal="S", id=60)
+        session.add(company)
+        session.commit()
+        company.seal, company.token = "S2", "T2"
+        session.commit()
+        assert (company.seal, company.token) == ("S2", "T2")
+
+
+def test_an_object_that_is_flushed_keeps_a_secret_string(engine: Engine) -> None:
+    with Session(engine, expire_on_commit=False) as session:
+        account = session.get_one(Account, 1)
+        account.token = "A"
+        session.flush()
+        assert type(account.__dict__["token"]) is SecretString
+        session.commit()
+        assert type(account.__dict__["token"]) is SecretString
+        statement = update(Account).where(Account.id == 1).values(token=RowValue("B", user_id=1, provider="g"))
+        session.execute(statement, execution_options={"synchronize_session": "evaluate"})
+        assert type(account.__dict__["token"]) is SecretString
+        assert account.token == "B"
+
+
+def test_a_key_that_python_makes(engine: Engine) -> None:
+    with Session(engine) as session:
+        session.add_all([Device(secret=f"S{n}") for n in range(5)])
+        session.commit()
+        session.execute(insert(Device).values(secret="one"))
+        session.execute(insert(Device), [{"secret": "a"}, {"secret": "b"}])
+        session.execute(insert(Device).values([{"secret": "c"}, {"secret": "d"}]))
+        key = uuid.uuid4()
+        session.execute(insert(Device).values(id=key, secret="e"))
+        assert sorted(session.scalars(select(Device.secret))) == sorted([*"abcde", "one", *(f"S{n}" for n in range(5))])
+
+
+def test_a_moved_row_takes_its_secrets_along(engine: Engine) -> None:
+    with Session(engine) as session:
+        account = session.get_one(Account, 1)
+        assert "profile" not in account.__dict__
+        account.user_id = 3
+        session.flush()
+        assert "profile" not in account.__dict__, "a secret that was not loaded stays unloaded"
+        session.commit()
+        assert (account.token, account.data, account.profile) == ("T1", b"D1", {"a": "P1"})
+        account.provider = "elsewhere"
+        account.token = "both"
+        session.commit()
+        assert (account.token, account.data, account.profile) == ("both", b"D1", {"a": "P1"})
+        account.user = session.get_one(User, 2)
+        session.commit()
+        assert (account.user_id, account.token, account.data) == (2, "both", b"D1")
+        account.token = None
+        account.user_id = 1
+        session.commit()
+        assert (account.token, account.data) == (None, b"D1")
+        account.user_id = 3
+        session.rollback()
+        assert (account.user_id, account.data) == (1, b"D1")
+
+
+def test_a_moved_primary_key(engine: Engine) -> None:
+    with Session(engine) as session:
+        key = uuid.uuid4()
+        device = Device(id=key, secret="S")
+        session.add(device)
+        session.commit()
+        device.id = other = uuid.uuid4()
+        session.commit()
+        assert session.get_one(Device, other).secret == "S"
+
+
+def test_objects_that_were_never_loaded_move(engine: Engine) -> None:
+    with Session(engine) as session:
+        account = session.get_one(Account, 1)
+        session.commit()  # everything is expired
+        account.user_id = 3
+        session.commit()
+        assert (account.token, account.profile) == ("T1", {"a": "P1"})
+        session.expunge_all()
+        other = session.get_one(Account, 1)
+        session.expire(other)
+        other.token = "new"
+        session.commit()
+        assert other.token == "new"
+
+
+@pytest.mark.parametrize("change", ["token", "user_id"])
+def test_a_row_that_another_session_moved_is_stale(engine: Engine, change: str) -> None:
+    with Session(engine, expire_on_commit=False) as session:
+        account = session.get_one(Account, 1)
+        session.commit()
+        with Session(engine) as other:
+            moved = other.get_one(Account, 1)
+            moved.provider = "moved"
+            other.commit()
+        setattr(account, change, "lost" if change == "token" else 3)
+        with pytest.raises(StaleDataError):
+            session.commit()
+        session.rollback()
+    with Session(engine) as session:
+        account = session.get_one(Account, 1)
+        assert (account.user_id, account.provider, account.token) == (1, "moved", "T1")
+
+
+def test_two_rows_of_which_one_is_stale(engine: Engine) -> None:
+    """Not every driver counts the rows of several statements."""
+    with Session(engine, expire_on_commit=False) as session:
+        accounts = [session.get_one(Account, key) for key in (1, 2)]
+        session.commit()
+        with Session(engine) as other:
+            other.get_one(Account, 2).provider = "moved"
+            other.commit()
+        for account in accounts:
+            account.token = "lost"
+        with pytest.raises(StaleDataError):
+            session.commit()
+
+
+def test_a_moved_row_with_a_value_of_another_row_is_not_written_again(engine: Engine) -> None:
+    with engine.begin() as connection:
+        stolen = connection.scalar(text("SELECT token FROM accounts WHERE id = 2"))
+        connection.execute(text("UPDATE accounts SET token = :v WHERE id = 1"), {"v": stolen})
+    with Session(engine) as session:
+        row = session.scalars(select(Account).where(Account.id == 1).options(defer(Account.token))).one()
+        row.provider = "m"
+        with pytest.raises(DecryptionError):
+            session.commit()
+
+
+def test_core_update_without_its_row_is_stale(engine: Engine) -> None:
+    with engine.begin() as connection:
+        for key, row in ((1, {"user_id": 2, "provider": "g"}), (77, {"user_id": 1, "provider": "g"})):
+            with pytest.raises(StaleDataError, match=r"bound\.token"):
+                connection.execute(update(t).where(t.c.id == key).values(token=RowValue("LOST", **row)))
+        rows = [{"k": key, "v": RowValue("LOST", user_id=1, provider="g")} for key in (1, 2)]
+        with pytest.raises(StaleDataError):
+            connection.execute(update(t).where(t.c.id == bindparam("k")).values(token=bindparam("v")), rows)
+
+
+REFUSED: dict[str, Callable[[Engine], Any]] = {
+    "update without the row": lambda _: update(t).where(t.c.id == 1).values(token="SENTINEL"),
+    "update with half of it": lambda _: update(t).where(t.c.user_id == 1).values(token="SENTINEL"),
+    "update with IN": lambda _: (
+        update(t).where(t.c.user_id.in_([1]), t.c.provider_name == "g").values(token="SENTINEL")
+    ),
+    "update with OR": lambda _: (
+        update(t).where((t.c.user_id == 1) | (t.c.user_id == 2), t.c.provider_name == "g").values(token="SENTINEL")
+    ),
+    "update with NOT": lambda _: (
+        update(t).where(~(t.c.user_id == 1), t.c.provider_name == "g").values(token="SENTINEL")
+    ),
+    "update with a column": lambda _: (
+        update(t).where(t.c.user_id == t.c.id, t.c.provider_name == "g").values(token="SENTINEL")
+    ),
+    "update of another alias": lambda _: (
+        update(t).where((b := t.alias()).c.user_id == 1, b.c.provider_name == "g").values(token="SENTINEL")
+    ),
+    "insert without a part": lambda _: insert(t).values(id=9, user_id=1, token="SENTINEL"),
+    "insert with a NULL part": lambda _: insert(t).values(id=9, user_id=None, provider_name="n", token="SENTINEL"),
+    "insert with an expression as part": lambda _: insert(t).values(
+        id=9, user_id=select(func.max(User.id)).scalar_subquery(), provider_name="n", token="SENTINEL"
+    ),
+    "update with an expression as part": lambda _: (
+        update(t)
+        .where(t.c.id == 1)
+        .values(user_id=t.c.user_id + 1, token="SENTINEL", data=b"SENTINEL", profile={"a": "SENTINEL"})
+    ),
+    "a key that the database makes": lambda _: insert(Company.__table__).values(seal="SENTINEL"),
+    "a moved row": lambda _: update(t).where(t.c.id == 1).values(user_id=2),
+    "a moved row, ORM": lambda _: update(Account).where(Account.id == 1).values(provider="x"),
+    "a moved row with one of its secrets": lambda _: (
+        update(t).where(t.c.id == 1).values(user_id=2, provider_name="m", token="SENTINEL")
+    ),
+    "a copy of a column": lambda _: update(t).values(token=t.c.token),
+    "a copy of another row": lambda _: update(t).values(token=(b := t.alias()).c.token).where(b.c.id == 2),
+    "a scalar subquery": lambda _: update(t).values(token=select(t.c.token).where(t.c.id == 2).scalar_subquery()),
+    "INSERT ... SELECT": lambda _: insert(t).from_select(
+        ["id", "user_id", "provider_name", "token"], select(t.c.id + 50, t.c.user_id, literal("x"), t.c.token)
+    ),
+    "VALUES": lambda _: insert(t).from_select(
+        ["id", "user_id", "provider_name", "token"],
+        select(
+            values(
+                column("id", Integer), column("u", Integer), column("p", String), column("k", t.c.token.type), name="v"
+            ).data([(9, 1, "n", "SENTINEL")])
+        ),
+    ),
+    "case": lambda _: update(t).values(token=case((t.c.id == 1, "SENTINEL"), else_=t.c.token)),
+    "literal_column": lambda _: update(t).values(token=literal_column("'SENTINEL'")),
+    "text": lambda _: text("UPDATE accounts SET token = :v").bindparams(
+        bindparam("v", "SENTINEL", type_=t.c.token.type)
+    ),
+    "a parameter of an unbound type": lambda _: (
+        update(t)
+        .where(t.c.user_id == 1, t.c.provider_name == "g")
+        .values(token=bindparam("v", "SENTINEL", type_=EncryptedString("bound.token")))
+    ),
+    "a bound parameter for an unbound column": lambda _: insert(t).values(
+        **ROW, free=bindparam("v", "SENTINEL", type_=EncryptedString("bound.free", bind_to=BOUND))
+    ),
+    "a bound parameter in a SELECT": lambda _: select(literal("SENTINEL", t.c.token.type)),
+    "another RowValue": lambda _: insert(t).values(**ROW, token=RowValue("SENTINEL", user_id=2, provider="n")),
+    "a RowValue for another WHERE": lambda _: (
+        update(t)
+        .where(t.c.user_id == 1, t.c.provider_name == "g")
+        .values(token=RowValue("SENTINEL", user_id=1, provider="h"))
+    ),
+    "a RowValue with other names": lambda _: (
+        update(t).where(t.c.id == 1).values(token=RowValue("SENTINEL", user_id=1, provider_name="g"))
+    ),
+    "a RowValue with half a row": lambda _: update(t).where(t.c.id == 1).values(token=RowValue("SENTINEL", user_id=1)),
+    "a part of another type": lambda _: insert(t).values(**(ROW | {"user_id": "1"}), token="SENTINEL"),
+    "a part with a newline": lambda _: insert(t).values(**(ROW | {"provider_name": "a\nb"}), token="SENTINEL"),
+    "a part with NUL": lambda _: insert(t).values(**(ROW | {"provider_name": "a\0b"}), token="SENTINEL"),
+    "a part that is cut": lambda _: insert(t).values(**(ROW | {"provider_name": "x" * 65}), token="SENTINEL"),
+    "upsert by the key": lambda engine: (
+        upsert(engine, {**ROW, "id": 1, "token": "SENTINEL"}).on_duplicate_key_update(token="SENTINEL")
+        if engine.dialect.name == "mysql"
+        else upsert(engine, {**ROW, "id": 1, "token": "SENTINEL"}).on_conflict_do_update(
+            index_elements=["id"], set_={"token": "SENTINEL"}
+        )
+    ),
+    "upsert that moves": lambda engine: on_conflict(upsert(engine, {**ROW, "token": "SENTINEL"}), {"user_id": 2}),
+    "upsert of several rows with a value": lambda engine: on_conflict(
+        upsert(engine, {**ROW, "token": "x"}, {**ROW, "id": 10, "user_id": 2, "token": "x"}), {"token": "SENTINEL"}
+    ),
+    "upsert of an expression": lambda engine: on_conflict(
+        upsert(engine, {**ROW, "token": "x"}), {"token": select(t.c.token).where(t.c.id == 2).scalar_subquery()}
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning")
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_write_that_could_not_be_read_is_refused(engine: Engine, name: str) -> None:
+    with Session(engine) as session:
+        before = session.execute(text("SELECT * FROM accounts ORDER BY id")).all()
+        with pytest.raises((UnsupportedOperationError, StatementError)) as caught:
+            session.execute(REFUSED[name](engine))
+        assert type(caught.value) is UnsupportedOperationError, caught.value
+        assert "SENTINEL" not in str(caught.value)
+        session.rollback()
+        assert session.execute(text("SELECT * FROM accounts ORDER BY id")).all() == before
+
+
+def test_upsert_with_many_parameters_is_refused(engine: Engine) -> None:
+    rows = [{"user_id": number, "provider_name": "n", "token": str(number), "free": "n"} for number in (1, 2)]
+    dialects: dict[str, Any] = {"sqlite": sqlite, "postgresql": postgresql, "mysql": mysql}
+    statement = on_conflict(dialects[engine.dialect.name].insert(t), {"token": "SENTINEL"})
+    with engine.begin() as connection, pytest.raises(UnsupportedOperationError, match="several rows"):
+        connection.execute(statement, rows)
+    with engine.begin() as connection:
+        insert_ = dialects[engine.dialect.name].insert(t)
+        inserted = insert_.inserted if engine.dialect.name == "mysql" else insert_.excluded
+        connection.execute(on_conflict(insert_, {"token": inserted.token}), rows)
+        assert set(connection.scalars(select(t.c.token).where(t.c.provider_name == "n"))) == {"1", "2"}
+
+
+def test_a_light_table_is_not_known(engine: Engine) -> None:
+    """A table without types cannot be checked; what it moves is an error when it is read."""
+    with engine.begin() as connection:
+        connection.execute(update(table("accounts", column("user_id"))).values(user_id=1))
+    with Session(engine) as session, pytest.raises(DecryptionError):
+        session.scalars(select(Account.token)).all()
+
+
+def test_literals_are_refused(engine: Engine) -> None:
+    statement = insert(t).values(**ROW, token="SENTINEL")
+    with pytest.raises(UnsupportedOperationError, match="bound") as caught:
+        statement.compile(engine, compile_kwargs={"literal_binds": True})
+    assert "SENTINEL" not in str(caught.value)
+
+
+def test_a_statement_shows_no_value(engine: Engine) -> None:
+    statement = insert(t).values(**ROW, token="SENTINEL")
+    compiled = statement.compile(engine)
+    assert "SENTINEL" not in repr(compiled.params)
+    assert "SENTINEL" not in repr(RowValue("SENTINEL", user_id=1))
+    for function in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError):
+            function(RowValue("SENTINEL", user_id=1))
+    with pytest.raises(PlaintextTypeError, match="user_id is None"):
+        RowValue("SENTINEL", user_id=None, provider="x")
+
+
+class OwnBase(DeclarativeBase):
+    pass
+
+
+class EncryptedDate(TypeDecorator[dt.date]):
+    impl = EncryptedString
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.date | None, dialect: Dialect) -> str | None:
+        return None if value is None else value.isoformat()
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> dt.date | None:
+        return None if value is None else dt.date.fromisoformat(value)
+
+
+class Lower(TypeDecorator[str]):
+    """A part that is not stored as it is given."""
+
+    impl = String(64)
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else value.lower()
+
+
+class Person(OwnBase):
+    __tablename__ = "people"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    login: Mapped[str] = mapped_column(Lower)
+    born: Mapped[dt.date | None] = mapped_column(EncryptedDate("people.born", bind_to=("login",)))
+    settings: Mapped[Any] = mapped_column(
+        MutableDict.as_mutable(EncryptedJSON("people.settings", bind_to=("login",))), nullable=True
+    )
+    photo: Mapped[bytes | None] = deferred(mapped_column(EncryptedBytes("people.photo", bind_to=("login",))))
+    digest: Mapped[str | None] = mapped_column(
+        String(64), default=lambda context: context.get_current_parameters()["born"].get_secret_value().isoformat()
+    )
+
+
+def test_wrappers_and_converted_parts(engine: Engine) -> None:
+    OwnBase.metadata.create_all(engine)
+    day = dt.date(1984, 2, 29)
+    with Session(engine) as session:
+        person = Person(id=1, login="Ada", born=day, settings={"a": "x"}, photo=b"\0\n")
+        session.add(person)
+        session.commit()
+        assert (person.born, person.settings, person.photo, person.digest) == (day, {"a": "x"}, b"\0\n", "1984-02-29")
+        person.settings["a"] = "y"
+        session.commit()
+        assert person.settings == {"a": "y"}
+        person.settings["b"] = "changed"
+        person.login = "Bob"
+        session.commit()
+        assert (person.born, person.settings, person.photo) == (day, {"a": "y", "b": "changed"}, b"\0\n")
+        session.execute(update(Person).where(Person.login == "BOB").values(born=dt.date(2000, 1, 1)))
+        session.expire_all()
+        assert person.born == dt.date(2000, 1, 1)
+        statement = update(Person).where(Person.id == 1)
+        session.execute(statement.values(born=RowValue(day, login="bob")))
+        session.expire_all()
+        assert person.born == day
+
+
+def test_statements_of_unbound_columns_are_as_before(engine: Engine) -> None:
+    compiled = insert(t).values(**ROW, free="x").compile(engine)
+    assert compiled._bound_values == []  # type: ignore[attr-defined]
+    plain = Table("plain", MetaData(), Column("id", Integer), Column("x", EncryptedString("plain.x")))
+    assert "||" not in str(select(plain).compile(engine))
+    statements: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    with Session(engine) as session:
+        session.get_one(Account, 1).free = "x"
+        session.commit()
+    assert "coalesce" not in statements[-1]
