@@ -1,15 +1,22 @@
 """Where each encrypted column stands, what is in the way of the next step, and the steps that are left."""
 
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, Engine, MetaData
 
+from sealchemy._column.engine_keys import engine_keys
 from sealchemy._databases.access import Access, open_table
 from sealchemy._databases.table import TableColumns
 from sealchemy._inspection.findings import WIDENED, Finding, Severity
-from sealchemy._inspection.preflight import hidden_rows, inspect_columns, is_obstacle, parse_accept
+from sealchemy._inspection.preflight import (
+    hidden_rows,
+    inspect_columns,
+    is_obstacle,
+    parse_accept,
+    sample_problems,
+)
 from sealchemy._inspection.width import count_plaintext_bytes
 from sealchemy._rewriting.column_states import ColumnStatus, count_states
 from sealchemy._rewriting.constraint import existing_constraints
@@ -28,7 +35,8 @@ class ColumnPlan:
 
     Attributes:
         status: its values by state.
-        is_required: the database refuses plaintext in it.
+        is_required: the database refuses plaintext in it, and values that are not bound to their row if it has
+            `bind_to`.
         is_narrow: its type has no room for ciphertext, or is not text.
     """
 
@@ -38,8 +46,10 @@ class ColumnPlan:
 
     @property
     def state(self) -> str:
-        """`required`, `encrypted`, `partly encrypted`, `plaintext` or `empty`."""
+        """`required`, `encrypted`, `not bound`, `partly encrypted`, `plaintext` or `empty`."""
         encrypted = sum(self.status.keys.values()) + self.status.unknown
+        if self.status.bind_to and self.status.unbound and not self.status.plaintext:
+            return "not bound"
         if self.is_required and not self.status.plaintext:
             return "required"
         if self.status.plaintext:
@@ -74,7 +84,7 @@ class TablePlan:
 
     @property
     def is_done(self) -> bool:
-        """Whether the table has values, and all of them are encrypted."""
+        """Whether the table has values, and all of them are encrypted, and bound if they are to be."""
         return bool(self.columns) and all(
             column.state in {"encrypted", "required"} or (column.state == "empty" and self.rows)
             for column in self.columns
@@ -129,10 +139,31 @@ def _inspect(access: Access) -> TablePlan:
         found.findings.append(Finding("key-type", Severity.BLOCKS, target.table.name, problem))
     narrow = {item.name for item in found.findings if item.code in WIDENED}
     found.columns = [
-        ColumnPlan(status, any(item.is_validated for item in constraints[status.column]), status.column in narrow)
+        ColumnPlan(
+            status,
+            any(item.is_validated and (item.is_bound or not status.bind_to) for item in constraints[status.column]),
+            status.column in narrow,
+        )
         for status in count_states(access)
     ]
+    found.findings += _wrong_bindings(access, found.columns)
     return found
+
+
+def _wrong_bindings(access: Access, columns: Iterable[ColumnPlan]) -> Iterator[Finding]:
+    """Decrypt one bound value of each column and key, where the engine has the keys."""
+    key_ring = engine_keys(access.connection.dialect).key_ring
+    for column in columns:
+        status = column.status
+        if key_ring is not None and status.bind_to and any(sample_problems(key_ring, [status])):
+            yield Finding(
+                "binding",
+                Severity.BLOCKS,
+                status.column,
+                f"a value of {status.column} is bound to other columns than {', '.join(status.bind_to)}, or does not"
+                " authenticate; bind_to and its order cannot change: declare it as it was, undo the binding, and bind"
+                " again",
+            )
 
 
 def steps(
@@ -151,21 +182,37 @@ def steps(
     if any(not table.columns for table in found):
         yield from _repairs(found)
         return
-    if not all(table.is_done for table in found):
+    if any(column.state == "not bound" for column in columns):
+        yield from _steps_to_bind(found, command_options, accepted, prefix)
+    elif not all(table.is_done for table in found):
         yield from _steps_to_encrypt(found, command_options, accepted, prefix)
     if any(column.state != "required" for column in columns):
         yield f"deploy everywhere with {prefix}_ROLLOUT=strict"
         yield f"sealchemy check {command_options}"
         for table in found:
-            contexts = {item.status.column: item.status.context for item in table.columns if item.state != "required"}
-            if contexts:
-                schema = f", schema={table.schema!r}" if table.schema else ""
-                yield f"in a revision of its own: op.require_encryption({table.table!r}, {contexts!r}{schema})"
+            left = [item.status for item in table.columns if item.state != "required"]
+            for is_bound in (False, True):
+                contexts = {status.column: status.context for status in left if bool(status.bind_to) is is_bound}
+                more = f", schema={table.schema!r}" if table.schema else ""
+                more = f", bound=True{more}" if is_bound else more
+                if contexts:
+                    yield f"in a revision of its own: op.require_encryption({table.table!r}, {contexts!r}{more})"
     yield f"sealchemy scrub {command_options}  # once, after the last value was encrypted; it locks, see the playbook"
     keys = {key_id for column in columns for key_id in column.status.keys}
     if all(table.is_done for table in found):
         which = f"values are under {len(keys)} keys" if len(keys) > 1 else "if the key is not the primary one any more"
         yield f"sealchemy rekey {accepted}  # {which}"
+
+
+def _steps_to_bind(found: Collection[TablePlan], options: str, accepted: str, prefix: str) -> Iterator[str]:
+    yield f"deploy everywhere with {prefix}_ROLLOUT=bind_prepare"
+    yield f"sealchemy check {options}"
+    yield from _repairs(found)
+    yield f"deploy everywhere with {prefix}_ROLLOUT=bind_migrate"
+    yield f"sealchemy check {options}"
+    values = sum(column.status.unbound for table in found for column in table.columns if column.status.bind_to)
+    yield f"sealchemy bind {accepted}  # {values:,} values, about {_describe_time(values / _VALUES_A_SECOND)}"
+    yield f"sealchemy verify {options}"
 
 
 def _steps_to_encrypt(found: Collection[TablePlan], options: str, accepted: str, prefix: str) -> Iterator[str]:

@@ -1,23 +1,25 @@
 """Rewrite the values of a table in place, in batches: encrypt, rekey, decrypt or verify them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from sqlalchemy import Connection, Engine
 
 from sealchemy._databases.access import open_table
 from sealchemy._databases.table import TableColumns
 from sealchemy._inspection.preflight import announce
-from sealchemy._rewriting.conversions import DECRYPT, ENCRYPT, REKEY, VERIFY, Conversion
+from sealchemy._rewriting.conversions import BIND, DECRYPT, ENCRYPT, REKEY, UNBIND, VERIFY, Conversion
 from sealchemy._rewriting.options import Options
 from sealchemy._rewriting.report import Failure, Progress, Report
 from sealchemy._rewriting.run import run
-from sealchemy._rewriting.stages import refuse_legacy_reader, require_keys
+from sealchemy._rewriting.stages import refuse_legacy_reader, require_binding, require_keys, spread
 from sealchemy.errors import RewriteError
 
 __all__ = [
+    "BIND",
     "DECRYPT",
     "ENCRYPT",
     "REKEY",
+    "UNBIND",
     "VERIFY",
     "Conversion",
     "Failure",
@@ -43,6 +45,7 @@ def rewrite(  # noqa: PLR0913 - all but the first four are options
     progress: Callable[[Progress], None] | None = None,
     legacy_reader: Callable[[str], str | bytes] | None = None,
     kinds: Mapping[str, str] = {},
+    bind_to: Mapping[str, Sequence[str]] | Sequence[str] = (),
 ) -> Report:
     """Rewrite the values of a table, and return the report.
 
@@ -53,7 +56,8 @@ def rewrite(  # noqa: PLR0913 - all but the first four are options
     cases nothing is lost, and a later run goes on.
 
     Args:
-        conversion: `ENCRYPT`, `REKEY` (to the primary key), `DECRYPT`, or `VERIFY`, which only reads.
+        conversion: `ENCRYPT`, `REKEY` (to the primary key), `DECRYPT`, `BIND` (to the row), `UNBIND`, or `VERIFY`,
+            which only reads.
         bind: an engine, to work in short transactions on a connection of its own; or a connection, to work in the
             transaction that it is in.
         table: its name.
@@ -67,6 +71,8 @@ def rewrite(  # noqa: PLR0913 - all but the first four are options
             JSON it returns the text of the value, and for one of bytes it may return `bytes`.
         kinds: `"json"` or `"bytes"` for columns of `EncryptedJSON` or `EncryptedBytes`, by column name. The database
             tells the kind of a column that is not text yet.
+        bind_to: the columns that values are bound to, by their names in the database, in the order of the models: a
+            sequence for all columns, or a mapping by column name.
 
     Raises:
         KeyRingNotAttachedError, ColumnDefinitionError, UnsupportedOperationError: before a row is touched.
@@ -75,7 +81,9 @@ def rewrite(  # noqa: PLR0913 - all but the first four are options
     """
     require_keys(conversion, bind, columns)
     refuse_legacy_reader(conversion, legacy_reader)
-    with open_table(bind, TableColumns(table, columns, schema, kinds), options.lock_timeout) as access:
+    bound = spread(columns, bind_to)
+    require_binding(conversion, bound, columns)
+    with open_table(bind, TableColumns(table, columns, schema, kinds, bound), options.lock_timeout) as access:
         if conversion is not VERIFY:
             announce(access, conversion)
         return run(access, conversion, options, progress, legacy_reader)

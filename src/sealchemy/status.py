@@ -11,7 +11,13 @@ from sealchemy._inspection.preflight import sample_problems, settings_problems, 
 from sealchemy._rewriting.column_states import ColumnStatus, count_states
 from sealchemy._rewriting.declared import declared_tables
 from sealchemy._values.envelope import PREFIX
-from sealchemy.errors import EnvelopeFormatError, PlaintextFoundError, SealchemyError
+from sealchemy.errors import (
+    DecryptionError,
+    EnvelopeFormatError,
+    PlaintextFoundError,
+    SealchemyError,
+    UnsupportedVersionError,
+)
 
 __all__ = ["ColumnStatus", "check_encryption", "column_status", "declared_status", "find_problems"]
 
@@ -56,10 +62,20 @@ def find_problems(bind: Engine | Connection, metadata: MetaData) -> Iterator[Sea
 
 def _value_problems(status: ColumnStatus, stage: Rollout) -> Iterator[SealchemyError]:
     name = f"{status.table}.{status.column}"
-    if status.plaintext and stage is Rollout.STRICT:
+    if status.plaintext and stage not in {Rollout.PREPARE, Rollout.MIGRATE}:
         yield PlaintextFoundError(
-            f"{name}: {status.plaintext} values are plaintext, and its rollout stage is strict, in which they cannot be"
-            " read; go back to stage migrate, and encrypt them there once you know who wrote them"
+            f"{name}: {status.plaintext} values are plaintext, and its rollout stage is {stage}, in which they cannot"
+            " be read; go back to stage migrate, and encrypt them there once you know who wrote them"
+        )
+    if status.bind_to and status.unbound and stage is Rollout.STRICT:
+        yield DecryptionError(
+            f"{name}: {status.unbound} values are not bound to their row, and its rollout stage is strict, in which"
+            " they cannot be read; go back to stage bind_migrate, and run `sealchemy bind` there",
+            context=status.context,
+        )
+    if status.bound and not status.bind_to:
+        yield UnsupportedVersionError(
+            f"{name}: {status.bound} values are bound to their row, and the column is not declared with bind_to"
         )
     if status.unknown:
         yield EnvelopeFormatError(
@@ -83,9 +99,12 @@ def check_encryption(bind: Engine | Connection, metadata: MetaData) -> None:
         UnknownKeyError: values are under a key that is not in the ring.
         PlaintextFoundError: there is plaintext in a column whose rollout stage is strict.
         EnvelopeFormatError: values are damaged, or of a later version.
-        DecryptionError: a sampled value does not authenticate: another context, or other key bytes.
+        UnsupportedVersionError: values are bound to their row, and the column is not declared with `bind_to`.
+        DecryptionError: a sampled value does not authenticate: another context, other columns in `bind_to`, or other
+            key bytes; or in stage strict, values are not bound to their row.
         UnsupportedOperationError: in stage migrate or strict, a column is too narrow for ciphertext, or the server
-            would cut values silently; in stage prepare, the database refuses plaintext.
+            would cut values silently; the database refuses what is written in this stage; or a column to which
+            values are bound takes different texts for equal.
         ColumnDefinitionError: a table or a column does not exist.
     """
     for problem in find_problems(bind, metadata):

@@ -28,6 +28,9 @@ class EncryptedType(TypeDecorator[_Value]):
     kind: ClassVar[Plaintext] = TEXT
     """The one thing in which the types differ."""
 
+    bind_to: tuple[str, ...] = ()
+    """The attributes of the row that its values are bound to."""
+
     impl = Text
     cache_ok = True
     comparator_factory = EncryptedComparator  # pyright: ignore[reportAssignmentType] # as SQLAlchemy documents it

@@ -187,7 +187,7 @@ class EngineKeys:
         if not bind_to:
             return read
         if stage is Rollout.STRICT:
-            read = partial(_refuse_unbound, context, read)
+            read = partial(refuse_unbound, context, read)
         return rows.text_decryptor(self.key_ring, context, kind.value, bind_to, read)
 
 
@@ -235,7 +235,8 @@ def _refuse_plaintext(context: str, _kind: Plaintext, _value: object) -> NoRetur
     )
 
 
-def _refuse_unbound(context: str, read: _Function, stored: Any) -> NoReturn:
+def refuse_unbound(context: str, read: _Function, stored: Any) -> NoReturn:
+    """Raise `DecryptionError` for a stored value that is not bound to its row, or the error of reading it."""
     read(stored)  # an error of its own names plaintext, a damaged value or an unknown key
     stored = hide(stored)
     raise DecryptionError(

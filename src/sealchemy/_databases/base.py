@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
 from sealchemy._values.codecs import BYTES, JSON, TEXT, Plaintext
-from sealchemy._values.envelope import PREFIX
+from sealchemy._values.envelope import PREFIX, ROW
 from sealchemy.errors import UnsupportedOperationError
 
 from .sql_names import names_in
@@ -20,6 +20,9 @@ from .table import RowKey, Target, inspecting, without_collation
 
 ANY_ENCRYPTED_VALUE = f"{PREFIX}v1:{'?' * 12}:?*"
 """The pattern of every encrypted value, with `?` for one character and `*` for any number."""
+
+ANY_BOUND_VALUE = f"{PREFIX}v1:{'?' * 12}:{ROW}?*"
+"""The pattern of every encrypted value that is bound to its row."""
 
 ATTEMPTS = 10
 
@@ -164,7 +167,7 @@ class Database:
 
     def read_back(self, connection: sa.Connection, target: Target, keys: Sequence[RowKey]) -> list[sa.Row[Any]]:
         """Return rows as the database has them now, after its triggers."""
-        query = sa.select(*target.key, *target.columns)
+        query = sa.select(*target.selected)
         return [
             row
             for start in range(0, len(keys), _KEYS_IN_A_STATEMENT)

@@ -136,7 +136,7 @@ class PostgreSQL(Database):
     @override
     def read_back(self, connection: sa.Connection, target: Target, keys: Sequence[RowKey]) -> list[sa.Row[Any]]:
         new = unnest(target, 0)
-        statement = sa.select(*target.key, *target.columns).where(*same_keys(target, new, keys))
+        statement = sa.select(*target.selected).where(*same_keys(target, new, keys))
         return list(
             connection.execute(statement, array_parameters(keys, [])).all()
         )  # iterating fetches one row at a time

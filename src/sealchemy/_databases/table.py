@@ -8,7 +8,22 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import ColumnClause, ColumnElement, Connection, TableClause, Text, column, inspect, table
+from sqlalchemy import (
+    ColumnClause,
+    ColumnElement,
+    Connection,
+    Enum,
+    Integer,
+    TableClause,
+    Text,
+    Uuid,
+    cast,
+    column,
+    func,
+    inspect,
+    table,
+    type_coerce,
+)
 from sqlalchemy.engine import Dialect, Inspector
 from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.types import NullType, String, TypeDecorator, TypeEngine
@@ -32,12 +47,14 @@ class TableColumns(NamedTuple):
         schema: the table's schema, if it is not the default one.
         kinds: `json` or `bytes` for columns that do not hold text, by name; None to take the kind from the column's
             type in the database.
+        bind_to: the columns that the values of a column are bound to, by name.
     """
 
     name: str
     columns: Mapping[str, str]
     schema: str | None = None
     kinds: Mapping[str, str] | None = MappingProxyType({})
+    bind_to: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -47,6 +64,8 @@ class Target:
     Attributes:
         kinds: the kind of plaintext of each column.
         types: the kind that each column's type in the database holds by itself.
+        bind_to: the names of the columns that the values of each column are bound to.
+        parts: the texts of all of these, by name.
     """
 
     table: TableClause
@@ -56,6 +75,13 @@ class Target:
     key_types: tuple[TypeEngine[Any], ...]
     kinds: tuple[Plaintext, ...]
     types: tuple[Plaintext, ...]
+    bind_to: tuple[tuple[str, ...], ...]
+    parts: Mapping[str, ColumnElement[str]]
+
+    @property
+    def selected(self) -> tuple[ColumnElement[Any], ...]:
+        """What is selected of each row: its key, the values, and the parts of the row that they are bound to."""
+        return (*self.key, *self.columns, *self.parts.values())
 
     @property
     def name(self) -> str:
@@ -123,7 +149,7 @@ def look_up(
         ColumnDefinitionError: the table or a column does not exist, a column holds another kind of value, or there is
             no primary key.
     """
-    name, contexts, schema, wanted_kinds = wanted
+    name, contexts, schema, wanted_kinds, bind_to = wanted
     _refuse_translation(connection, name, schema)
     with inspecting(connection) as inspector:
         try:
@@ -132,6 +158,8 @@ def look_up(
             found = {}
         key = inspector.get_pk_constraint(name, schema=schema)["constrained_columns"] if found else []
     problem = _find_problem(connection.engine.url.database, contexts, found, key)
+    parts = list(dict.fromkeys(part for bound in bind_to.values() for part in bound))
+    problem = problem or next((problem for part in parts if (problem := _find_wrong_part(part, found, contexts))), None)
     types = {item: kind_of(found[item]) or TEXT for item in contexts if item in found}
     kinds = {item: type_.name for item, type_ in types.items()}
     if wanted_kinds is not None:
@@ -151,7 +179,30 @@ def look_up(
         key_types=tuple(found[item] for item in key),
         kinds=tuple(KINDS[kinds[item]] for item in types),
         types=tuple(types.values()),
+        bind_to=tuple(tuple(bind_to.get(item, ())) for item in contexts),
+        parts={part: _text_of_part(light.c[part], found[part]) for part in parts},
     )
+
+
+def _find_wrong_part(name: str, found: Mapping[str, TypeEngine[Any]], contexts: Mapping[str, str]) -> str | None:
+    if name in contexts:
+        return f"values cannot be bound to {name}, which is encrypted itself"
+    type_ = found.get(name)
+    if type_ is None:
+        return f"it has no column {name}, which values are to be bound to; its columns are {', '.join(found)}"
+    if isinstance(type_, Integer | Uuid) or (
+        isinstance(type_, String) and not isinstance(type_, Enum) and type_.__visit_name__ != "CITEXT"
+    ):
+        return None
+    return f"column {name} is {type_}; values can be bound to columns of integers, texts and UUIDs"
+
+
+def _text_of_part(part: ColumnElement[Any], type_: TypeEngine[Any]) -> ColumnElement[str]:
+    """Return a column that values are bound to as text, as `sealchemy._column.rows.parts` has it."""
+    if isinstance(type_, String):
+        return type_coerce(part, Text())
+    text = cast(part, String())
+    return func.replace(text, "-", "") if isinstance(type_, Uuid) else text
 
 
 @contextmanager

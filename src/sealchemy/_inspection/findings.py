@@ -168,6 +168,18 @@ def not_text(column: str, declared: str) -> Finding:
     )
 
 
+def collation(column: str) -> Finding:
+    """Return the finding for a column to which values are bound, and whose collation is not binary."""
+    return Finding(
+        "collation",
+        Severity.BLOCKS,
+        column,
+        f"values are to be bound to {column}, whose collation takes different texts for equal, such as a and A: an"
+        " UPDATE that finds a row by another spelling would write a value that cannot be read there. Give the column a"
+        " binary collation (utf8mb4_bin on MariaDB, BINARY on SQLite)",
+    )
+
+
 def ciphertext_size(plaintext: int) -> int:
     """Return the size of the encrypted value of a plaintext; both in bytes."""
     return 26 + (plaintext + 40 + 2) // 3 * 4

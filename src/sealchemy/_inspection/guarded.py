@@ -7,7 +7,7 @@ from functools import partial
 from sealchemy._column.engine_keys import engine_keys
 from sealchemy._databases.access import Access
 from sealchemy._rewriting.column_states import ColumnStatus, count_states
-from sealchemy._rewriting.conversions import DECRYPT, ENCRYPT, Conversion
+from sealchemy._rewriting.conversions import BIND, DECRYPT, ENCRYPT, UNBIND, Conversion
 from sealchemy._rewriting.options import Options
 from sealchemy._rewriting.report import Report
 from sealchemy._rewriting.run import OnProgress, run
@@ -33,7 +33,7 @@ def rewrite_if_clear(
 
     Args:
         access: the open table.
-        conversion: ENCRYPT, REKEY or DECRYPT.
+        conversion: ENCRYPT, REKEY, DECRYPT, BIND or UNBIND.
         options: as of `run`.
         accept: the labels of findings that the operator accepts, such as `trigger:audit_accounts`.
         widen: widens the columns, before the first row is encrypted; without it, narrow columns stand in the way.
@@ -42,7 +42,7 @@ def rewrite_if_clear(
 
     Raises:
         UnsupportedOperationError: something stands in the way; the text names it all, with the repair of each.
-        UnknownKeyError: ENCRYPT, and values are under keys that are not in the ring.
+        UnknownKeyError: ENCRYPT, BIND or UNBIND, and values are under keys that are not in the ring.
         RewriteError: as of `run`; or values were written meanwhile.
     """
     key_ring = engine_keys(access.connection.dialect).require_ring(access.target.name)
@@ -51,7 +51,7 @@ def rewrite_if_clear(
     if preflight.hidden_rows(findings):
         refuse()
     states = count_states(access)
-    if conversion is ENCRYPT:
+    if conversion in {ENCRYPT, BIND, UNBIND}:
         for problem in preflight.unknown_keys(states, key_ring):
             raise problem
     converts = any(item.code == "type" for item in findings)
@@ -78,4 +78,9 @@ def _is_done(conversion: Conversion, states: list[ColumnStatus], key_ring: KeyRi
     keys = {key_id for status in states for key_id in status.keys}
     if conversion is DECRYPT:
         return bool(plaintext) and not keys
-    return not plaintext and bool(keys) and (conversion is ENCRYPT or keys == {key_ring.primary.id})
+    is_left = {
+        ENCRYPT.name: False,
+        BIND.name: any(status.unbound for status in states),
+        UNBIND.name: any(status.bound for status in states),
+    }.get(conversion.name, keys != {key_ring.primary.id})
+    return not plaintext and bool(keys) and not is_left

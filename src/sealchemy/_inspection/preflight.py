@@ -7,13 +7,15 @@ from sealchemy._column.engine_keys import EngineKeys, Rollout
 from sealchemy._databases.access import Access
 from sealchemy._rewriting.column_states import ColumnStatus
 from sealchemy._rewriting.constraint import existing_constraints
-from sealchemy._rewriting.conversions import ENCRYPT, Conversion
+from sealchemy._rewriting.conversions import BIND, ENCRYPT, Conversion
 from sealchemy._values.codecs import BYTES, KINDS
 from sealchemy._values.key_ring import KeyRing, decryptor
+from sealchemy._values.rows import text_decryptor
 from sealchemy.errors import SealchemyError, UnknownKeyError, UnsupportedOperationError
 
 from . import mysql, postgresql, sqlite
 from .findings import WIDENED, Finding, Severity
+from .parts import find_inexact_parts
 from .width import find_narrow, find_other_types
 
 _ABOUT_EVERY_WRITE = {
@@ -58,7 +60,15 @@ def inspect_columns(access: Access) -> list[Finding]:
         if hidden := hidden_rows(found):
             return hidden
         return list(
-            dict.fromkeys([*find_other_types(access), *find_narrow(access, measure=True), *found, *_locks(access)])
+            dict.fromkeys(
+                [
+                    *find_other_types(access),
+                    *find_narrow(access, measure=True),
+                    *find_inexact_parts(access),
+                    *found,
+                    *_locks(access),
+                ]
+            )
         )
 
 
@@ -141,7 +151,7 @@ def settings_problems(access: Access, keys: EngineKeys) -> Iterator[SealchemyErr
     contexts = {item.name: context for item, context in zip(access.target.columns, access.target.contexts, strict=True)}
     writes_ciphertext = {name for name, context in contexts.items() if keys.stage(context) is not Rollout.PREPARE}
     with access.transaction(write=False):
-        narrow, others = find_narrow(access, measure=False), find_other_types(access)
+        narrow, others = find_narrow(access, measure=False), [*find_other_types(access), *find_inexact_parts(access)]
         cuts = access.database.cuts_silently(access.connection)
         required = existing_constraints(
             access.connection, access.target.table.schema, access.target.table.name, contexts
@@ -167,15 +177,29 @@ def settings_problems(access: Access, keys: EngineKeys) -> Iterator[SealchemyErr
                 " (op.allow_plaintext)"
             )
 
+    for name, context in contexts.items():
+        if keys.stage(context) is Rollout.BIND_PREPARE and any(item.is_bound for item in required[name]):
+            yield UnsupportedOperationError(
+                f"{access.target.name}.{name}: its rollout stage is bind_prepare, in which values are written that are"
+                " not bound to their row, and its CHECK refuses these; go to stage bind_migrate, or drop it first"
+                " (op.allow_plaintext)"
+            )
+
 
 def sample_problems(key_ring: KeyRing, found: Iterable[ColumnStatus]) -> Iterator[SealchemyError]:
     """Decrypt one value of each column and key, so that a changed context shows; yield the errors."""
     known = {key.id for key in (key_ring.primary, *key_ring.previous)}
     for status in found:
-        decrypt = decryptor(key_ring, status.context, KINDS[status.kind].value)
-        for key_id in sorted(status.samples.keys() & known):
+        codec = KINDS[status.kind].value
+        decrypt = decryptor(key_ring, status.context, codec)
+        if status.bind_to:
+            decrypt = text_decryptor(key_ring, status.context, codec, status.bind_to, decrypt)
+        elif status.bound:
+            continue  # `check` says so
+        for key_id, sample in sorted(status.samples.items()):
             try:
-                decrypt(status.samples[key_id])
+                if key_id.partition(":")[0] in known:
+                    decrypt(sample)
             except SealchemyError as error:
                 problem = error
             else:
@@ -188,6 +212,8 @@ def _concerns(finding: Finding, conversion: Conversion, *, widens: bool) -> bool
         return False
     if finding.code in WIDENED:
         return conversion is ENCRYPT and not widens
+    if finding.code == "collation":
+        return conversion in {ENCRYPT, BIND}
     return conversion is ENCRYPT or finding.code in _ABOUT_EVERY_WRITE
 
 

@@ -11,8 +11,8 @@ from sqlalchemy import column as sql_column
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from sealchemy._databases.access import Access, database_of
-from sealchemy._databases.base import ANY_ENCRYPTED_VALUE
-from sealchemy._values.envelope import PREFIX
+from sealchemy._databases.base import ANY_BOUND_VALUE, ANY_ENCRYPTED_VALUE
+from sealchemy._values.envelope import PREFIX, ROW
 from sealchemy._values.secret import hide
 from sealchemy.errors import ColumnDefinitionError, RewriteError
 
@@ -30,10 +30,11 @@ AFTER_WIDENING = (
 
 
 class ExistingConstraint(NamedTuple):
-    """A CHECK of ours that a table has."""
+    """A CHECK of ours that a table has; `is_bound` says that it requires values that are bound to their row."""
 
     name: str
     is_validated: bool
+    is_bound: bool
 
 
 def constraint_name(table: str, column: str) -> str:
@@ -44,10 +45,11 @@ def constraint_name(table: str, column: str) -> str:
     return f"ck_{hashlib.sha256(name.encode()).hexdigest()[:16]}_encrypted"
 
 
-def require_encryption(access: Access) -> None:
+def require_encryption(access: Access, *, bound: bool = False) -> None:
     """Make the database refuse everything but encrypted values in the columns of an open table.
 
-    A column that is done already is left alone. Where the database validates separately, that is a transaction of
+    With `bound`, it also refuses values that are not bound to their row; a CHECK that lets these pass is replaced. A
+    column that is done already is left alone. Where the database validates separately, that is a transaction of
     its own: in one transaction, the strong lock would be held through the scan.
 
     Raises:
@@ -55,9 +57,13 @@ def require_encryption(access: Access) -> None:
         ColumnDefinitionError: another CHECK has the name.
     """
     access.require_text()
-    _refuse_plaintext(access)
+    pattern = ANY_BOUND_VALUE if bound else ANY_ENCRYPTED_VALUE
+    _refuse_others(access, pattern)
     for column, existing in zip(access.target.columns, _existing(access).values(), strict=True):
-        constraints = existing or [_add(access, column)]
+        weaker = [constraint for constraint in existing if bound and not constraint.is_bound]
+        for constraint in weaker:
+            _drop(access, constraint.name)
+        constraints = [item for item in existing if item not in weaker] or [_add(access, column, pattern)]
         if not any(constraint.is_validated for constraint in constraints):
             _validate(access, constraints[0].name)
 
@@ -69,9 +75,11 @@ def allow_plaintext(access: Access) -> None:
         _drop(access, name)
 
 
-def required_columns(access: Access) -> set[str]:
-    """Return the columns in which the database refuses plaintext."""
-    return {column for column, existing in _existing(access).items() if existing}
+def required_columns(access: Access, *, bound: bool = False) -> set[str]:
+    """Return the columns in which the database refuses plaintext, or all values that are not bound to their row."""
+    return {
+        column for column, existing in _existing(access).items() if any(item.is_bound or not bound for item in existing)
+    }
 
 
 def is_required(access: Access) -> bool:
@@ -140,7 +148,7 @@ def existing_constraints(
     ]
     return {
         column: [
-            ExistingConstraint(name, check.is_validated)
+            ExistingConstraint(name, check.is_validated, is_bound=f":{ROW}" in check.condition)
             for name, check in found
             if column in database.names_in(check.condition)
         ]
@@ -154,22 +162,23 @@ def _existing(access: Access) -> dict[str, list[ExistingConstraint]]:
         return existing_constraints(access.connection, table.schema, table.name, columns)
 
 
-def _is_encrypted(access: Access, column: ColumnElement[str]) -> ColumnElement[bool]:
-    return access.database.matches(column, ANY_ENCRYPTED_VALUE)
-
-
-def _refuse_plaintext(access: Access) -> None:
+def _refuse_others(access: Access, pattern: str) -> None:
     with access.transaction(write=False):
         for column in access.target.columns:
-            query = select(func.count()).select_from(access.target.table).where(not_(_is_encrypted(access, column)))
-            if count := access.connection.scalar(query):
-                raise RewriteError(
-                    f"{access.target.name}.{column.name}: {count} values are not encrypted, so the CHECK cannot be"
-                    " added; run encrypt_columns first, with every process in stage migrate"
-                )
+            matches = access.database.matches(column, pattern)
+            count = access.connection.scalar(select(func.count()).select_from(access.target.table).where(not_(matches)))
+            if not count:
+                continue
+            what, repair = "encrypted", "encrypt_columns first, with every process in stage migrate"
+            if pattern == ANY_BOUND_VALUE:
+                what, repair = "bound to their row", "bind_columns first, with every process in stage bind_migrate"
+            raise RewriteError(
+                f"{access.target.name}.{column.name}: {count} values are not {what}, so the CHECK cannot be added; run"
+                f" {repair}"
+            )
 
 
-def _add(access: Access, column: ColumnElement[str]) -> ExistingConstraint:
+def _add(access: Access, column: ColumnElement[str], pattern: str) -> ExistingConstraint:
     table, database = access.target.table, access.database
     name = constraint_name(table.name, column.name)
     with access.transaction(write=False):
@@ -180,10 +189,11 @@ def _add(access: Access, column: ColumnElement[str]) -> ExistingConstraint:
             " rename or drop it"
         )
     bare: ColumnElement[str] = sql_column(column.name, Text())  # a table's name does not fit its partitions
-    condition = _is_encrypted(access, bare).compile(access.connection, compile_kwargs={"literal_binds": True})
+    matches = access.database.matches(bare, pattern)
+    condition = matches.compile(access.connection, compile_kwargs={"literal_binds": True})
     add = partial(database.add_check, access.connection, access.target, name, str(condition))
     access.change_definition(add)
-    return ExistingConstraint(name, is_validated=not database.validates_separately)
+    return ExistingConstraint(name, not database.validates_separately, pattern == ANY_BOUND_VALUE)
 
 
 def _validate(access: Access, name: str) -> None:

@@ -1,38 +1,76 @@
 """`Conversion`: what a rewrite does to one value: encrypt, rekey, decrypt or only verify it."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Self
 
-from sqlalchemy import ColumnElement, false, not_
+from sqlalchemy import ColumnElement, and_, false, not_
 
-from sealchemy._databases.base import ANY_ENCRYPTED_VALUE, Database
-from sealchemy._values import envelope
+from sealchemy._column.engine_keys import refuse_unbound
+from sealchemy._databases.base import ANY_BOUND_VALUE, ANY_ENCRYPTED_VALUE, Database
+from sealchemy._values import envelope, rows
 from sealchemy._values.codecs import BYTES, JSON, TEXT, Plaintext, require_encodable
 from sealchemy._values.key_ring import KeyRing, decryptor, encryptor
-from sealchemy._values.secret import SecretString, StoredPlaintext, hide, hide_stored, type_name
+from sealchemy._values.secret import (
+    SecretString,
+    StoredPlaintext,
+    has_lone_surrogate,
+    hide,
+    hide_stored,
+    type_name,
+)
 from sealchemy.errors import EnvelopeFormatError, PlaintextFoundError
 
 _STANDS_FOR_BYTES = re.compile(r"\\x(?:[0-9A-Fa-f]{2})*")
 
 
 class Cipher(NamedTuple):
-    """The functions of a key ring for one column, and the reader for values of another library."""
+    """The functions of a key ring for one column, and the reader for values of another library.
+
+    `encrypt` binds a value to its row if the column is declared so, and `decrypt` takes both forms; `for_row` gives
+    these two the row.
+    """
 
     context: str
     kind: Plaintext
-    encrypt: Callable[[str], str]
-    decrypt: Callable[[str], SecretString]
+    encrypt: Callable[..., str]
+    encrypt_unbound: Callable[[str], str]
+    decrypt: Callable[..., SecretString]
     is_current: Callable[[str], bool]
     legacy_reader: Callable[[str], str | bytes] | None
 
     @classmethod
     def of(
-        cls, key_ring: KeyRing, context: str, kind: Plaintext, legacy_reader: Callable[[str], str | bytes] | None
+        cls,
+        key_ring: KeyRing,
+        context: str,
+        kind: Plaintext,
+        legacy_reader: Callable[[str], str | bytes] | None,
+        *,
+        is_bound: bool,
+        accepts_unbound: bool,
     ) -> Self:
         """Return the functions of a ring for one column; plaintext is the text that an unencrypted column has."""
         encrypt, decrypt = encryptor(key_ring, context, kind.stored), decryptor(key_ring, context, kind.stored)
-        return cls(context, kind, encrypt, decrypt, key_ring.is_current, legacy_reader)
+        write: Callable[..., str] = encrypt
+        read: Callable[..., SecretString] = decrypt
+        if is_bound:
+            write = rows.encryptor(key_ring, context, kind.stored)
+            on_unbound = decrypt if accepts_unbound else partial(refuse_unbound, context, decrypt)
+            read = rows.decryptor(key_ring, context, kind.stored, on_unbound)
+        return cls(context, kind, write, encrypt, read, key_ring.is_current, legacy_reader)
+
+    def for_row(self, parts: Sequence[str | None]) -> Self:
+        """Return the functions for a value that is bound to a row.
+
+        Raises:
+            EnvelopeFormatError: a part of the row is NULL or no text.
+        """
+        texts = [part for part in parts if part is not None and not has_lone_surrogate(part)]
+        if len(texts) != len(parts):
+            raise EnvelopeFormatError(f"{self.context}: a column that its values are bound to is NULL, or not UTF-8")
+        return self._replace(encrypt=partial(self.encrypt, parts=texts), decrypt=partial(self.decrypt, parts=texts))
 
     def is_same_json(self, stored: str | None, plaintext: str) -> bool:
         """Return whether two texts are one JSON value: in a column of type JSON, SQLite makes 1 of 1.0."""
@@ -119,7 +157,20 @@ def _decrypt_only(cipher: Cipher, stored: str) -> SecretString:
 
 def _rekey(cipher: Cipher, stored: str) -> Change | None:
     plaintext = _decrypt_only(cipher, stored)
-    return None if cipher.is_current(stored) else Change(cipher.encrypt(plaintext), plaintext)
+    if cipher.is_current(stored):
+        return None
+    encrypt = cipher.encrypt if envelope.is_bound(stored) else cipher.encrypt_unbound  # in the form that it has
+    return Change(encrypt(plaintext), plaintext)
+
+
+def _bind(cipher: Cipher, stored: str) -> Change | None:
+    plaintext = _decrypt_only(cipher, stored)
+    return None if envelope.is_bound(stored) else Change(cipher.encrypt(plaintext), plaintext)
+
+
+def _unbind(cipher: Cipher, stored: str) -> Change | None:
+    plaintext = _decrypt_only(cipher, stored)
+    return Change(cipher.encrypt_unbound(plaintext), plaintext) if envelope.is_bound(stored) else None
 
 
 def _decrypt(cipher: Cipher, stored: str) -> Change | None:
@@ -148,5 +199,15 @@ DECRYPT = Conversion(
     "decrypt",
     pending=lambda database, _ring, stored: database.matches(stored, f"{envelope.PREFIX}*"),
     convert=_decrypt,
+)
+BIND = Conversion(
+    "bind",
+    pending=lambda database, _ring, stored: and_(
+        database.matches(stored, ANY_ENCRYPTED_VALUE), not_(database.matches(stored, ANY_BOUND_VALUE))
+    ),
+    convert=_bind,
+)
+UNBIND = Conversion(
+    "unbind", pending=lambda database, _ring, stored: database.matches(stored, ANY_BOUND_VALUE), convert=_unbind
 )
 VERIFY = Conversion("verify", pending=lambda _database, _ring, _stored: false(), convert=_verify)

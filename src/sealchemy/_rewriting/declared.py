@@ -1,8 +1,12 @@
 """The encrypted columns that models declare, as a rewrite takes them."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from sqlalchemy import MetaData
 
-from sealchemy._column.encrypted_type import encrypted_type
+from sealchemy._column.encrypted_type import EncryptedType, encrypted_type
+from sealchemy._column.rows.parts import find_parts
 from sealchemy._databases.table import TableColumns
 from sealchemy.errors import ColumnDefinitionError
 
@@ -20,10 +24,24 @@ def declared_tables(metadata: MetaData) -> list[TableColumns]:
         if found:
             columns = {name: type_.context for name, type_ in found.items()}
             kinds = {name: type_.kind.name for name, type_ in found.items()}
-            tables.append(TableColumns(table.name, columns, table.schema, kinds))
+            bind_to = {name: part_names(table.columns, name, type_) for name, type_ in found.items() if type_.bind_to}
+            tables.append(TableColumns(table.name, columns, table.schema, kinds, bind_to))
     if not tables:
         raise ColumnDefinitionError(
             "no table here has an EncryptedString, EncryptedJSON or EncryptedBytes column;"
             " import the modules that declare the models first"
         )
     return tables
+
+
+def part_names(columns: Iterable[Any], name: str, type_: EncryptedType[Any]) -> tuple[str, ...]:
+    """Return the names, in the database, of the columns that the values of a column are bound to.
+
+    Raises:
+        ColumnDefinitionError: the table does not have them all.
+    """
+    column = next(item for item in columns if item.name == name)
+    parts = find_parts(column, type_.bind_to)
+    if parts is None:
+        raise ColumnDefinitionError(f"{column}: its table has not all of {', '.join(type_.bind_to)}")
+    return tuple(str(getattr(part, "name", "")) for part in parts)

@@ -21,7 +21,7 @@ class Pages:
         """Return the query for the next rows after a key."""
         key = self._target.key
         after = [] if previous is None else [self._database.after(key, previous)]
-        query = select(*key, *self._target.columns).where(*where, *self._only, *after)
+        query = select(*self._target.selected).where(*where, *self._only, *after)
         return query.order_by(*key).limit(limit)
 
     def read(self, size: int, *where: ColumnElement[bool]) -> Iterator[Sequence[Row[Any]]]:

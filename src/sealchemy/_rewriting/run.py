@@ -11,20 +11,22 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import ColumnElement, Row, Select, and_, or_, tuple_
 
-from sealchemy._column.engine_keys import engine_keys
+from sealchemy._column.engine_keys import Rollout, engine_keys
 from sealchemy._databases.access import Access, StillLockedError
 from sealchemy._databases.base import ATTEMPTS
 from sealchemy._databases.table import RowKey
 from sealchemy._values.secret import SecretString
 from sealchemy.errors import PlaintextTypeError, RewriteError, SealchemyError
 
-from .conversions import DECRYPT, REKEY, UNCHANGED, VERIFY, Change, Cipher, Conversion
+from .conversions import BIND, DECRYPT, REKEY, UNBIND, UNCHANGED, VERIFY, Change, Cipher, Conversion
 from .interrupt import interrupt_between_batches
 from .options import Options
 from .pages import Pages
 from .report import Progress, Report
 
 FURTHER_PASSES = 3
+_WRITING = {"bind": Rollout.BIND_MIGRATE, "unbind": Rollout.BIND_PREPARE}
+"""The stage in which processes write what a conversion makes."""
 
 OnProgress: TypeAlias = Callable[[Progress], None]
 _OnFailure: TypeAlias = Callable[[RowKey, str, SealchemyError], None]
@@ -38,10 +40,22 @@ def run(
     legacy_reader: Callable[[str], str | bytes] | None = None,
 ) -> Report:
     """Rewrite the columns of an open table; see `sealchemy.rewrite.rewrite`."""
-    key_ring = engine_keys(access.connection.dialect).require_ring(access.target.name)
+    keys = engine_keys(access.connection.dialect)
+    key_ring = keys.require_ring(access.target.name)
     access.require_text()
-    kinds = zip(access.target.contexts, access.target.kinds, strict=True)
-    ciphers = [Cipher.of(key_ring, context, kind, legacy_reader) for context, kind in kinds]
+    ciphers = [
+        Cipher.of(
+            key_ring,
+            context,
+            kind,
+            legacy_reader,
+            is_bound=bool(bind_to),
+            accepts_unbound=conversion is not VERIFY or keys.stage(context) is not Rollout.STRICT,
+        )
+        for context, kind, bind_to in zip(
+            access.target.contexts, access.target.kinds, access.target.bind_to, strict=True
+        )
+    ]
     pending = [conversion.pending(access.database, key_ring, column) for column in access.target.columns]
     with interrupt_between_batches() as interrupted:
         report = Report(access.target.name, key_id=key_ring.primary.id)
@@ -67,6 +81,8 @@ class _Run:
         self.progress, self.ciphers = progress, ciphers
         self.pages = Pages(access, options.shard)
         self.report = report
+        names = list(self.target.parts)
+        self.parts = [[names.index(name) for name in bind_to] for bind_to in self.target.bind_to]
         tests = zip(self.target.columns, pending, strict=True)
         self.is_pending = or_(*(and_(item.is_not(None), test) for item, test in tests))
         self.only_reads = options.dry_run or conversion is VERIFY
@@ -188,10 +204,11 @@ class _Run:
 
     def _compare(self, changes: Mapping[RowKey, Sequence[Change]], stored: Mapping[RowKey, RowKey]) -> None:
         """Decrypt what the database has now: a server may cut a value, or a trigger change it, silently."""
-        nothing = (None,) * len(self.ciphers)
+        nothing = (None,) * (len(self.ciphers) + len(self.target.parts))
         for key, found in changes.items():
-            for index, (change, back) in enumerate(zip(found, stored.get(key, nothing), strict=True)):
-                if change.plaintext is not None and not self._stands_for(back, change.plaintext, index):
+            row = stored.get(key, nothing)
+            for index, change in enumerate(found):
+                if change.plaintext is not None and not self._stands_for(row, change.plaintext, index):
                     raise RewriteError(
                         f"{self.target.name}.{self.target.columns[index].name}, primary key {key}: the database does"
                         " not keep the new value (a column that is too short, or a trigger?); nothing is lost, this"
@@ -199,22 +216,27 @@ class _Run:
                         self.report,
                     )
 
-    def _stands_for(self, stored: str | None, plaintext: SecretString, index: int) -> bool:
+    def _stands_for(self, row: RowKey, plaintext: SecretString, index: int) -> bool:
+        stored = row[index]
         if stored is None or self.conversion is DECRYPT:
-            return stored == plaintext or self.ciphers[index].is_same_json(stored, plaintext)
+            return bool(stored == plaintext) or self.ciphers[index].is_same_json(stored, plaintext)
         try:
-            return self.ciphers[index].decrypt(stored) == plaintext
+            return self._cipher(index, row).decrypt(stored) == plaintext
         except SealchemyError:
             return False
 
+    def _cipher(self, index: int, row: Sequence[Any]) -> Cipher:
+        """Return the functions for a column, given the values and the parts of a row."""
+        cipher, parts = self.ciphers[index], self.parts[index]
+        return cipher.for_row([row[len(self.ciphers) + part] for part in parts]) if parts else cipher
+
     def _changes(self, row: Row[Any], on_failure: _OnFailure | None = None) -> list[Change]:
         """Return the change of each column; an empty list if none of them changes."""
-        changes, size = {}, len(self.target.key)
-        for index, cipher in enumerate(self.ciphers):
-            stored = row[size + index]
+        changes, values = {}, row[len(self.target.key) :]
+        for index, stored in enumerate(values[: len(self.ciphers)]):
             try:
-                if stored is not None and (change := self.conversion.convert(cipher, stored)):
-                    self._require_storable(change, cipher)
+                if stored is not None and (change := self.conversion.convert(self._cipher(index, values), stored)):
+                    self._require_storable(change, self.ciphers[index])
                     changes[index] = change
             except SealchemyError as error:
                 if on_failure:
@@ -245,6 +267,8 @@ class _Run:
     def _describe_pending(self, found_in_last_pass: int) -> Iterator[str]:
         if found_in_last_pass:
             laggards = "bring every process to rollout stage migrate"
+            if self.conversion in {BIND, UNBIND}:
+                laggards = f"bring every process to rollout stage {_WRITING[self.conversion.name]}"
             if self.conversion is REKEY:
                 laggards = f"give every process {self.report.key_id} as its primary key"
             yield (

@@ -1,14 +1,14 @@
 """Which rollout stage an operation needs, and the keys; checked before a table is opened."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import Connection, Engine
 
 from sealchemy._column.engine_keys import Rollout, engine_keys
 from sealchemy._values.key_ring import KeyRing
-from sealchemy.errors import UnsupportedOperationError
+from sealchemy.errors import ColumnDefinitionError, UnsupportedOperationError
 
-from .conversions import ENCRYPT, Conversion
+from .conversions import BIND, ENCRYPT, UNBIND, Conversion
 
 
 def require_keys(conversion: Conversion, bind: Engine | Connection, columns: Mapping[str, str]) -> KeyRing:
@@ -16,14 +16,44 @@ def require_keys(conversion: Conversion, bind: Engine | Connection, columns: Map
     keys = engine_keys(bind.dialect)
     for context in columns.values():
         keys.require_ring(context)
-        if conversion is ENCRYPT and keys.stage(context) is Rollout.PREPARE:
+        if conversion in {ENCRYPT, BIND} and keys.stage(context) is Rollout.PREPARE:
             raise UnsupportedOperationError(
                 f"{context}: its rollout stage is prepare, in which processes write plaintext and some may not read"
                 " ciphertext yet; deploy stage migrate everywhere first"
             )
+        if conversion is UNBIND and keys.stage(context) is not Rollout.BIND_PREPARE:
+            raise UnsupportedOperationError(
+                f"{context}: its rollout stage is {keys.stage(context)}, in which processes write bound values, or do"
+                " not read others; deploy bind_migrate and then bind_prepare everywhere, and undo it there"
+            )
     if not columns:
         raise UnsupportedOperationError("no column is named; give a mapping of column names to contexts")
     return keys.require_ring("this table")
+
+
+def spread(columns: Mapping[str, str], bind_to: Mapping[str, Sequence[str]] | Sequence[str]) -> dict[str, list[str]]:
+    """Return the names that the values of each column are bound to; a sequence is meant for all columns.
+
+    Raises:
+        ColumnDefinitionError: it is something else.
+    """
+    if isinstance(bind_to, Sequence) and not isinstance(bind_to, str):
+        bind_to = dict.fromkeys(columns, bind_to) if bind_to else {}
+    if not isinstance(bind_to, Mapping) or any(isinstance(names, str) for names in bind_to.values()):
+        raise ColumnDefinitionError("bind_to takes a tuple of column names, or a mapping of columns to such tuples")
+    if unknown := bind_to.keys() - columns.keys():
+        raise ColumnDefinitionError(f"bind_to has {', '.join(sorted(unknown))}, which are not among the columns")
+    return {name: list(names) for name, names in bind_to.items()}
+
+
+def require_binding(conversion: Conversion, bind_to: Mapping[str, Sequence[str]], columns: Iterable[str]) -> None:
+    """Raise `UnsupportedOperationError` if a conversion needs rows to bind values to, and has none."""
+    missing = [name for name in columns if not bind_to.get(name)]
+    if missing and conversion in {BIND, UNBIND}:
+        raise UnsupportedOperationError(
+            f"{conversion.name}: {', '.join(missing)}: nothing says which columns the values are bound to; pass"
+            " bind_to, with the names of these columns in the order of the models"
+        )
 
 
 def refuse_legacy_reader(conversion: Conversion, legacy_reader: object) -> None:

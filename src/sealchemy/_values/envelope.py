@@ -43,6 +43,7 @@ __all__ = [
 PREFIX = "sealchemy:"
 HEADER_SIZE = len("sealchemy:v1:000000000000:")
 ROW = "row:"
+"""What an encrypted value has after its header if it is bound to its row."""
 PAYLOAD_MINIMUM = 24 + 16
 
 # ASCII classes and `fullmatch`: `$` would take a newline, `\d` and `\w` fullwidth digits and letters.

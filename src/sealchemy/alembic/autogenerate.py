@@ -25,11 +25,13 @@ from sqlalchemy import Column, Table
 from sealchemy._column.encrypted_type import encrypted_type
 from sealchemy._databases.access import database_of, is_supported
 from sealchemy._rewriting.constraint import ExistingConstraint, existing_constraints
+from sealchemy._rewriting.declared import part_names
 from sealchemy._values.codecs import BYTES, TEXT, Plaintext
 from sealchemy.errors import ColumnDefinitionError
 
 from .operations import (
     AllowPlaintextOp,
+    BindColumnsOp,
     ColumnsOp,
     DecryptColumnsOp,
     EncryptColumnsOp,
@@ -42,6 +44,7 @@ PLAINTEXT = "# the values are taken for plaintext; if another library encrypted 
 GUESSED = "# the database does not know the contexts: replace these by those of the models, or nothing decrypts"
 WIDE = "# with a live application: in an earlier revision, before any process is at rollout stage migrate"
 STOPPED = "# becomes text: stop every release that declares it as JSON or bytes first, or use a second column"
+BINDS = "# with a live application: in a later revision, once every process is at rollout stage bind_migrate"
 LIVE = "# with a live application: in a later revision, once every process is at rollout stage strict"
 
 
@@ -87,10 +90,15 @@ class _Changes:
         types = {key: encrypted_type(item.type) for key, item in self.declared.items() if self._is_wanted(item)}
         self.contexts = {key: type_.context for key, type_ in types.items() if type_ is not None}
         self.kinds = {key: type_.kind for key, type_ in types.items() if type_ is not None}
+        self.bind_to = {
+            key: part_names(declared.columns, key, type_) for key, type_ in types.items() if type_ and type_.bind_to
+        }
         self.plain = types.keys() - self.contexts.keys()
         self.constraints = self._existing_constraints()
         marked = {key for key, found in self.constraints.items() if any(item.is_validated for item in found)}
+        bound = {key for key, found in self.constraints.items() if any(item.is_bound for item in found)}
         self.unmarked = {key: value for key, value in self.contexts.items() if key not in marked}
+        self.unbound = {key: self.contexts[key] for key in self.bind_to if key in marked - bound}
         self.superfluous = {key for key, found in self.constraints.items() if found} - self.contexts.keys()
 
     def _is_wanted(self, item: Column[Any]) -> bool:
@@ -122,8 +130,9 @@ class _Changes:
         existing = {key: value for key, value in self.unmarked.items() if key in self.stored}
         if self.unmarked:
             self._refuse(existing)
-        if new := {key: value for key, value in self.unmarked.items() if key not in existing}:
-            require = RequireEncryptionOp(self.name, new, schema=self.schema)
+        new = {key: value for key, value in self.unmarked.items() if key not in existing}
+        for columns in self._by_binding(new):
+            require = RequireEncryptionOp(self.name, columns, schema=self.schema, bound=self._is_bound(columns))
             require.info["sealchemy_comment"] = LIVE
             yield require
         narrow = [key for key in existing if self._is_narrow(key)]
@@ -134,12 +143,23 @@ class _Changes:
             widen = self._widen([key], STOPPED)
             widen.mirror = self._turn_back(key)
             yield widen
-        if existing:
-            yield from self._pair(EncryptColumnsOp, RequireEncryptionOp, existing, PLAINTEXT, LIVE)
+        for columns in self._by_binding(existing):
+            yield from self._pair(EncryptColumnsOp, RequireEncryptionOp, columns, PLAINTEXT, LIVE)
+        if self.unbound:
+            yield from self._pair(BindColumnsOp, RequireEncryptionOp, self.unbound, BINDS, LIVE)
         if dropped := self._guess_contexts(key for key in self.superfluous if self._is_dropped(key)):
             yield AllowPlaintextOp(self.name, dropped, schema=self.schema)
         if plain := self._guess_contexts(self.superfluous & self.plain):
             yield from self._pair(DecryptColumnsOp, AllowPlaintextOp, plain, GUESSED, None)
+
+    def _by_binding(self, columns: Mapping[str, str]) -> Iterator[dict[str, str]]:
+        """Yield the columns without `bind_to`, and those with it: one CHECK does not fit both."""
+        for is_bound in (False, True):
+            if some := {key: value for key, value in columns.items() if (key in self.bind_to) is is_bound}:
+                yield some
+
+    def _is_bound(self, columns: Iterable[str]) -> bool:
+        return any(key in self.bind_to for key in columns)
 
     def _is_narrow(self, name: str) -> bool:
         return not self.database.is_wide(self.stored[name].type, self.kinds[name])
@@ -194,10 +214,12 @@ class _Changes:
     ) -> tuple[ColumnsOp, ColumnsOp]:
         """Return two operations whose downgrade is in the same order: the one that may refuse comes first."""
         kinds = {key: kind.name for key in columns if (kind := self._kind(key)) is not TEXT}
-        pair = (
-            first(self.name, columns, schema=self.schema, kinds=kinds),
-            second(self.name, columns, schema=self.schema, kinds=kinds),
+        bind_to = {key: parts for key, parts in self.bind_to.items() if key in columns}
+        first_op, second_op = (
+            class_(self.name, columns, schema=self.schema, kinds=kinds, bind_to=bind_to, bound=bool(bind_to))
+            for class_ in (first, second)
         )
+        pair = first_op, second_op
         pair[0].mirror, pair[1].mirror = pair[1].reverse(), pair[0].reverse()
         for operation, comment in zip(pair, comments, strict=True):
             operation.info["sealchemy_comment"] = comment

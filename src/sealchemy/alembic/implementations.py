@@ -25,17 +25,20 @@ from sealchemy._rewriting import constraint
 from sealchemy._rewriting.column_states import count_states
 from sealchemy._rewriting.pages import Pages
 from sealchemy._rewriting.run import run
-from sealchemy._rewriting.stages import refuse_legacy_reader, require_keys, require_strict
-from sealchemy.errors import PlaintextFoundError, UnsupportedOperationError
-from sealchemy.rewrite import DECRYPT, ENCRYPT, Progress, Report
+from sealchemy._rewriting.stages import refuse_legacy_reader, require_binding, require_keys, require_strict
+from sealchemy.errors import DecryptionError, PlaintextFoundError, UnsupportedOperationError
+from sealchemy.rewrite import BIND, DECRYPT, ENCRYPT, UNBIND, VERIFY, Progress, Report
 
 from .operations import (
     AllowPlaintextOp,
+    BindColumnsOp,
     ColumnsOp,
     DecryptColumnsOp,
     EncryptColumnsOp,
     RequireEncryptionOp,
+    RewriteOp,
     StayWideOp,
+    UnbindColumnsOp,
     WidenColumnsOp,
 )
 
@@ -92,6 +95,37 @@ def _decrypt_columns(operations: Operations, operation: DecryptColumnsOp) -> Non
     _log("decrypt", report)
 
 
+@Operations.implementation_for(BindColumnsOp)
+def _bind_columns(operations: Operations, operation: BindColumnsOp) -> None:
+    require_binding(BIND, operation.bind_to, operation.columns)
+    refuse_legacy_reader(BIND, operation.legacy_reader)
+    with _open(operations, operation, partial(require_keys, BIND)) as access:
+        _refuse_planted_copies(access)
+        report = rewrite_if_clear(access, BIND, operation.options, operation.accept, progress=_progress(operations))
+    _log("bind", report)
+
+
+@Operations.implementation_for(UnbindColumnsOp)
+def _unbind_columns(operations: Operations, operation: UnbindColumnsOp) -> None:
+    require_binding(UNBIND, operation.bind_to, operation.columns)
+    refuse_legacy_reader(UNBIND, operation.legacy_reader)
+
+    def require(connection: Connection, columns: Mapping[str, str]) -> None:
+        with open_table(connection, _wanted(connection, operation)) as access:
+            is_empty = Pages(access).is_empty()
+        require_keys(VERIFY if is_empty else UNBIND, connection, columns)
+
+    with _open(operations, operation, require) as access:
+        if Pages(access).is_empty():
+            return
+        if constraint.required_columns(access, bound=True):
+            # First try to read every value: otherwise the CHECK would be gone for nothing.
+            run(access, UNBIND, replace(operation.options, dry_run=True))
+            constraint.allow_plaintext(access)
+        report = rewrite_if_clear(access, UNBIND, operation.options, operation.accept, progress=_progress(operations))
+    _log("unbind", report)
+
+
 @Operations.implementation_for(WidenColumnsOp)
 def _widen_columns(operations: Operations, operation: WidenColumnsOp) -> None:
     with _open(operations, operation, columns=dict.fromkeys(operation.columns, "any")) as access:
@@ -107,7 +141,7 @@ def _stay_wide(_operations: Operations, _operation: StayWideOp) -> None:
 @Operations.implementation_for(RequireEncryptionOp)
 def _require_encryption(operations: Operations, operation: RequireEncryptionOp) -> None:
     with _open(operations, operation, require_strict) as access:
-        constraint.require_encryption(access)
+        constraint.require_encryption(access, bound=operation.bound)
 
 
 @Operations.implementation_for(AllowPlaintextOp)
@@ -136,6 +170,19 @@ def _refuse_planted_plaintext(access: Access) -> None:
             )
 
 
+def _refuse_planted_copies(access: Access) -> None:
+    """Refuse values that are not bound where the database requires that they are: no process can have written them."""
+    required = constraint.required_columns(access, bound=True)
+    for status in count_states(access) if required else ():
+        if status.column in required and status.unbound:
+            raise DecryptionError(
+                f"bind_columns {status.table}.{status.column}: {status.unbound} values are not bound to their row,"
+                " although the column requires it: they may have been copied from other rows, and binding them would"
+                " authenticate that. Find out who wrote them, and restore them from a backup",
+                context=status.context,
+            )
+
+
 def _require_consent(operations: Operations, operation: DecryptColumnsOp) -> None:
     """Refuse to write plaintext unless that was confirmed, and unless processes can read it."""
     environment = operations.migration_context.environment_context
@@ -146,11 +193,12 @@ def _require_consent(operations: Operations, operation: DecryptColumnsOp) -> Non
             " logs and its backups. If that is what you want: alembic -x allow-plaintext=yes downgrade ..."
         )
     keys = engine_keys(operations.get_bind().dialect)
-    if any(keys.stage(context) is Rollout.STRICT for context in operation.columns.values()):
+    stages = {keys.stage(context) for context in operation.columns.values()}
+    for stage in stages - {Rollout.PREPARE, Rollout.MIGRATE}:
         raise UnsupportedOperationError(
-            f"decrypt_columns {operation.table_name}: the rollout stage is strict, and processes in stage strict cannot"
-            " read plaintext. Bring every process to stage migrate first, this one too: set <prefix>_ROLLOUT=migrate"
-            " (INTEGRATION_TOKEN_ENCRYPTION_ROLLOUT for the ready-made table), or attach the key ring with"
+            f"decrypt_columns {operation.table_name}: the rollout stage is {stage}, and processes in stage {stage}"
+            " cannot read plaintext. Bring every process to stage migrate first, this one too: set"
+            " <prefix>_ROLLOUT=migrate (INTEGRATION_TOKEN_ENCRYPTION_ROLLOUT for the ready-made table), or attach the key ring with"
             " rollout=Rollout.MIGRATE"
         )
 
@@ -192,8 +240,8 @@ def _open(
 
 def _wanted(connection: Connection, operation: ColumnsOp, columns: Mapping[str, str] | None = None) -> TableColumns:
     schema = _schema(connection, operation)
-    kinds = operation.kinds if isinstance(operation, EncryptColumnsOp | DecryptColumnsOp) else None
-    return TableColumns(operation.table_name, columns or operation.columns, schema, kinds)
+    kinds = operation.kinds if isinstance(operation, RewriteOp) else None
+    return TableColumns(operation.table_name, columns or operation.columns, schema, kinds, operation.bind_to)
 
 
 def _refuse_foreign_transaction(context: MigrationContext, connection: Connection, operation: ColumnsOp) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from alembic.autogenerate.render import renderers  # not from alembic.autogenerate: this runs during its import
@@ -12,6 +12,7 @@ from sqlalchemy.types import TypeDecorator
 
 from sealchemy._column.encrypted_type import encrypted_type
 from sealchemy._rewriting.options import Options
+from sealchemy._rewriting.stages import spread
 from sealchemy.errors import ColumnDefinitionError
 
 if TYPE_CHECKING:  # Alembic loads this module while it is itself being imported
@@ -50,7 +51,7 @@ class ColumnsOp(MigrateOperation):
     reverse_type: ClassVar[type[ColumnsOp]]
     mirror: MigrateOperation | None = None
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but the first two are options
         self,
         table_name: str,
         columns: Mapping[str, str],
@@ -61,10 +62,13 @@ class ColumnsOp(MigrateOperation):
         options: Options = Options(),  # noqa: B008 - it cannot be changed
         legacy_reader: Callable[[str], str | bytes] | None = None,
         kinds: Mapping[str, str] = {},
+        bind_to: Mapping[str, Sequence[str]] | Sequence[str] = (),
+        bound: bool = False,
     ) -> None:
         if not isinstance(columns, Mapping) or not isinstance(kinds, Mapping):
             raise ColumnDefinitionError(f"{self.name}: columns and kinds take a mapping by column name")
         self.table_name, self.columns, self.kinds = table_name, dict(columns), dict(kinds)
+        self.bind_to, self.bound = spread(self.columns, bind_to), bound
         self.schema, self.own_transaction = schema, own_transaction
         self.accept, self.options, self.legacy_reader = accept, options, legacy_reader
 
@@ -109,6 +113,8 @@ class ColumnsOp(MigrateOperation):
             own_transaction=self.own_transaction,
             accept=self.accept,
             kinds=self.kinds,
+            bind_to=self.bind_to,
+            bound=self.bound,
         )
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
@@ -116,7 +122,7 @@ class ColumnsOp(MigrateOperation):
         return (self.name, self.schema, self.table_name, self.columns)
 
 
-class _RewriteOp(ColumnsOp):
+class RewriteOp(ColumnsOp):
     """An operation that rewrites values."""
 
     @classmethod
@@ -135,6 +141,7 @@ class _RewriteOp(ColumnsOp):
         pause: float = 0.0,
         legacy_reader: Callable[[str], str | bytes] | None = None,
         kinds: Mapping[str, str] = {},
+        bind_to: Mapping[str, Sequence[str]] | Sequence[str] = (),
     ) -> None:
         """Rewrite the values of the columns.
 
@@ -151,6 +158,8 @@ class _RewriteOp(ColumnsOp):
             pause: seconds to rest between two batches.
             legacy_reader: see `sealchemy.rewrite.rewrite`; `encrypt_columns` only.
             kinds: `"json"` or `"bytes"` for columns of `EncryptedJSON` or `EncryptedBytes`, by column name.
+            bind_to: the columns that values are bound to, by their names in the database, in the order of the models:
+                a sequence for all columns, or a mapping by column name.
 
         Raises:
             SealchemyError: as `sealchemy.rewrite.rewrite` does.
@@ -168,19 +177,20 @@ class _RewriteOp(ColumnsOp):
             options=options,
             legacy_reader=legacy_reader,
             kinds=kinds,
+            bind_to=bind_to,
         )
         operations.invoke(operation)
 
 
 @Operations.register_operation("encrypt_columns", "invoke")
-class EncryptColumnsOp(_RewriteOp):
+class EncryptColumnsOp(RewriteOp):
     """Widen columns if that is still to do, and encrypt their plaintext in place."""
 
     name = "encrypt_columns"
 
 
 @Operations.register_operation("decrypt_columns", "invoke")
-class DecryptColumnsOp(_RewriteOp):
+class DecryptColumnsOp(RewriteOp):
     """Write the plaintext back; only with `alembic -x allow-plaintext=yes`, unless the table is empty.
 
     It also drops the CHECK of `require_encryption`, if there still is one, but only when every value can be read.
@@ -188,6 +198,21 @@ class DecryptColumnsOp(_RewriteOp):
 
     name = "decrypt_columns"
     reverse_type = EncryptColumnsOp
+
+
+@Operations.register_operation("bind_columns", "invoke")
+class BindColumnsOp(RewriteOp):
+    """Bind encrypted values to their row, in place; in every stage but PREPARE."""
+
+    name = "bind_columns"
+
+
+@Operations.register_operation("unbind_columns", "invoke")
+class UnbindColumnsOp(RewriteOp):
+    """Turn values that are bound to their row into unbound ones; in stage BIND_PREPARE, unless the table is empty."""
+
+    name = "unbind_columns"
+    reverse_type = BindColumnsOp
 
 
 class _ColumnNamesOp(ColumnsOp):
@@ -205,6 +230,29 @@ class RequireEncryptionOp(_ColumnNamesOp):
     """Make the database refuse plaintext in columns."""
 
     name = "require_encryption"
+
+    @classmethod
+    def invoke(
+        cls,
+        operations: Operations,
+        table_name: str,
+        columns: Mapping[str, str],
+        *,
+        bound: bool = False,
+        schema: str | None = None,
+        own_transaction: bool = True,
+        lock_timeout: float = 5.0,
+        ddl_patience: float = 300.0,
+    ) -> None:
+        """Have the database refuse plaintext, and with `bound` also values that are not bound to their row.
+
+        The other arguments, and the errors, are those of `widen_columns`; a stage that is not STRICT is an error.
+        """
+        options = Options(lock_timeout=lock_timeout, ddl_patience=ddl_patience)
+        operation = cls(
+            table_name, columns, schema=schema, own_transaction=own_transaction, options=options, bound=bound
+        )
+        operations.invoke(operation)
 
 
 @Operations.register_operation("allow_plaintext", "invoke")
@@ -230,6 +278,7 @@ class StayWideOp(_ColumnNamesOp):
 
 
 EncryptColumnsOp.reverse_type = DecryptColumnsOp
+BindColumnsOp.reverse_type = UnbindColumnsOp
 WidenColumnsOp.reverse_type = StayWideOp
 RequireEncryptionOp.reverse_type = AllowPlaintextOp
 
@@ -244,7 +293,11 @@ def _render_nothing(_context: AutogenContext, operation: StayWideOp) -> list[str
 def _render(_context: AutogenContext, operation: ColumnsOp) -> list[str]:
     schema = f", schema={operation.schema!r}" if operation.schema else ""
     columns = list(operation.columns) if isinstance(operation, WidenColumnsOp) else operation.columns
-    kinds = f", kinds={operation.kinds!r}" if operation.kinds and isinstance(operation, _RewriteOp) else ""
-    call = f"op.{operation.name}({str(operation.table_name)!r}, {columns!r}{kinds}{schema})"
+    kinds = f", kinds={operation.kinds!r}" if operation.kinds and isinstance(operation, RewriteOp) else ""
+    bind_to = ""
+    if operation.bind_to and isinstance(operation, RewriteOp):
+        bind_to = f", bind_to={ {name: tuple(parts) for name, parts in operation.bind_to.items()}!r}"
+    bound = ", bound=True" if operation.bound and isinstance(operation, RequireEncryptionOp) else ""
+    call = f"op.{operation.name}({str(operation.table_name)!r}, {columns!r}{kinds}{bind_to}{bound}{schema})"
     comment = operation.info.get("sealchemy_comment")
     return [comment, call] if comment else [call]

@@ -21,10 +21,17 @@ from sealchemy._rewriting import constraint
 from sealchemy._rewriting.conversions import Conversion
 from sealchemy._rewriting.run import run
 from sealchemy._rewriting.stages import require_keys
-from sealchemy.errors import MissingKeyError, PlaintextFoundError, RewriteError, UnsupportedOperationError
+from sealchemy.errors import (
+    DecryptionError,
+    KeyRingError,
+    MissingKeyError,
+    PlaintextFoundError,
+    RewriteError,
+    UnsupportedOperationError,
+)
 from sealchemy.plan import plan as find_plan
 from sealchemy.plan import steps
-from sealchemy.rewrite import DECRYPT, ENCRYPT, REKEY, VERIFY, Options, Report
+from sealchemy.rewrite import BIND, DECRYPT, ENCRYPT, REKEY, UNBIND, VERIFY, Options, Report
 from sealchemy.scrub import describe_scrub, scrub
 from sealchemy.status import declared_status, find_problems
 
@@ -32,6 +39,12 @@ from . import output
 from .project import Project
 
 _INTERRUPTED = 130  # 128 and the number of SIGINT
+
+_ONLY_LOOKS = {
+    "encrypt": (Rollout.STRICT, Rollout.BIND_PREPARE, Rollout.BIND_MIGRATE),
+    "bind": (Rollout.STRICT,),
+}
+"""The stages in which no process writes what a conversion would rewrite, so that it may have been planted."""
 
 
 def parse_options(
@@ -102,7 +115,11 @@ def scrub_tables(project: Project, *, online: bool, ask: bool, lock_timeout: flo
 
 def plan(project: Project, *, as_json: bool, accept: list[str]) -> None:
     """Print where each column stands, what is in the way and the steps that are left; exit with 1 while any blocks."""
-    found = find_plan(project.engine(), project.metadata())
+    try:
+        engine = project.protected_engine()
+    except KeyRingError:  # the plan needs no keys; with them, it decrypts a sample of bound values
+        engine = project.engine()
+    found = find_plan(engine, project.metadata())
     known = {item.label for table in found for item in table.findings}
     for label in sorted(set(accept) - known):
         print(f"sealchemy: --accept {label}: there is no such finding", file=sys.stderr)
@@ -133,10 +150,10 @@ def rewrite_tables(project: Project, conversion: Conversion, options: Options, a
     """Rewrite every table, continuing with the next one if some rows cannot be done."""
     engine = project.protected_engine()
     _refuse_stage(project, conversion)
-    only_looks = conversion is ENCRYPT and project.stage() is Rollout.STRICT and not options.dry_run
+    only_looks = project.stage() in _ONLY_LOOKS.get(conversion.name, ()) and not options.dry_run
     options = replace(options, dry_run=True) if only_looks else options
     console, failed = Console(stderr=True), False
-    for table in project.tables():
+    for table in _tables(project, conversion):
         try:
             report = _rewrite_table(console, engine, conversion, options, table, accept)
         except RewriteError as error:
@@ -146,7 +163,7 @@ def rewrite_tables(project: Project, conversion: Conversion, options: Options, a
             report, failed = error.report, True
         else:
             if only_looks:
-                _refuse_plaintext(report, project)
+                _refuse_planted(conversion, report, project)
             _print_report(conversion, options, report)
         if report.stopped == "max_rows" or report.rewritten == options.max_rows:
             break
@@ -154,6 +171,26 @@ def rewrite_tables(project: Project, conversion: Conversion, options: Options, a
             options = replace(options, max_rows=options.max_rows - report.rewritten)
     if failed:
         raise SystemExit(1)
+
+
+def _tables(project: Project, conversion: Conversion) -> list[TableColumns]:
+    """Return the tables, and of these the columns, that a conversion is for."""
+    tables = project.tables()
+    if conversion not in {BIND, UNBIND}:
+        return tables
+    bound = [
+        table._replace(
+            columns={name: context for name, context in table.columns.items() if name in table.bind_to},
+            kinds={name: kind for name, kind in (table.kinds or {}).items() if name in table.bind_to},
+        )
+        for table in tables
+        if table.bind_to
+    ]
+    if not bound:
+        raise UnsupportedOperationError(
+            f"{conversion.name}: no column of these models is declared with bind_to, so there is nothing to do"
+        )
+    return bound
 
 
 def _rewrite_table(
@@ -173,6 +210,11 @@ def _rewrite_table(
                 f"decrypt {table.name}: its CHECK refuses plaintext in {', '.join(sorted(required))}; drop it first, in"
                 " a revision (op.allow_plaintext), or use op.decrypt_columns, which does both"
             )
+        if conversion is UNBIND and (required := constraint.required_columns(access, bound=True)):
+            raise UnsupportedOperationError(
+                f"unbind {table.name}: its CHECK requires bound values in {', '.join(sorted(required))}; drop it first,"
+                " in a revision (op.allow_plaintext)"
+            )
         if conversion is ENCRYPT:
             print(f"encrypt {table.name}: with key {key_ring.primary.id}", file=sys.stderr)
         return rewrite_if_clear(access, conversion, options, accept, progress=progress)
@@ -186,17 +228,35 @@ def _refuse_stage(project: Project, conversion: Conversion) -> None:
             "encrypt: the rollout stage is prepare: processes still write plaintext, and some may not read ciphertext"
             f" yet; set {variable}=migrate everywhere first"
         )
-    if conversion is DECRYPT and stage is Rollout.STRICT:
+    if conversion is DECRYPT and stage not in {Rollout.PREPARE, Rollout.MIGRATE}:
         raise UnsupportedOperationError(
-            "decrypt: the rollout stage is strict, and processes in stage strict cannot read plaintext;"
+            f"decrypt: the rollout stage is {stage}, and processes in stage {stage} cannot read plaintext;"
             f" set {variable}=migrate everywhere first, here too"
+        )
+    if conversion is BIND and stage in {Rollout.PREPARE, Rollout.BIND_PREPARE}:
+        raise UnsupportedOperationError(
+            f"bind: the rollout stage is {stage}: processes still write values that are not bound, and some may not"
+            f" read bound ones yet; set {variable}=bind_migrate everywhere first"
+        )
+    if conversion is UNBIND and stage is not Rollout.BIND_PREPARE:
+        raise UnsupportedOperationError(
+            f"bind --undo: the rollout stage is {stage}, in which processes write bound values, or cannot read others;"
+            f" set {variable}=bind_migrate and then bind_prepare everywhere first"
         )
 
 
-def _refuse_plaintext(report: Report, project: Project) -> None:
+def _refuse_planted(conversion: Conversion, report: Report, project: Project) -> None:
+    if report.pending and conversion is BIND:
+        raise DecryptionError(
+            f"bind {report.table}: {report.pending} rows have values that are not bound to them, although the rollout"
+            " stage is strict: they may have been copied from other rows, and binding them would authenticate that for"
+            " ever. Find out who wrote them, and restore them from a backup; or set"
+            f" {project.rollout_variable}=bind_migrate everywhere, and bind them there"
+        )
     if report.pending:
         raise PlaintextFoundError(
-            f"encrypt {report.table}: {report.pending} rows have plaintext, although the rollout stage is strict:"
+            f"encrypt {report.table}: {report.pending} rows have plaintext, although the rollout stage is"
+            f" {project.stage()}:"
             " it may have been planted, and encrypting it would authenticate it for ever. Find out who wrote it and"
             f" delete or correct it; or set {project.rollout_variable}=migrate everywhere, and encrypt it there"
         )

@@ -202,6 +202,32 @@ def rekey(
 
 
 @app.command()
+def bind(
+    models: Models = MODELS,
+    url: Url = None,
+    prefix: Prefix = PREFIX,
+    verbose: Verbose = 0,
+    dry_run: DryRun = False,
+    batch_size: BatchSize = 1000,
+    pause: Pause = 0,
+    lock_timeout: LockTimeout = 5,
+    max_rows: MaxRows = None,
+    shard: Shard = None,
+    accept: Accept = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Turn bound values into unbound ones.")] = False,
+) -> None:
+    """Bind the encrypted values of columns with bind_to to their row, in place."""
+    from sealchemy.rewrite import BIND, UNBIND
+
+    from . import actions
+    from .project import Project
+
+    options = actions.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
+    project = Project(models, url, prefix, verbose)
+    actions.rewrite_tables(project, UNBIND if undo else BIND, options, accept or [])
+
+
+@app.command()
 def decrypt(
     models: Models = MODELS,
     url: Url = None,

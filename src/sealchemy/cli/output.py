@@ -54,6 +54,7 @@ def as_json(found: list[ColumnStatus], known: dict[str, str]) -> list[dict[str, 
             ],
             "unknown": item.unknown,
         }
+        | ({"bind_to": list(item.bind_to), "bound": item.bound} if item.bind_to or item.bound else {})
         for item in found
     ]
 
@@ -64,6 +65,8 @@ def status_table(found: list[ColumnStatus], known: dict[str, str]) -> Table:
     for item in found:
         keys = [(f"key {key_id} ({known.get(key_id, 'unknown')})", item.keys[key_id]) for key_id in sorted(item.keys)]
         states = [("null", item.null), ("plaintext", item.plaintext), *keys, ("damaged or unknown", item.unknown)]
+        if item.bind_to or item.bound:
+            states += [(f"bound to {', '.join(item.bind_to) or 'their row'}", item.bound), ("not bound", item.unbound)]
         for index, (state, count) in enumerate(states):
             table.add_row(f"{item.table}.{item.column}" if not index else "", state, f"{count:,}")
         table.add_section()
