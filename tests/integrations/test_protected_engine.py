@@ -165,7 +165,7 @@ def test_unknown_stage_is_reported_without_showing_a_key(monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("INTEGRATION_TOKEN_ENCRYPTION_KEY", KEY)
     monkeypatch.setenv("INTEGRATION_TOKEN_ENCRYPTION_ROLLOUT", "strikt")
-    with pytest.raises(RolloutError, match=r"_ROLLOUT: .*'prepare', 'migrate' or 'strict'") as caught:
+    with pytest.raises(RolloutError, match=r"_ROLLOUT: .*'prepare', 'migrate', 'strict'") as caught:
         IntegrationSettings()
     assert_silent(caught.value, KEY, package=None)
 

@@ -50,7 +50,7 @@ def test_a_pickle_of_version_0_1_is_read(name: str) -> None:
 def test_values_in_pickles_are_what_they_were() -> None:
     assert type(load("SecretString")) is SecretString
     assert load("SecretString") == "vector-secret"
-    assert load("Rollout") == list(Rollout)
+    assert load("Rollout") == [Rollout.PREPARE, Rollout.MIGRATE, Rollout.STRICT]
     assert load("Options") == Options(batch_size=7)
     assert load("Progress") == Progress("t", "encrypt", 1, 2)
     assert load("Report").failures == [Failure((1,), "token", "DecryptionError: m")]

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Text, case, cast, func, literal, literal_c
 
 from sealchemy._databases.access import Access
 from sealchemy._databases.base import ANY_BOUND_VALUE, ANY_ENCRYPTED_VALUE, Database
-from sealchemy._databases.table import StoredText
+from sealchemy._databases.stored_text import StoredText
 from sealchemy._values.codecs import TEXT
 from sealchemy._values.envelope import HEADER_SIZE, PREFIX, ROW
 from sealchemy._values.rows import SEPARATOR

@@ -21,7 +21,7 @@ def require_keys(conversion: Conversion, bind: Engine | Connection, columns: Map
                 f"{context}: its rollout stage is prepare, in which processes write plaintext and some may not read"
                 " ciphertext yet; deploy stage migrate everywhere first"
             )
-        if conversion is UNBIND and keys.stage(context) is not Rollout.BIND_PREPARE:
+        if conversion is UNBIND and keys.stage(context) in {Rollout.STRICT, Rollout.BIND_MIGRATE}:
             raise UnsupportedOperationError(
                 f"{context}: its rollout stage is {keys.stage(context)}, in which processes write bound values, or do"
                 " not read others; deploy bind_migrate and then bind_prepare everywhere, and undo it there"

@@ -37,8 +37,8 @@ from .operations import (
     EncryptColumnsOp,
     RequireEncryptionOp,
     WidenColumnsOp,
-    render_item,
 )
+from .rendering import render_item
 
 PLAINTEXT = "# the values are taken for plaintext; if another library encrypted them, add legacy_reader="
 GUESSED = "# the database does not know the contexts: replace these by those of the models, or nothing decrypts"

@@ -27,7 +27,7 @@ from sealchemy._rewriting.pages import Pages
 from sealchemy._rewriting.run import run
 from sealchemy._rewriting.stages import refuse_legacy_reader, require_binding, require_keys, require_strict
 from sealchemy.errors import DecryptionError, PlaintextFoundError, UnsupportedOperationError
-from sealchemy.rewrite import BIND, DECRYPT, ENCRYPT, UNBIND, VERIFY, Progress, Report
+from sealchemy.rewrite import BIND, DECRYPT, ENCRYPT, UNBIND, Progress, Report
 
 from .operations import (
     AllowPlaintextOp,
@@ -112,8 +112,10 @@ def _unbind_columns(operations: Operations, operation: UnbindColumnsOp) -> None:
 
     def require(connection: Connection, columns: Mapping[str, str]) -> None:
         with open_table(connection, _wanted(connection, operation)) as access:
-            is_empty = Pages(access).is_empty()
-        require_keys(VERIFY if is_empty else UNBIND, connection, columns)
+            if Pages(access).is_empty():
+                return
+        _require_unbound_readers(connection, operation)
+        require_keys(UNBIND, connection, columns)
 
     with _open(operations, operation, require) as access:
         if Pages(access).is_empty():
@@ -170,6 +172,20 @@ def _refuse_planted_plaintext(access: Access) -> None:
             )
 
 
+def _require_unbound_readers(connection: Connection, operation: UnbindColumnsOp) -> None:
+    """Refuse to undo a binding while processes need it, or renew it."""
+    keys = engine_keys(connection.dialect)
+    stages = {keys.stage(context) for context in operation.columns.values()}
+    for stage in stages & {Rollout.STRICT, Rollout.BIND_MIGRATE}:
+        raise UnsupportedOperationError(
+            f"unbind_columns {operation.table_name}: the rollout stage is {stage}, in which processes write bound"
+            " values, or cannot read others. Bring every process to stage bind_migrate and then to bind_prepare first,"
+            " this one too: set <prefix>_ROLLOUT (INTEGRATION_TOKEN_ENCRYPTION_ROLLOUT for the ready-made table). To go"
+            " down to plaintext at once, with the application stopped, set it to migrate, and pass -x"
+            " allow-plaintext=yes as well"
+        )
+
+
 def _refuse_planted_copies(access: Access) -> None:
     """Refuse values that are not bound where the database requires that they are: no process can have written them."""
     required = constraint.required_columns(access, bound=True)
@@ -198,7 +214,8 @@ def _require_consent(operations: Operations, operation: DecryptColumnsOp) -> Non
         raise UnsupportedOperationError(
             f"decrypt_columns {operation.table_name}: the rollout stage is {stage}, and processes in stage {stage}"
             " cannot read plaintext. Bring every process to stage migrate first, this one too: set"
-            " <prefix>_ROLLOUT=migrate (INTEGRATION_TOKEN_ENCRYPTION_ROLLOUT for the ready-made table), or attach the key ring with"
+            " <prefix>_ROLLOUT=migrate (INTEGRATION_TOKEN_ENCRYPTION_ROLLOUT for the ready-made table), or attach the"
+            " key ring with"
             " rollout=Rollout.MIGRATE"
         )
 

@@ -1,44 +1,15 @@
-"""Alembic operations: `op.encrypt_columns` and its relatives, as they are called, reversed and rendered."""
+"""Alembic operations: `op.encrypt_columns` and its relatives, as they are called and reversed."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from alembic.autogenerate.render import renderers  # not from alembic.autogenerate: this runs during its import
 from alembic.operations import MigrateOperation, Operations
-from sqlalchemy.types import TypeDecorator
 
-from sealchemy._column.encrypted_type import encrypted_type
 from sealchemy._rewriting.options import Options
 from sealchemy._rewriting.stages import spread
 from sealchemy.errors import ColumnDefinitionError
-
-if TYPE_CHECKING:  # Alembic loads this module while it is itself being imported
-    from alembic.autogenerate.api import AutogenContext
-
-
-def render_item(kind: str, item: Any, context: AutogenContext) -> str | Literal[False]:
-    """Render the types of this package as their types in the database: an encrypted column as `sa.Text()`.
-
-    On MySQL and MariaDB that is MEDIUMTEXT. So revisions import nothing from here, and outlive the models. Pass this
-    function to `context.configure(render_item=...)` in `env.py`; naming the plugin there, in
-    `autogenerate_plugins=["alembic.autogenerate.*", "sealchemy"]`, does so as well.
-    """
-    if kind != "type":
-        return False
-    encrypted = encrypted_type(item)
-    if encrypted is not None:
-        item = encrypted
-    elif not isinstance(item, TypeDecorator) or not type(item).__module__.startswith("sealchemy."):
-        return False
-    implementation = item.load_dialect_impl(context.dialect)
-    dialect = re.match(r"sqlalchemy\.dialects\.(\w+)", type(implementation).__module__)
-    if dialect:
-        context.imports.add(f"from sqlalchemy.dialects import {dialect[1]}")
-        return f"{dialect[1]}.{implementation!r}"
-    return f"{context.opts.get('sqlalchemy_module_prefix') or 'sa.'}{implementation!r}"
 
 
 class ColumnsOp(MigrateOperation):
@@ -281,23 +252,3 @@ EncryptColumnsOp.reverse_type = DecryptColumnsOp
 BindColumnsOp.reverse_type = UnbindColumnsOp
 WidenColumnsOp.reverse_type = StayWideOp
 RequireEncryptionOp.reverse_type = AllowPlaintextOp
-
-
-@renderers.dispatch_for(StayWideOp)
-def _render_nothing(_context: AutogenContext, operation: StayWideOp) -> list[str]:
-    columns = list(operation.columns)
-    return [f"# {operation.table_name!r}: {columns!r} stay wide, which plaintext can use as well", "pass"]
-
-
-@renderers.dispatch_for(ColumnsOp)
-def _render(_context: AutogenContext, operation: ColumnsOp) -> list[str]:
-    schema = f", schema={operation.schema!r}" if operation.schema else ""
-    columns = list(operation.columns) if isinstance(operation, WidenColumnsOp) else operation.columns
-    kinds = f", kinds={operation.kinds!r}" if operation.kinds and isinstance(operation, RewriteOp) else ""
-    bind_to = ""
-    if operation.bind_to and isinstance(operation, RewriteOp):
-        bind_to = f", bind_to={ {name: tuple(parts) for name, parts in operation.bind_to.items()}!r}"
-    bound = ", bound=True" if operation.bound and isinstance(operation, RequireEncryptionOp) else ""
-    call = f"op.{operation.name}({str(operation.table_name)!r}, {columns!r}{kinds}{bind_to}{bound}{schema})"
-    comment = operation.info.get("sealchemy_comment")
-    return [comment, call] if comment else [call]

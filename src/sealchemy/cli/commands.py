@@ -1,4 +1,4 @@
-"""The commands and their options; `actions.py` does the work.
+"""The commands and their options; `actions.py` and `rewriting.py` do the work.
 
 The imports are inside the commands, so that `--help` and `generate-key` do not wait for SQLAlchemy.
 """
@@ -138,10 +138,10 @@ def verify(models: Models = MODELS, url: Url = None, prefix: Prefix = PREFIX, ve
     """Authenticate every value, and list failures by primary key. Plaintext is a failure."""
     from sealchemy.rewrite import VERIFY, Options
 
-    from . import actions
+    from . import rewriting
     from .project import Project
 
-    actions.rewrite_tables(Project(models, url, prefix, verbose), VERIFY, Options())
+    rewriting.rewrite_tables(Project(models, url, prefix, verbose), VERIFY, Options())
 
 
 @app.command()
@@ -170,11 +170,11 @@ def encrypt(
     """Encrypt plaintext values, in place."""
     from sealchemy.rewrite import ENCRYPT
 
-    from . import actions
+    from . import rewriting
     from .project import Project
 
-    options = actions.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
-    actions.rewrite_tables(Project(models, url, prefix, verbose), ENCRYPT, options, accept or [])
+    options = rewriting.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
+    rewriting.rewrite_tables(Project(models, url, prefix, verbose), ENCRYPT, options, accept or [])
 
 
 @app.command()
@@ -194,11 +194,11 @@ def rekey(
     """Encrypt the values under previous keys with the primary key, in place."""
     from sealchemy.rewrite import REKEY
 
-    from . import actions
+    from . import rewriting
     from .project import Project
 
-    options = actions.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
-    actions.rewrite_tables(Project(models, url, prefix, verbose), REKEY, options, accept or [])
+    options = rewriting.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
+    rewriting.rewrite_tables(Project(models, url, prefix, verbose), REKEY, options, accept or [])
 
 
 @app.command()
@@ -219,12 +219,12 @@ def bind(
     """Bind the encrypted values of columns with bind_to to their row, in place."""
     from sealchemy.rewrite import BIND, UNBIND
 
-    from . import actions
+    from . import rewriting
     from .project import Project
 
-    options = actions.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
+    options = rewriting.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
     project = Project(models, url, prefix, verbose)
-    actions.rewrite_tables(project, UNBIND if undo else BIND, options, accept or [])
+    rewriting.rewrite_tables(project, UNBIND if undo else BIND, options, accept or [])
 
 
 @app.command()
@@ -246,7 +246,7 @@ def decrypt(
     from sealchemy.errors import UnsupportedOperationError
     from sealchemy.rewrite import DECRYPT
 
-    from . import actions
+    from . import rewriting
     from .project import Project
 
     if not allow_plaintext:
@@ -254,8 +254,8 @@ def decrypt(
             "decrypt writes plaintext into the database, its logs and its backups. If that is what you want:"
             " sealchemy decrypt --allow-plaintext"
         )
-    options = actions.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
-    actions.rewrite_tables(Project(models, url, prefix, verbose), DECRYPT, options, accept or [])
+    options = rewriting.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
+    rewriting.rewrite_tables(Project(models, url, prefix, verbose), DECRYPT, options, accept or [])
 
 
 @app.command()

@@ -10,7 +10,13 @@ from typing import Any, NoReturn, TypeAlias
 from sqlalchemy import Engine, delete, false, select, update
 from sqlalchemy.orm import Session
 
-from sealchemy import IntegrationError, IntegrationNotFoundError, ReauthorizationRequiredError, SecretString
+from sealchemy import (
+    IntegrationError,
+    IntegrationNotFoundError,
+    ReauthorizationRequiredError,
+    SealchemyError,
+    SecretString,
+)
 
 from .models import IntegrationMixin, utc_now
 from .token_grant import TokenGrant
@@ -51,20 +57,24 @@ class Claim:
 
 
 class IntegrationRow:
-    """The row of a user and a provider; each method is the work of one transaction."""
+    """The row of a user, a provider and an account; each method is the work of one transaction.
 
-    def __init__(self, model: type[IntegrationMixin], user_id: str, provider: str) -> None:
-        require_identity(user_id, provider)
-        self.model, self.user_id, self.provider = model, user_id, provider
+    Its tokens are bound to these three. One that is not authentic is a `SealchemyError`, and nothing else happens.
+    """
+
+    def __init__(self, model: type[IntegrationMixin], user_id: str, provider: str, account: str) -> None:
+        require_identity(user_id, provider, account)
+        self.model, self.user_id, self.provider, self.account = model, user_id, provider, account
 
     def look(self, session: Session) -> Snapshot:
         """Read the row, locking nothing."""
         m = self.model
         columns = (m.access_token, m.has_refresh_token, m.expires_at, m.reauthorization_required, m.refresh_lease)
-        row = session.execute(self._find(m.id, *columns, utc_now())).one_or_none()
+        row = self._read(session, self._find(m.id, *columns, utc_now()))
         if row is None:
+            account = f", account {self.account!r}" if self.account else ""
             raise IntegrationNotFoundError(
-                f"user {self.user_id!r} has no integration with {self.provider!r}; connect it first"
+                f"user {self.user_id!r} has no integration with {self.provider!r}{account}; connect it first"
             )
         return Snapshot(*row)
 
@@ -141,18 +151,28 @@ class IntegrationRow:
             m.refresh_lease_until,
             utc_now().label("now"),
         )
-        return session.execute(query.with_for_update(key_share=True, skip_locked=skip_locked)).one_or_none()
+        return self._read(session, query.with_for_update(key_share=True, skip_locked=skip_locked))
+
+    def _read(self, session: Session, query: Any) -> Any:
+        """Return the row; one whose tokens are not authentic is logged by its id."""
+        try:
+            return session.execute(query).one_or_none()
+        except SealchemyError as error:
+            found = session.scalar(self._find(self.model.id))
+            logger.error("integration %s (%s): nothing is sent: %s", found, self.provider, error)  # noqa: TRY400 - raised
+            raise
 
     def _update(self, session: Session, number: int, **values: Any) -> None:
         # Taking a lease does not change the integration, so it leaves `updated_at` as it is.
         changed = {"updated_at": self.model.updated_at, **values}
-        session.execute(update(self.model).where(self.model.id == number).values(changed), **_PLAIN)
+        session.execute(self._where(update(self.model).values(changed)).where(self.model.id == number), **_PLAIN)
 
     def _find(self, *columns: Any) -> Any:
         return self._where(select(*columns))
 
     def _where(self, statement: Any) -> Any:
-        return statement.where(self.model.user_id == self.user_id, self.model.provider == self.provider)
+        m = self.model
+        return statement.where(m.user_id == self.user_id, m.provider == self.provider, m.account == self.account)
 
 
 def _freed(row: Any, lease: str) -> dict[str, Any]:
@@ -172,16 +192,18 @@ def _begin(session: Session, model: type[IntegrationMixin]) -> None:
         raise IntegrationError("this engine is in AUTOCOMMIT, where tokens can be lost; use sessions of another engine")
 
 
-def require_identity(user_id: object, provider: object) -> None:
+def require_identity(user_id: object, provider: object, account: object) -> None:
     """Refuse arguments that would select any row but one.
 
     Raises:
-        IntegrationError: `provider` is not text, or `user_id` not a value.
+        IntegrationError: `provider` or `account` is not text, or `user_id` not a value.
     """
     if not isinstance(provider, str) or user_id is None or hasattr(user_id, "__clause_element__"):
         raise IntegrationError(
             f"user_id is {type(user_id).__name__} and provider {type(provider).__name__}; pass two values"
         )
+    if not isinstance(account, str):
+        raise IntegrationError(f'account is {type(account).__name__}; pass text, "" for the only account')
 
 
 def values_of(grant: TokenGrant, now: datetime) -> dict[str, Any]:

@@ -19,13 +19,21 @@ from sqlalchemy.orm import (
 from sqlalchemy.types import TypeDecorator
 from typing_extensions import override
 
-from sealchemy import EncryptedString
+from sealchemy import EncryptedJSON, EncryptedString
 
 TOKEN_CONTEXTS = {
     "access_token": "integrations.access_token",
     "refresh_token": "integrations.refresh_token",
 }
 """The context of each token column, by column name."""
+
+BIND_TO = ("user_id", "provider", "account")
+"""What names a row, and decides where its tokens are sent: they are read in this row alone."""
+
+
+def _exact_text(length: int) -> String:
+    """Return a type for text that is compared as it is; MariaDB takes `a` and `A` for equal otherwise."""
+    return String(length).with_variant(String(length, collation="utf8mb4_bin"), "mysql", "mariadb")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -75,16 +83,24 @@ class IntegrationMixin:
 
     The token columns are deferred: listing integrations neither fetches nor decrypts them. In async code, where
     attributes cannot load themselves, use `undefer_group("tokens")`.
+
+    The tokens and `details`, which may say where a token is sent, are bound to user, provider and account: a writer of
+    the database cannot move them to a row of another one. `account` tells several accounts of one user apart, by
+    whatever name the provider has for them; `""` is the only one.
     """
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    user_id: Mapped[str] = mapped_column(String(255))
-    provider: Mapped[str] = mapped_column(String(64))
+    user_id: Mapped[str] = mapped_column(_exact_text(255))
+    provider: Mapped[str] = mapped_column(_exact_text(64))
+    account: Mapped[str] = mapped_column(_exact_text(255), default="", server_default="")
     access_token: Mapped[str | None] = mapped_column(
-        EncryptedString(TOKEN_CONTEXTS["access_token"]), deferred=True, deferred_group="tokens"
+        EncryptedString(TOKEN_CONTEXTS["access_token"], bind_to=BIND_TO), deferred=True, deferred_group="tokens"
     )
     refresh_token: Mapped[str | None] = mapped_column(
-        EncryptedString(TOKEN_CONTEXTS["refresh_token"]), deferred=True, deferred_group="tokens"
+        EncryptedString(TOKEN_CONTEXTS["refresh_token"], bind_to=BIND_TO), deferred=True, deferred_group="tokens"
+    )
+    details: Mapped[Any] = mapped_column(
+        EncryptedJSON("integrations.details", bind_to=BIND_TO), nullable=True, deferred=True
     )
     token_type: Mapped[str] = mapped_column(String(32), default="Bearer", server_default="Bearer")
     scope: Mapped[str | None] = mapped_column(String(4096))
@@ -107,8 +123,8 @@ class IntegrationMixin:
 
     @declared_attr.directive
     def __table_args__(cls) -> tuple[Any, ...]:  # noqa: N805 - SQLAlchemy passes the class
-        """Allow one row for a user and a provider."""
-        return (UniqueConstraint("user_id", "provider"),)
+        """Allow one row for a user, a provider and an account there."""
+        return (UniqueConstraint("user_id", "provider", "account"),)
 
     def __repr__(self) -> str:
         """Return the columns that identify the row, as far as they are loaded: a repr must not run a query."""

@@ -18,6 +18,7 @@ class IntegrationPublic(BaseModel):
     id: int
     user_id: str
     provider: str
+    account: str
     scope: str | None
     expires_at: datetime | None
     reauthorization_required: bool

@@ -63,6 +63,7 @@ def get_valid_token(
     user_id: str,
     provider: str,
     client: OAuthClient,
+    account: str = "",
     leeway: timedelta | float = 300.0,
     rejected: str | None = None,
     model: type[IntegrationMixin] = Integration,
@@ -78,6 +79,7 @@ def get_valid_token(
         user_id: the application's id of the user.
         provider: the application's name of the provider.
         client: the application, as the provider knows it.
+        account: the name of the account at the provider, as it was given to `upsert_integration`.
         leeway: how long the token has to stay valid, in seconds or as a timedelta. Keep it below the lifetime of the
             provider's tokens. It is ignored where there is no refresh token.
         rejected: an access token that the provider has just refused (HTTP status 401); it is not returned again.
@@ -88,11 +90,12 @@ def get_valid_token(
         ReauthorizationRequiredError: the provider has revoked the grant, or there is no refresh token: the user must
             connect again. The row says so in `reauthorization_required`.
         RefreshFailedError: the provider issued no token, for a reason that may pass; the stored ones are unchanged.
-        EnvelopeError, UnknownKeyError, DecryptionError: the stored token cannot be read.
+        EnvelopeError, UnknownKeyError, DecryptionError: the stored token cannot be read, or does not belong to this
+            row; nothing is sent, and nothing changes.
         sqlalchemy.exc.SQLAlchemyError: the database was unavailable before the provider was asked.
     """
     rejected = hide(rejected)
-    row, runner = IntegrationRow(model, user_id, provider), BlockingRunner(session_factory)
+    row, runner = IntegrationRow(model, user_id, provider, account), BlockingRunner(session_factory)
     return run(_valid_token(runner, row, client, _seconds(leeway), rejected))
 
 
@@ -102,6 +105,7 @@ async def get_valid_token_async(
     user_id: str,
     provider: str,
     client: OAuthClient,
+    account: str = "",
     leeway: timedelta | float = 300.0,
     rejected: str | None = None,
     model: type[IntegrationMixin] = Integration,
@@ -111,7 +115,7 @@ async def get_valid_token_async(
     If its task is cancelled, a refresh that has begun is still completed: its token exists nowhere else.
     """
     rejected = hide(rejected)
-    row, runner = IntegrationRow(model, user_id, provider), AsyncRunner(session_factory)
+    row, runner = IntegrationRow(model, user_id, provider, account), AsyncRunner(session_factory)
     return await run_to_its_end(_valid_token(runner, row, client, _seconds(leeway), rejected))
 
 
@@ -121,6 +125,7 @@ def disconnect_integration(
     user_id: str,
     provider: str,
     client: OAuthClient,
+    account: str = "",
     model: type[IntegrationMixin] = Integration,
 ) -> None:
     """Revoke the grant at the provider, if it has an endpoint for that, then delete the row.
@@ -133,7 +138,7 @@ def disconnect_integration(
             forget it all the same, delete the row.
         RefreshFailedError: a refresh under way did not end.
     """
-    run(_disconnect(BlockingRunner(session_factory), IntegrationRow(model, user_id, provider), client))
+    run(_disconnect(BlockingRunner(session_factory), IntegrationRow(model, user_id, provider, account), client))
 
 
 async def disconnect_integration_async(
@@ -142,10 +147,13 @@ async def disconnect_integration_async(
     user_id: str,
     provider: str,
     client: OAuthClient,
+    account: str = "",
     model: type[IntegrationMixin] = Integration,
 ) -> None:
     """Do what `disconnect_integration` does, with `async_sessionmaker(engine)`."""
-    await run_to_its_end(_disconnect(AsyncRunner(session_factory), IntegrationRow(model, user_id, provider), client))
+    await run_to_its_end(
+        _disconnect(AsyncRunner(session_factory), IntegrationRow(model, user_id, provider, account), client)
+    )
 
 
 async def _valid_token(

@@ -34,9 +34,10 @@ def upsert_integration(
     user_id: str,
     provider: str,
     grant: TokenGrant,
+    account: str = "",
     model: type[_Table] = Integration,  # type: ignore[assignment] # the default of a type variable
 ) -> _Table:
-    """Store the grant of a user who has connected, in the one row of this user and provider.
+    """Store the grant of a user who has connected, in the one row of this user, provider and account.
 
     It is part of the caller's transaction: commit the session. Two callers at once make one row, and the later one
     wins. A grant without a refresh token, or without a scope, keeps the stored one.
@@ -47,13 +48,15 @@ def upsert_integration(
         user_id: the application's id of the user.
         provider: the application's name of the provider, such as `google-calendar`.
         grant: the tokens.
+        account: the name of the account at the provider, if a user may connect several; a refresh token of one is never
+            kept for another.
         model: the table, if it is not the ready-made one.
 
     Returns:
         the integration, without its tokens loaded.
     """
-    require_identity(user_id, provider)
-    identity = {"user_id": user_id, "provider": provider}
+    require_identity(user_id, provider, account)
+    identity = {"user_id": user_id, "provider": provider, "account": account}
     now = session.scalars(select(utc_now()), bind_arguments={"mapper": model}).one()
     values = {**values_of(grant, now), "reauthorization_required": False, "updated_at": utc_now()}
     session.flush()

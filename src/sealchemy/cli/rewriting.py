@@ -1,0 +1,197 @@
+"""What the commands that rewrite values do."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rich.console import Console
+from sqlalchemy import Engine
+
+from sealchemy import Rollout
+from sealchemy._databases.access import open_table
+from sealchemy._databases.table import TableColumns
+from sealchemy._inspection.guarded import rewrite_if_clear
+from sealchemy._rewriting import constraint
+from sealchemy._rewriting.conversions import Conversion
+from sealchemy._rewriting.run import run
+from sealchemy._rewriting.stages import require_keys
+from sealchemy.errors import (
+    DecryptionError,
+    PlaintextFoundError,
+    RewriteError,
+    UnsupportedOperationError,
+)
+from sealchemy.rewrite import BIND, DECRYPT, ENCRYPT, REKEY, UNBIND, VERIFY, Options, Report
+
+from . import output
+from .project import Project
+
+_INTERRUPTED = 130  # 128 and the number of SIGINT
+
+_ONLY_LOOKS = {
+    "encrypt": (Rollout.STRICT, Rollout.BIND_PREPARE, Rollout.BIND_MIGRATE),
+    "bind": (Rollout.STRICT,),
+}
+"""The stages in which no process writes what a conversion would rewrite, so that it may have been planted."""
+
+
+def parse_options(
+    dry_run: bool, batch_size: int, pause: float, lock_timeout: float, max_rows: int | None, shard: str | None
+) -> Options:
+    """Return the options of `rewrite`."""
+    part = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", shard) if shard is not None else None
+    if shard is not None and part is None:
+        raise UnsupportedOperationError("--shard takes one of several shares, such as 2/8")
+    return Options(
+        dry_run=dry_run,
+        batch_size=batch_size,
+        pause=pause,
+        lock_timeout=lock_timeout,
+        max_rows=max_rows,
+        shard=(int(part[1]), int(part[2])) if part else None,
+    )
+
+
+def rewrite_tables(project: Project, conversion: Conversion, options: Options, accept: Sequence[str] = ()) -> None:
+    """Rewrite every table, continuing with the next one if some rows cannot be done."""
+    engine = project.protected_engine()
+    _refuse_stage(project, conversion)
+    only_looks = project.stage() in _ONLY_LOOKS.get(conversion.name, ()) and not options.dry_run
+    options = replace(options, dry_run=True) if only_looks else options
+    console, failed = Console(stderr=True), False
+    for table in _tables(project, conversion):
+        try:
+            report = _rewrite_table(console, engine, conversion, options, table, accept)
+        except RewriteError as error:
+            _print_failures(error)
+            if error.report is None or error.report.stopped == "interrupt":
+                raise SystemExit(_INTERRUPTED if error.report else 1) from None
+            report, failed = error.report, True
+        else:
+            if only_looks:
+                _refuse_planted(conversion, report, project)
+            _print_report(conversion, options, report)
+        if report.stopped == "max_rows" or report.rewritten == options.max_rows:
+            break
+        if options.max_rows is not None:
+            options = replace(options, max_rows=options.max_rows - report.rewritten)
+    if failed:
+        raise SystemExit(1)
+
+
+def _tables(project: Project, conversion: Conversion) -> list[TableColumns]:
+    """Return the tables, and of these the columns, that a conversion is for."""
+    tables = project.tables()
+    if conversion not in {BIND, UNBIND}:
+        return tables
+    bound = [
+        table._replace(
+            columns={name: context for name, context in table.columns.items() if name in table.bind_to},
+            kinds={name: kind for name, kind in (table.kinds or {}).items() if name in table.bind_to},
+        )
+        for table in tables
+        if table.bind_to
+    ]
+    if not bound:
+        raise UnsupportedOperationError(
+            f"{conversion.name}: no column of these models is declared with bind_to, so there is nothing to do"
+        )
+    return bound
+
+
+def _rewrite_table(
+    console: Console,
+    engine: Engine,
+    conversion: Conversion,
+    options: Options,
+    table: TableColumns,
+    accept: Sequence[str],
+) -> Report:
+    key_ring = require_keys(conversion, engine, table.columns)
+    with open_table(engine, table, options.lock_timeout) as access, output.progress(console) as progress:
+        if conversion is VERIFY:
+            return run(access, conversion, options, progress)
+        if conversion is DECRYPT and (required := constraint.required_columns(access)):
+            raise UnsupportedOperationError(
+                f"decrypt {table.name}: its CHECK refuses plaintext in {', '.join(sorted(required))}; drop it first, in"
+                " a revision (op.allow_plaintext), or use op.decrypt_columns, which does both"
+            )
+        if conversion is UNBIND and (required := constraint.required_columns(access, bound=True)):
+            raise UnsupportedOperationError(
+                f"unbind {table.name}: its CHECK requires bound values in {', '.join(sorted(required))}; drop it first,"
+                " in a revision (op.allow_plaintext)"
+            )
+        if conversion is ENCRYPT:
+            print(f"encrypt {table.name}: with key {key_ring.primary.id}", file=sys.stderr)
+        return rewrite_if_clear(access, conversion, options, accept, progress=progress)
+
+
+def _refuse_stage(project: Project, conversion: Conversion) -> None:
+    """Refuse what no process of the application could read."""
+    stage, variable = project.stage(), project.rollout_variable
+    if conversion is ENCRYPT and stage is Rollout.PREPARE:
+        raise UnsupportedOperationError(
+            "encrypt: the rollout stage is prepare: processes still write plaintext, and some may not read ciphertext"
+            f" yet; set {variable}=migrate everywhere first"
+        )
+    if conversion is DECRYPT and stage not in {Rollout.PREPARE, Rollout.MIGRATE}:
+        raise UnsupportedOperationError(
+            f"decrypt: the rollout stage is {stage}, and processes in stage {stage} cannot read plaintext;"
+            f" set {variable}=migrate everywhere first, here too"
+        )
+    if conversion is BIND and stage in {Rollout.PREPARE, Rollout.BIND_PREPARE}:
+        raise UnsupportedOperationError(
+            f"bind: the rollout stage is {stage}: processes still write values that are not bound, and some may not"
+            f" read bound ones yet; set {variable}=bind_migrate everywhere first"
+        )
+    if conversion is UNBIND and stage is not Rollout.BIND_PREPARE:
+        raise UnsupportedOperationError(
+            f"bind --undo: the rollout stage is {stage}, in which processes write bound values, or cannot read others;"
+            f" set {variable}=bind_migrate and then bind_prepare everywhere first"
+        )
+
+
+def _refuse_planted(conversion: Conversion, report: Report, project: Project) -> None:
+    if report.pending and conversion is BIND:
+        raise DecryptionError(
+            f"bind {report.table}: {report.pending} rows have values that are not bound to them, although the rollout"
+            " stage is strict: they may have been copied from other rows, and binding them would authenticate that for"
+            " ever. Find out who wrote them, and restore them from a backup; or set"
+            f" {project.rollout_variable}=bind_migrate everywhere, and bind them there"
+        )
+    if report.pending:
+        raise PlaintextFoundError(
+            f"encrypt {report.table}: {report.pending} rows have plaintext, although the rollout stage is"
+            f" {project.stage()}:"
+            " it may have been planted, and encrypting it would authenticate it for ever. Find out who wrote it and"
+            f" delete or correct it; or set {project.rollout_variable}=migrate everywhere, and encrypt it there"
+        )
+
+
+def _print_failures(error: RewriteError) -> None:
+    print(f"sealchemy: {error}", file=sys.stderr)
+    for failure in error.report.failures if error.report else ():
+        print(f"{error.report.table} {failure}")
+    if error.report and error.report.failed > len(error.report.failures):
+        print(f"and {error.report.failed - len(error.report.failures)} more")
+    for sentence in error.report.left_behind if error.report else ():
+        print(f"{error.report.table}: {sentence}")
+
+
+def _print_report(conversion: Conversion, options: Options, report: Report) -> None:
+    if conversion is VERIFY:
+        print(f"verify {report.table}: every value authenticates")
+    elif options.dry_run:
+        print(f"{conversion.name} {report.table}: {report.pending} rows would be rewritten; nothing was changed")
+    elif conversion is REKEY:
+        done = f"{report.rewritten} rows moved to" if report.rewritten else "nothing to do: every value is under"
+        print(f"rekey {report.table}: {done} key {report.key_id}")
+    else:
+        print(f"{conversion.name} {report.table}: {report.rewritten} rows")
+    if report.stopped == "max_rows":
+        print("stopped at --max-rows; run it again to continue")
+    for sentence in report.left_behind:
+        print(f"{report.table}: {sentence}")
