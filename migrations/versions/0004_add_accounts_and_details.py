@@ -92,12 +92,12 @@ def rebuild_on_sqlite(old: str, new: str) -> None:
         made, count = re.subn(r"^CREATE TABLE\s+\S+", "CREATE TABLE sealchemy_new", table.replace(old, new))
         if count != 1 or old not in table:
             raise RuntimeError(f"table {TABLE} has not {old}, as revision 0001 made it; make that {new} by hand")
-        connection.exec_driver_sql(made.replace("%", "%%"))
+        connection.exec_driver_sql(made)
         connection.exec_driver_sql("INSERT INTO sealchemy_new SELECT * FROM integrations")
         connection.exec_driver_sql("DROP TABLE integrations")
         connection.exec_driver_sql("ALTER TABLE sealchemy_new RENAME TO integrations")
         for statement in others:
-            connection.exec_driver_sql(statement.replace("%", "%%"))
+            connection.exec_driver_sql(statement)
 
 
 @contextmanager
