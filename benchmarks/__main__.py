@@ -18,7 +18,7 @@ from rich.console import Console
 from sqlalchemy import create_engine, text
 from tests.support import postgresql
 
-from . import queries, rewriting, values
+from . import bound, queries, rewriting, values
 from .results import Section
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def check() -> Iterator[Section]:
     with server() as url, tempfile.TemporaryDirectory() as folder:
         yield queries.core_select("sqlite://", 200, rows=200, rounds=7)[0]
         yield queries.orm(url, 200, rows=1000, rounds=7)
+        yield bound.statements("sqlite://", 200, rows=500, rounds=7)
         yield rewriting.in_place(url, 10_000, rounds=1)
         yield rewriting.in_place(f"sqlite:///{folder}/bench.db", 10_000, rounds=1)
 
@@ -80,6 +81,9 @@ def everything(added: dict[str, dict[str, dict[str, float]]], only: str) -> Iter
             **{f"select on sqlite, {size}": partial(select, "sqlite://", size) for size in values.SIZES},
             **{f"select on postgresql, {size}": partial(select, url, size) for size in values.SIZES},
             "orm": lambda: queries.orm(url, 200, rows=2000, rounds=15),
+            "bound on sqlite": lambda: bound.statements("sqlite://", 200, rows=2000, rounds=15),
+            "bound on postgresql": lambda: bound.statements(url, 200, rows=2000, rounds=15),
+            "rewriting to bound": lambda: bound.in_place(url, 2_000_000),
             "in place on postgresql": lambda: rewriting.in_place(url, 200_000, rounds=3),
             "profile": lambda: rewriting.profile(url, 40_000),
             "in place on sqlite": lambda: rewriting.in_place(file, 200_000, rounds=3),

@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import create_engine, insert, text
+from sqlalchemy import Column, MetaData, String, Table, create_engine, insert, select, text
 
 from sealchemy import EncryptedString, Key, KeyRing, RewriteError, Rollout, SealchemyError, attach_key_ring
 from sealchemy._values import envelope
-from sealchemy.integrations.models import Base, Integration
+from sealchemy._values import rows as bound_rows
+from sealchemy._values.codecs import TEXT
 from sealchemy.rewrite import DECRYPT, ENCRYPT, REKEY, VERIFY, rewrite
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ RING = KeyRing(primary=KEY, previous=[PREVIOUS])
 CURRENT = RING.encrypt("token", CONTEXT)
 UNKNOWN_VALUE = KeyRing(primary=UNKNOWN).encrypt("token", CONTEXT)
 
+metadata = MetaData()
+tokens = Table(
+    "tokens", metadata, Column("user_id", String(8), primary_key=True), Column("access_token", EncryptedString(CONTEXT))
+)
+
 KINDS: dict[str, str] = {
     "plaintext": "ya29.token",
     "empty text": "",
@@ -34,7 +40,7 @@ KINDS: dict[str, str] = {
     "encrypted": CURRENT,
     "encrypted, previous key": KeyRing(primary=PREVIOUS).encrypt("token", CONTEXT),
     "unknown version": "sealchemy:v2:" + CURRENT[13:],
-    "row-bound format (reserved)": envelope.header(KEY.id) + "row:" + CURRENT[26:],
+    "encrypted, bound to its row": bound_rows.encryptor(RING, CONTEXT, TEXT.value)("token", ["u"]),
     "encrypted, truncated": CURRENT[:-4],
     "encrypted, wrong context": RING.encrypt("token", "integrations.refresh_token"),
     "encrypted, wrong key bytes": envelope.header(KEY.id) + UNKNOWN_VALUE[26:],
@@ -47,10 +53,9 @@ KINDS: dict[str, str] = {
 
 def database(stored: str, stage: Rollout) -> Engine:
     engine = attach_key_ring(create_engine("sqlite://"), RING, rollout=stage)
-    Base.metadata.create_all(engine)
+    metadata.create_all(engine)
     with engine.begin() as connection:
-        statement = text("INSERT INTO integrations (user_id, provider, access_token) VALUES ('u', 'p', :stored)")
-        connection.execute(statement, {"stored": stored})
+        connection.execute(text("INSERT INTO tokens VALUES ('u', :stored)"), {"stored": stored})
     return engine
 
 
@@ -71,7 +76,7 @@ def reading(stored: str, stage: Rollout) -> str:
 
     def read() -> str:
         with engine.connect() as connection:
-            value = connection.scalar(Integration.__table__.select().with_only_columns(Integration.access_token))
+            value = connection.scalar(select(tokens.c.access_token))
         return "returned unchanged" if value == stored else "decrypted"
 
     try:
@@ -86,8 +91,8 @@ def writing(given: str, stage: Rollout) -> str:
 
     def write() -> str:
         with engine.begin() as connection:
-            connection.execute(insert(Integration), {"user_id": "w", "provider": "p", "access_token": given})
-            stored = connection.scalar(text("SELECT access_token FROM integrations WHERE user_id = 'w'"))
+            connection.execute(insert(tokens), {"user_id": "w", "access_token": given})
+            stored = connection.scalar(text("SELECT access_token FROM tokens WHERE user_id = 'w'"))
         return "stored unchanged" if stored == given else "encrypted"
 
     try:
@@ -101,9 +106,9 @@ def rewriting(stored: str, operation: Any, stage: Rollout) -> str:
     engine = database(stored, stage)
 
     def work() -> str:
-        rewrite(operation, engine, "integrations", COLUMNS)
+        rewrite(operation, engine, "tokens", COLUMNS)
         with engine.connect() as connection:
-            now = connection.scalar(text("SELECT access_token FROM integrations"))
+            now = connection.scalar(text("SELECT access_token FROM tokens"))
         if now == stored:
             return "left unchanged"
         return "encrypted (primary key)" if now.startswith(envelope.header(KEY.id)) else "decrypted"
@@ -112,7 +117,7 @@ def rewriting(stored: str, operation: Any, stage: Rollout) -> str:
         result = outcome(work)
         if result not in {"left unchanged", "encrypted (primary key)", "decrypted"}:
             with engine.connect() as connection:
-                assert connection.scalar(text("SELECT access_token FROM integrations")) == stored
+                assert connection.scalar(text("SELECT access_token FROM tokens")) == stored
         return result
     finally:
         engine.dispose()
@@ -196,12 +201,12 @@ def test_rewrite_reports_truncated_values_and_leaves_them(operation: Any, stage:
     engine = database("", stage)
     cut = [CURRENT[:length] for length in range(len(envelope.PREFIX), len(CURRENT))]
     with engine.begin() as connection:
-        connection.execute(text("DELETE FROM integrations"))
+        connection.execute(text("DELETE FROM tokens"))
         statement = text("INSERT INTO integrations (user_id, provider, access_token) VALUES (:n, 'p', :stored)")
         connection.execute(statement, [{"n": str(number), "stored": stored} for number, stored in enumerate(cut)])
     with pytest.raises(RewriteError) as caught:
-        rewrite(operation, engine, "integrations", COLUMNS)
+        rewrite(operation, engine, "tokens", COLUMNS)
     assert len(caught.value.report.failures) == len(cut)
     with engine.connect() as connection:
-        assert connection.scalars(text("SELECT access_token FROM integrations ORDER BY id")).all() == cut
+        assert connection.scalars(text("SELECT access_token FROM tokens ORDER BY id")).all() == cut
     engine.dispose()

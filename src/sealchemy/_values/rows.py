@@ -19,10 +19,24 @@ SEPARATOR = "\n"
 """What separates a stored value from the parts of its row, where both are read as one text."""
 
 
+_ROWS_KEPT = 1024
+_rows: dict[str, bytes] = {}
+"""The associated data of rows that were read lately: several values are often read with one row."""
+
+_LENGTHS = [b"\0" + number.to_bytes(4, "big") for number in range(256)]
+
+
 def associated_data(parts: Iterable[str]) -> bytes:
     """Return the associated data of a row."""
-    encoded = [part.encode() for part in parts]
-    return b"".join([b"\0" + len(part).to_bytes(4, "big") + part for part in encoded])
+    return _join([part.encode() for part in parts])
+
+
+def _join(parts: list[bytes]) -> bytes:
+    data = b""
+    for part in parts:
+        size = len(part)
+        data += (_LENGTHS[size] if size < len(_LENGTHS) else b"\0" + size.to_bytes(4, "big")) + part
+    return data
 
 
 def encryptor(key_ring: KeyRing, context: str, codec: Codec) -> Callable[[Any, Iterable[str]], Any]:
@@ -44,6 +58,13 @@ def decryptor(
         codec: returns the value of decrypted bytes.
         on_unbound: called with the hidden stored value if it is not bound to a row.
     """
+    decrypt = _decryptor(key_ring, context, codec, on_unbound)
+    return lambda stored, parts: decrypt(stored, associated_data(parts))
+
+
+def _decryptor(
+    key_ring: KeyRing, context: str, codec: Codec, on_unbound: Callable[[Any], Any]
+) -> Callable[[Any, bytes], Any]:
     context = envelope.require_context(context)
 
     def on_other(stored: Any) -> Any:
@@ -52,8 +73,7 @@ def decryptor(
         return refuse_key(key_ring, context, envelope.parse(stored, context, bound=True).key_id)
 
     known = {envelope.header(key_id, bound=True): key for key_id, key in data_keys(key_ring).items()}
-    decrypt = data_key.decryptor(known, context, codec, on_other, bound=True)
-    return lambda stored, parts: decrypt(stored, associated_data(parts))
+    return data_key.decryptor(known, context, codec, on_other, bound=True)
 
 
 def pair_encryptor(key_ring: KeyRing, context: str, codec: Codec) -> Callable[[Any], Any]:
@@ -66,20 +86,30 @@ def text_decryptor(
     key_ring: KeyRing, context: str, codec: Codec, names: Sequence[str], on_unbound: Callable[[Any], Any]
 ) -> Callable[[Any], Any]:
     """Return `decryptor` for a text that is read with the parts of its row behind it."""
-    decrypt, count = decryptor(key_ring, context, codec, on_unbound), len(names)
+    decrypt, count, prefix = _decryptor(key_ring, context, codec, on_unbound), len(names), envelope.PREFIX
 
     def decrypt_text(text: Any) -> Any:
         if text is None:
             return None
-        found = text.rsplit(SEPARATOR, count) if isinstance(text, str) else [""]
-        if len(found) <= count:
-            text, found = None, []
-            raise UnsupportedOperationError(
-                f"{context}: a value was read without {', '.join(names)}, to which it is bound; select the column of a"
-                " table, not text()"
-            )
-        stored, *parts = found
-        return decrypt(stored, parts)
+        if isinstance(text, str) and text.startswith(prefix):
+            stored, _, row = text.partition(SEPARATOR)
+            if (data := _rows.get(row)) is not None:
+                return decrypt(stored, data)
+            parts = row.encode().split(b"\n")
+            if row and len(parts) == count:
+                if len(_rows) >= _ROWS_KEPT:
+                    _rows.clear()
+                _rows[row] = data = _join(parts)
+                return decrypt(stored, data)
+        # Plaintext may have newlines of its own, and the parts have none.
+        stored, *others = text.rsplit(SEPARATOR, count) if isinstance(text, str) else [text]
+        if len(others) == count:
+            return decrypt(stored, associated_data(others))
+        text = stored = None
+        raise UnsupportedOperationError(
+            f"{context}: a value was read without {', '.join(names)}, to which it is bound; select the column of a"
+            " table, not text()"
+        )
 
     return decrypt_text
 
