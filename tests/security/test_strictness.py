@@ -202,11 +202,11 @@ def test_rewrite_reports_truncated_values_and_leaves_them(operation: Any, stage:
     cut = [CURRENT[:length] for length in range(len(envelope.PREFIX), len(CURRENT))]
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM tokens"))
-        statement = text("INSERT INTO integrations (user_id, provider, access_token) VALUES (:n, 'p', :stored)")
-        connection.execute(statement, [{"n": str(number), "stored": stored} for number, stored in enumerate(cut)])
+        statement = text("INSERT INTO tokens VALUES (:n, :stored)")
+        connection.execute(statement, [{"n": f"{number:04}", "stored": stored} for number, stored in enumerate(cut)])
     with pytest.raises(RewriteError) as caught:
         rewrite(operation, engine, "tokens", COLUMNS)
     assert len(caught.value.report.failures) == len(cut)
     with engine.connect() as connection:
-        assert connection.scalars(text("SELECT access_token FROM tokens ORDER BY id")).all() == cut
+        assert connection.scalars(text("SELECT access_token FROM tokens ORDER BY user_id")).all() == cut
     engine.dispose()

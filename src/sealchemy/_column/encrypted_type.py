@@ -90,7 +90,7 @@ class EncryptedType(TypeDecorator[_Value]):
         )
 
     @property
-    def _has_column_expression(self) -> bool:
+    def _has_column_expression(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] # SQLAlchemy asks
         return bool(self.bind_to)
 
     @override

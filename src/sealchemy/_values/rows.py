@@ -105,7 +105,7 @@ def text_decryptor(
         stored, *others = text.rsplit(SEPARATOR, count) if isinstance(text, str) else [text]
         if len(others) == count:
             return decrypt(stored, associated_data(others))
-        text = stored = None
+        text = stored = ""
         raise UnsupportedOperationError(
             f"{context}: a value was read without {', '.join(names)}, to which it is bound; select the column of a"
             " table, not text()"
