@@ -34,6 +34,7 @@ from sqlalchemy import (
     create_engine,
     insert,
     select,
+    text,
     update,
 )
 from sqlalchemy.types import TypeDecorator
@@ -182,6 +183,25 @@ def notices_a_move(setting: Setting) -> bool:
     return _fails(setting.read)
 
 
+def notices_another_row(setting: Setting) -> bool:
+    """Copy a value into another row, of a column that is declared with whatever the library has against that."""
+    library, is_ours = setting.library, setting.library.package == "sealchemy"
+    type_ = EncryptedString("rows.a", bind_to=("id",)) if is_ours else library.column("a", setting.key)
+    rows = Table("rows", MetaData(), Column("id", Integer, primary_key=True), Column("a", type_))
+    rows.create(setting.engine)
+    with setting.engine.begin() as connection:
+        for number, token in ((1, TOKEN), (2, "another token")):
+            connection.execute(insert(rows).values(id=number, a=token))
+        connection.execute(text("UPDATE rows SET a = (SELECT a FROM rows WHERE id = 2)"))
+
+    def read() -> Any:
+        with setting.engine.connect() as connection:
+            value = connection.scalar(select(rows.c.a).where(rows.c.id == 1))
+        return value.decrypt() if hasattr(value, "decrypt") else value
+
+    return _fails(read)
+
+
 def keeps_null_and_the_empty_text(setting: Setting) -> bool:
     if _fails(lambda: setting.write(a=None, b="")) or _fails(setting.read):
         return False
@@ -262,6 +282,7 @@ def has_something_for_existing_rows(setting: Setting) -> bool:
 QUESTIONS: dict[str, Callable[[Setting], bool]] = {
     "changing any byte of a stored value, or truncating it, raises an error": notices_a_change,
     "moving a value to another column raises an error": notices_a_move,
+    "moving a value to another row raises an error, if the column is declared so": notices_another_row,
     "NULL and the empty string are preserved": keeps_null_and_the_empty_text,
     "no token in the exception when another column of the row fails": keeps_tokens_out_of_exceptions,
     "no token in SQLAlchemy's debug log": keeps_tokens_out_of_debug_logs,
