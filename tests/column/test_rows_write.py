@@ -16,6 +16,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Uuid,
     bindparam,
     case,
     column,
@@ -580,3 +581,211 @@ def test_statements_of_unbound_columns_are_as_before(engine: Engine) -> None:
         session.get_one(Account, 1).free = "x"
         session.commit()
     assert "coalesce" not in statements[-1]
+
+
+def test_an_upsert_whose_rows_are_parameters_is_checked_like_one_with_values(engine: Engine) -> None:
+    """With the primary key among the parameters, it may find any row."""
+    dialects: dict[str, Any] = {"sqlite": sqlite, "postgresql": postgresql, "mysql": mysql}
+    statement = dialects[engine.dialect.name].insert(t)
+    if engine.dialect.name == "mysql":
+        statement = statement.on_duplicate_key_update(token=statement.inserted.token)
+    else:
+        statement = statement.on_conflict_do_update(index_elements=["id"], set_={"token": statement.excluded.token})
+    row = {"id": 1, "user_id": 3, "provider_name": "x", "token": "LOST", "kind": "account"}
+    for rows in (row, [row], [{**row, "id": 77}, row]):
+        with engine.begin() as connection, pytest.raises(UnsupportedOperationError, match="may find a row"):
+            connection.execute(statement, rows)
+    with engine.begin() as connection:
+        assert connection.scalar(select(t.c.token).where(t.c.id == 1)) == "T1"
+
+
+def test_a_moved_document_stays_mutable(engine: Engine) -> None:
+    OwnBase.metadata.create_all(engine)
+    with Session(engine) as session:
+        person = Person(id=1, login="ada", born=dt.date(1984, 2, 29), settings={"a": "x"})
+        session.add(person)
+        session.commit()
+        assert person.settings == {"a": "x"}
+        person.login = "bob"
+        session.flush()
+        assert isinstance(person.settings, MutableDict)
+        person.settings["b"] = "y"
+        session.commit()
+        assert person.settings == {"a": "x", "b": "y"}
+
+
+def test_a_default_that_computes_a_hash_sees_the_text(engine: Engine) -> None:
+    metadata = MetaData()
+    table = Table(
+        "hashed",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("owner", Integer, nullable=False),
+        Column("token", EncryptedString("hashed.token", bind_to=("owner",))),
+        Column("digest", String(64), default=lambda context: "H" + str(context.get_current_parameters()["token"])),
+        Column("copy", Integer, default=lambda context: context.get_current_parameters()["owner"]),
+    )
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(insert(table), [{"owner": 1, "token": "a"}, {"owner": 2, "token": "b"}])
+        connection.execute(insert(table).values([{"owner": 3, "token": "c"}, {"owner": 4, "token": "d"}]))
+        found = connection.execute(select(table.c.token, table.c.digest, table.c.copy).order_by(table.c.id)).all()
+    assert found == [("a", "Ha", 1), ("b", "Hb", 2), ("c", "Hc", 3), ("d", "Hd", 4)]
+
+
+class Lowering(TypeDecorator[str]):
+    impl = String(20)
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else value.lower()
+
+
+def test_a_part_is_converted_as_its_column_or_refused(engine: Engine) -> None:
+    with engine.begin() as connection:
+        with pytest.raises(UnsupportedOperationError, match="another type"):
+            connection.execute(
+                insert(t).values(**(ROW | {"provider_name": bindparam("p", "N", Lowering())}), token="x")
+            )
+        where = (t.c.user_id == 1, t.c.provider_name == literal("G", Lowering()))
+        with pytest.raises(UnsupportedOperationError, match="does not say provider"):
+            connection.execute(update(t).where(*where).values(token="LOST"))
+        own = [bindparam("p", "n", t.c.provider_name.type), bindparam("p", "n", String(9)), literal("n")]
+        for number, parameter in enumerate(own):
+            row = {"id": 20 + number, "user_id": number + 1, "provider_name": parameter, "kind": "account"}
+            connection.execute(insert(t).values(**row, token="kept"))
+        assert connection.scalars(select(t.c.token).where(t.c.id >= 20)).all() == ["kept"] * 3
+
+
+def test_texts_of_uuids(engine: Engine) -> None:
+    metadata = MetaData()
+    table = Table(
+        "by_text",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("device", Uuid(as_uuid=False), nullable=False),
+        Column("token", EncryptedString("by_text.token", bind_to=("device",))),
+    )
+    metadata.create_all(engine)
+    key = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
+    with engine.begin() as connection:
+        connection.execute(insert(table).values(id=1, device=key, token="kept"))
+        assert connection.scalar(select(table.c.token)) == "kept"
+        with pytest.raises(UnsupportedOperationError, match="lower case"):
+            connection.execute(insert(table).values(id=2, device=key.upper(), token="LOST"))
+
+
+class Index:
+    """Like the integers of numpy, which drivers do not store as integers."""
+
+    def __index__(self) -> int:
+        return 5
+
+
+def test_a_number_that_is_no_int_is_no_part(engine: Engine) -> None:
+    with engine.begin() as connection, pytest.raises(UnsupportedOperationError, match="Index"):
+        connection.execute(insert(t).values(**(ROW | {"user_id": Index()}), token="LOST"))
+
+
+def test_a_stale_row_value_is_noticed_with_returning_too(engine: Engine) -> None:
+    value = RowValue("LOST", user_id=2, provider="g")
+    with Session(engine) as session:
+        session.get_one(Account, 1)
+        for how in ("auto", "fetch", "evaluate", False):
+            statement = update(Account).where(Account.id == 1, func.length(Account.provider) == 1).values(token=value)
+            options = {"synchronize_session": how} if how != "evaluate" else {}
+            with pytest.raises(StaleDataError):
+                session.execute(statement, execution_options=options)
+        if engine.dialect.update_returning:
+            with pytest.raises(StaleDataError):
+                session.execute(update(t).where(t.c.id == 1).values(token=value).returning(t.c.id))
+            own = RowValue("new", user_id=1, provider="g")
+            found = session.execute(update(t).where(t.c.id == 1).values(token=own).returning(t.c.id, t.c.token)).all()
+            assert found == [(1, "new")]
+
+
+def test_a_row_value_inside_of_another_statement_is_refused(postgresql_url: str, make_engine: Any) -> None:
+    """The rows of a CTE are not counted."""
+    engine = connect(make_engine(postgresql_url, RING))
+    value = RowValue("LOST", user_id=2, provider="g")
+    changed = update(t).where(t.c.id == 1).values(token=value).returning(t.c.id).cte("changed")
+    with engine.begin() as connection, pytest.raises(UnsupportedOperationError, match="does not say user_id"):
+        connection.execute(select(changed.c.id))
+
+
+def test_a_key_that_is_deleted_and_added_again(engine: Engine) -> None:
+    """SQLAlchemy makes an UPDATE of it, in which every secret has to have a value."""
+    with Session(engine) as session:
+        session.delete(session.get_one(Account, 1))
+        session.add(Account(id=1, user_id=3, provider="n", token="new"))
+        with pytest.raises(UnsupportedOperationError, match="leaves this column as it is"):
+            session.commit()
+        session.rollback()
+        session.delete(session.get_one(Account, 1))
+        session.add(Account(id=1, user_id=3, provider="n", token="new", data=None, profile=None))
+        session.commit()
+        assert session.get_one(Account, 1).token == "new"
+
+
+def test_an_owner_that_is_taken_away_is_said(engine: Engine) -> None:
+    with Session(engine) as session:
+        user = session.get_one(User, 1)
+        user.accounts.clear()
+        with pytest.raises(UnsupportedOperationError, match=r"accounts\.user_id becomes NULL"):
+            session.commit()
+        session.rollback()
+        assert session.get_one(Account, 1).token == "T1"
+
+
+def test_a_listener_that_changes_a_part_in_the_flush(engine: Engine) -> None:
+    def normalize(_mapper: Any, _connection: Any, account: Account) -> None:
+        account.provider = account.provider.strip()
+
+    event.listen(Account, "before_update", normalize)
+    try:
+        with Session(engine) as session:
+            account = session.get_one(Account, 1)
+            account.provider, account.token, account.profile = "g2 ", "new", None
+            session.commit()
+            assert (account.provider, account.token, account.data) == ("g2", "new", b"D1")
+    finally:
+        event.remove(Account, "before_update", normalize)
+
+
+def test_a_value_without_its_row_shows_in_no_frame(engine: Engine) -> None:
+    statement = update(t).where(t.c.id == 1).values(token="SENTINEL")
+    for _ in range(2):
+        with engine.connect() as connection, pytest.raises(UnsupportedOperationError) as caught:
+            connection.execute(statement)
+        frames = []
+        traceback = caught.value.__traceback__
+        while traceback is not None:
+            if "test_rows_write" not in traceback.tb_frame.f_code.co_filename:
+                frames.append(repr(traceback.tb_frame.f_locals))
+            traceback = traceback.tb_next
+        assert "SENTINEL" not in "".join(frames)
+
+
+def test_a_moved_row_in_a_translated_schema(tmp_path: Path, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(f"sqlite:///{tmp_path / 'main.db'}", RING)
+
+    class SchemaBase(DeclarativeBase):
+        pass
+
+    class Note(SchemaBase):
+        __tablename__ = "notes"
+        __table_args__ = {"schema": "tenant"}  # noqa: RUF012 - as documented
+        id: Mapped[int] = mapped_column(primary_key=True)
+        owner: Mapped[int]
+        text: Mapped[str | None] = mapped_column(EncryptedString("notes.text", bind_to=("owner",)))
+
+    with engine.connect().execution_options(schema_translate_map={"tenant": None}) as connection:
+        SchemaBase.metadata.create_all(connection)
+        connection.commit()
+        with Session(connection) as session:
+            note = Note(id=1, owner=1, text="kept")
+            session.add(note)
+            session.commit()
+            note.owner = 2
+            session.commit()
+            assert note.text == "kept"

@@ -40,7 +40,9 @@ KINDS: dict[str, str] = {
     "encrypted": CURRENT,
     "encrypted, previous key": KeyRing(primary=PREVIOUS).encrypt("token", CONTEXT),
     "unknown version": "sealchemy:v2:" + CURRENT[13:],
-    "encrypted, bound to its row": bound_rows.encryptor(RING, CONTEXT, TEXT.value)("token", ["u"]),
+    "encrypted, bound to its row": bound_rows.encryptor(RING, CONTEXT, TEXT.value)(
+        "token", bound_rows.associated_data(["u"])
+    ),
     "encrypted, truncated": CURRENT[:-4],
     "encrypted, wrong context": RING.encrypt("token", "integrations.refresh_token"),
     "encrypted, wrong key bytes": envelope.header(KEY.id) + UNKNOWN_VALUE[26:],

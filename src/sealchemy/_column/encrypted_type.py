@@ -45,7 +45,7 @@ class EncryptedType(TypeDecorator[_Value]):
                 " process_bind_param and process_result_value"
             )
 
-    def __init__(self, context: str, *, bind_to: Sequence[str] = ()) -> None:
+    def __init__(self, context: str, bind_to: Sequence[str] = ()) -> None:
         """Name the secret.
 
         Args:

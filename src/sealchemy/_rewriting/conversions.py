@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from sqlalchemy import ColumnElement, and_, false, not_
 
@@ -12,14 +12,7 @@ from sealchemy._databases.base import ANY_BOUND_VALUE, ANY_ENCRYPTED_VALUE, Data
 from sealchemy._values import envelope, rows
 from sealchemy._values.codecs import BYTES, JSON, TEXT, Plaintext, require_encodable
 from sealchemy._values.key_ring import KeyRing, decryptor, encryptor
-from sealchemy._values.secret import (
-    SecretString,
-    StoredPlaintext,
-    has_lone_surrogate,
-    hide,
-    hide_stored,
-    type_name,
-)
+from sealchemy._values.secret import SecretString, StoredPlaintext, hide, hide_stored, type_name
 from sealchemy.errors import EnvelopeFormatError, PlaintextFoundError
 
 _STANDS_FOR_BYTES = re.compile(r"\\x(?:[0-9A-Fa-f]{2})*")
@@ -28,17 +21,18 @@ _STANDS_FOR_BYTES = re.compile(r"\\x(?:[0-9A-Fa-f]{2})*")
 class Cipher(NamedTuple):
     """The functions of a key ring for one column, and the reader for values of another library.
 
-    `encrypt` binds a value to its row if the column is declared so, and `decrypt` takes both forms; `for_row` gives
-    these two the row.
+    `encrypt` binds a value to its row if the column is declared so, and `decrypt` takes both forms; `enter` tells these
+    two the row.
     """
 
     context: str
     kind: Plaintext
-    encrypt: Callable[..., str]
+    encrypt: Callable[[str], str]
     encrypt_unbound: Callable[[str], str]
-    decrypt: Callable[..., SecretString]
+    decrypt: Callable[[str], SecretString]
     is_current: Callable[[str], bool]
     legacy_reader: Callable[[str], str | bytes] | None
+    row: list[bytes]
 
     @classmethod
     def of(
@@ -53,24 +47,26 @@ class Cipher(NamedTuple):
     ) -> Self:
         """Return the functions of a ring for one column; plaintext is the text that an unencrypted column has."""
         encrypt, decrypt = encryptor(key_ring, context, kind.stored), decryptor(key_ring, context, kind.stored)
-        write: Callable[..., str] = encrypt
-        read: Callable[..., SecretString] = decrypt
+        write, read, row = encrypt, decrypt, [b""]
         if is_bound:
-            write = rows.encryptor(key_ring, context, kind.stored)
+            encrypt_bound = rows.encryptor(key_ring, context, kind.stored)
             on_unbound = decrypt if accepts_unbound else partial(refuse_unbound, context, decrypt)
-            read = rows.decryptor(key_ring, context, kind.stored, on_unbound)
-        return cls(context, kind, write, encrypt, read, key_ring.is_current, legacy_reader)
+            decrypt_bound = rows.decryptor(key_ring, context, kind.stored, on_unbound)
+            write, read = lambda value: encrypt_bound(value, row[0]), lambda stored: decrypt_bound(stored, row[0])
+        return cls(context, kind, write, encrypt, read, key_ring.is_current, legacy_reader, row)
 
-    def for_row(self, parts: Sequence[str | None]) -> Self:
-        """Return the functions for a value that is bound to a row.
+    def enter(self, parts: Sequence[Any]) -> None:
+        """Let `encrypt` and `decrypt` work on a value of the row with these parts.
 
         Raises:
             EnvelopeFormatError: a part of the row is NULL or no text.
         """
-        texts = [part for part in parts if part is not None and not has_lone_surrogate(part)]
-        if len(texts) != len(parts):
-            raise EnvelopeFormatError(f"{self.context}: a column that its values are bound to is NULL, or not UTF-8")
-        return self._replace(encrypt=partial(self.encrypt, parts=texts), decrypt=partial(self.decrypt, parts=texts))
+        try:
+            self.row[0] = rows.associated_data(parts)
+        except (AttributeError, UnicodeEncodeError):
+            raise EnvelopeFormatError(
+                f"{self.context}: a column that its values are bound to is NULL, or not UTF-8"
+            ) from None
 
     def is_same_json(self, stored: str | None, plaintext: str) -> bool:
         """Return whether two texts are one JSON value: in a column of type JSON, SQLite makes 1 of 1.0."""

@@ -226,9 +226,11 @@ class _Run:
             return False
 
     def _cipher(self, index: int, row: Sequence[Any]) -> Cipher:
-        """Return the functions for a column, given the values and the parts of a row."""
+        """Return the functions for a column in a row, of which the values and the parts are given."""
         cipher, parts = self.ciphers[index], self.parts[index]
-        return cipher.for_row([row[len(self.ciphers) + part] for part in parts]) if parts else cipher
+        if parts:
+            cipher.enter([row[len(self.ciphers) + part] for part in parts])
+        return cipher
 
     def _changes(self, row: Row[Any], on_failure: _OnFailure | None = None) -> list[Change]:
         """Return the change of each column; an empty list if none of them changes."""

@@ -39,18 +39,18 @@ def _join(parts: list[bytes]) -> bytes:
     return data
 
 
-def encryptor(key_ring: KeyRing, context: str, codec: Codec) -> Callable[[Any, Iterable[str]], Any]:
-    """Return the function that encrypts a value of one context for the row with some parts; None stays None."""
+def encryptor(key_ring: KeyRing, context: str, codec: Codec) -> Callable[[Any, bytes], Any]:
+    """Return the function that encrypts a value of one context, given the data of its row; None stays None."""
     key = data_keys(key_ring)[key_ring.primary.id]
     encrypt = key.encryptor(envelope.require_context(context), codec, bound=True)
     of_context = key.associated_data(context, bound=True)
-    return lambda value, parts: encrypt(value, of_context + associated_data(parts))
+    return lambda value, row: encrypt(value, of_context + row)
 
 
 def decryptor(
     key_ring: KeyRing, context: str, codec: Codec, on_unbound: Callable[[Any], Any]
-) -> Callable[[Any, Iterable[str]], Any]:
-    """Return the function that decrypts a value of the row with some parts; None stays None.
+) -> Callable[[Any, bytes], Any]:
+    """Return the function that decrypts a value of one context, given the data of its row; None stays None.
 
     Args:
         key_ring: the keys.
@@ -58,13 +58,6 @@ def decryptor(
         codec: returns the value of decrypted bytes.
         on_unbound: called with the hidden stored value if it is not bound to a row.
     """
-    decrypt = _decryptor(key_ring, context, codec, on_unbound)
-    return lambda stored, parts: decrypt(stored, associated_data(parts))
-
-
-def _decryptor(
-    key_ring: KeyRing, context: str, codec: Codec, on_unbound: Callable[[Any], Any]
-) -> Callable[[Any, bytes], Any]:
     context = envelope.require_context(context)
 
     def on_other(stored: Any) -> Any:
@@ -79,14 +72,14 @@ def _decryptor(
 def pair_encryptor(key_ring: KeyRing, context: str, codec: Codec) -> Callable[[Any], Any]:
     """Return `encryptor` for a pair of a value and the parts of its row."""
     encrypt = encryptor(key_ring, context, codec)
-    return lambda pair: encrypt(*pair)
+    return lambda pair: encrypt(pair[0], associated_data(pair[1]))
 
 
 def text_decryptor(
     key_ring: KeyRing, context: str, codec: Codec, names: Sequence[str], on_unbound: Callable[[Any], Any]
 ) -> Callable[[Any], Any]:
     """Return `decryptor` for a text that is read with the parts of its row behind it."""
-    decrypt, count, prefix = _decryptor(key_ring, context, codec, on_unbound), len(names), envelope.PREFIX
+    decrypt, count, prefix = decryptor(key_ring, context, codec, on_unbound), len(names), envelope.PREFIX
 
     def decrypt_text(text: Any) -> Any:
         if text is None:

@@ -22,6 +22,8 @@ def _find_columns(mapper: Mapper[Any], _class: type) -> None:
         return
     attributes = {mapper._columntoproperty[column].key: column for column in table.c if _is_mapped(mapper, column)}
     for column in _bound_columns(table):
+        if not _is_mapped(mapper, column):  # another class of the same table has it
+            continue
         names = encrypted_type(column.type).bind_to  # type: ignore[union-attr] # it has one
         found = [attributes.get(name, table.c.get(name)) for name in names]
         for name, part in zip(names, found, strict=True):
@@ -61,8 +63,8 @@ def _check_column(column: Column[Any]) -> None:
 
 def _find_problem(part: Column[Any]) -> str | None:
     if encrypted_type(part.type) is not None or part_kind(part.type) is None:
-        return f"a value can be bound to Integer, String and Uuid, not to {part.type!r}"
-    if part.nullable:
+        return f"a value can be bound to Integer, String and Uuid as SQLAlchemy has them, not to {part.type!r}"
+    if part.nullable and not part.primary_key:
         return "it may be NULL; declare it with nullable=False"
     collation = getattr(part.type, "collation", None)
     if collation is not None and _CASE_INSENSITIVE.fullmatch(collation):

@@ -8,17 +8,17 @@ locked, and encrypted again.
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, Table, column, event, false, inspect, select, update
-from sqlalchemy import table as light_table
+from sqlalchemy import Column, Connection, MetaData, Table, event, false, inspect, select, update
 from sqlalchemy.orm import Mapper
-from sqlalchemy.orm.attributes import flag_modified
-from sqlalchemy.orm.base import NO_VALUE
+from sqlalchemy.orm.attributes import flag_modified, get_history
+from sqlalchemy.orm.base import NO_VALUE, PASSIVE_NO_INITIALIZE
 from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.sql.elements import ClauseElement
+from sqlalchemy.types import NullType
 
-from sealchemy._column.encrypted_type import encrypted_type
+from sealchemy._column.encrypted_type import EncryptedType, encrypted_type
 from sealchemy._values.rows import RowValue
-from sealchemy._values.secret import hide
+from sealchemy.errors import UnsupportedOperationError
 
 from .parts import find_parts
 
@@ -37,14 +37,21 @@ class BoundAttribute(NamedTuple):
     parts: dict[str, tuple[str, Any]]
 
 
+_UNLOADED = object()
+
+
 class _FlushValue(RowValue):
-    """A value while its object is flushed; `is_loaded` says whether it stays in the object."""
+    """A value while its object is flushed, with the row that the object has, and what is in the object otherwise."""
 
-    __slots__ = ("is_loaded",)
+    __slots__ = ("_attribute", "_target", "before")
 
-    def __init__(self, value: Any, row: dict[str, Any], *, is_loaded: bool) -> None:
-        super().__init__(value, **row)
-        self.is_loaded = is_loaded
+    def __init__(self, value: Any, attribute: BoundAttribute, target: Any, before: Any) -> None:
+        self._value, self._attribute, self._target, self.before = value, attribute, target, before
+
+    @property
+    def row(self) -> dict[str, Any]:  # type: ignore[override] # listeners may still change the object
+        """The values of the attributes that the value is bound to."""
+        return {name: getattr(self._target, key) for name, (key, _) in self._attribute.parts.items()}
 
 
 def bound_attribute(mapper: Mapper[Any], key: str, column: Any) -> BoundAttribute:
@@ -60,14 +67,15 @@ def listen(mapper: Mapper[Any], attributes: list[BoundAttribute]) -> None:
 
     def before_update(_mapper: Mapper[Any], connection: Connection, target: Any) -> None:
         state = inspect(target)
-        moved = [item for item in attributes if _is_moved(state, item)]
-        _take_along([item for item in moved if not _is_changed(state, item.key)], mapper, connection, target)
-        for item in attributes:
+        changed = [item for item in attributes if _is_changed(state, item.key)]
+        moved = [item for item in attributes if item not in changed and _is_moved(state, item)]
+        for item in changed:
             value = state.dict.get(item.key)
-            is_bare = value is not None and not isinstance(value, RowValue | ClauseElement)
-            if is_bare and _is_changed(state, item.key):
-                row = {name: getattr(target, key) for name, (key, _) in item.parts.items()}
-                state.dict[item.key] = _FlushValue(value, row, is_loaded=True)
+            if value is not None and not isinstance(value, RowValue | ClauseElement):
+                _require_parts(target, item)
+                state.dict[item.key] = _FlushValue(value, item, target, value)
+        if moved:
+            _take_along(moved, mapper, connection, target)
 
     def after_update(_mapper: Mapper[Any], _connection: Connection, target: Any) -> None:
         _put_back(inspect(target), attributes)
@@ -84,17 +92,23 @@ def listen(mapper: Mapper[Any], attributes: list[BoundAttribute]) -> None:
 def _put_back(state: Any, attributes: Iterable[BoundAttribute]) -> None:
     for item in attributes:
         value = state.dict.get(item.key)
-        if isinstance(value, RowValue):
-            if getattr(value, "is_loaded", True):
-                inner = value.get_secret_value()
-                state.dict[item.key] = hide(inner) if isinstance(inner, str) else inner
-            else:
-                state.dict.pop(item.key)
-                state.committed_state.pop(item.key, None)
+        if isinstance(value, _FlushValue):
+            state.dict[item.key] = value.before
+        elif isinstance(value, RowValue):
+            state.dict[item.key] = _hide(item.column.type, value)
+        if state.dict.get(item.key) is _UNLOADED:
+            state.dict.pop(item.key)
+            state.committed_state.pop(item.key, None)
+
+
+def _hide(type_: Any, value: RowValue) -> Any:
+    """Return the value of a `RowValue` as an attribute has it."""
+    inner = value.get_secret_value()
+    return type_.kind.value.hide(inner) if isinstance(type_, EncryptedType) else inner
 
 
 def _is_changed(state: Any, key: str) -> bool:
-    return bool(state.attrs[key].history.has_changes())
+    return key in state.committed_state and bool(_history(state, key).has_changes())
 
 
 def _is_moved(state: Any, attribute: BoundAttribute) -> bool:
@@ -106,14 +120,25 @@ def _take_along(attributes: list[BoundAttribute], mapper: Mapper[Any], connectio
     state: Any = inspect(target)
     for table in {item.column.table for item in attributes}:
         found = [item for item in attributes if item.column.table is table]
+        for item in found:
+            _require_parts(target, item)
         row = _read_locked(table, found, mapper, connection, state)
         for item, value in zip(found, row, strict=False):
-            is_loaded = item.key in state.dict
+            before = state.dict.get(item.key, _UNLOADED)
             state.dict[item.key] = value
             flag_modified(target, item.key)
             if value is not None:
-                new = {name: getattr(target, key) for name, (key, _) in item.parts.items()}
-                state.dict[item.key] = _FlushValue(value, new, is_loaded=is_loaded)
+                state.dict[item.key] = _FlushValue(value, item, target, before)
+
+
+def _require_parts(target: Any, attribute: BoundAttribute) -> None:
+    for key, part in attribute.parts.values():
+        if getattr(target, key) is None:
+            raise UnsupportedOperationError(
+                f"{part} becomes NULL, and {attribute.column} is bound to it: its secret could not be read any more."
+                " Delete the row instead (a relationship does, with cascade='all, delete-orphan'), or give it another"
+                " owner"
+            )
 
 
 def _read_locked(
@@ -134,7 +159,7 @@ def _read_locked(
     if not compiler.for_update_clause(query):
         # SQLite locks the file, and only when something is written.
         name = next(iter(table.primary_key)).name
-        bare = light_table(table.name, column(name), schema=table.schema)
+        bare = Table(table.name, MetaData(), Column(name, NullType()), schema=table.schema)
         connection.execute(update(bare).where(false()).values({name: bare.c[name]}))
     row = connection.execute(query).one_or_none()
     old = {key: _committed(state, key) for key in parts}
@@ -145,8 +170,12 @@ def _read_locked(
     return list(row[: len(attributes)])
 
 
+def _history(state: Any, key: str) -> Any:
+    return get_history(state.obj(), key, PASSIVE_NO_INITIALIZE)
+
+
 def _committed(state: Any, key: str) -> Any:
     """Return the value of an attribute that the database had when it was loaded, if that is known."""
-    history = state.attrs[key].history
+    history = _history(state, key)
     values = history.deleted if history.has_changes() else history.unchanged
     return next(iter(values or ()), NO_VALUE)

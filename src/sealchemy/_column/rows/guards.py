@@ -1,7 +1,8 @@
 """An UPDATE that compares its row with a `RowValue` changes that row, or it raises."""
 
-from typing import Any
+from typing import Any, NoReturn
 
+from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 from sqlalchemy.orm.exc import StaleDataError
 
 from sealchemy._values.rows import RowValue
@@ -27,6 +28,13 @@ def execute_guarded(cursor: Any, statement: str, rows: Any, context: Any) -> boo
         StaleDataError: a row has other values in the columns of the `RowValue`, or does not exist.
     """
     dialect = context.dialect
+    if context.compiled.effective_returning and len(rows) == 1:
+        dialect.do_execute(cursor, statement, rows[0], context)
+        found = cursor.fetchall()  # some drivers count the rows only when they are fetched
+        context.cursor_fetch_strategy = FullyBufferedCursorFetchStrategy(cursor, initial_buffer=found)
+        if not found:
+            _refuse(context)
+        return True
     if len(rows) > 1 and dialect.supports_sane_multi_rowcount:
         dialect.do_executemany(cursor, statement, rows, context)
         _require_rows(cursor, context, len(rows))
@@ -38,10 +46,13 @@ def execute_guarded(cursor: Any, statement: str, rows: Any, context: Any) -> boo
 
 
 def _require_rows(cursor: Any, context: Any, expected: int) -> None:
-    is_counted = context.dialect.supports_sane_rowcount and not context.compiled.effective_returning
-    if is_counted and 0 <= cursor.rowcount < expected:
-        message = (
-            f"a value for {context.compiled.places[0].encrypted.context} was not stored: no row has the key of the"
-            " statement and the values to which it is bound; the row was moved or deleted meanwhile"
-        )
-        raise StaleDataError(message)
+    if context.dialect.supports_sane_rowcount and 0 <= cursor.rowcount < expected:
+        _refuse(context)
+
+
+def _refuse(context: Any) -> NoReturn:
+    message = (
+        f"a value for {context.compiled.places[0].encrypted.context} was not stored: no row has the key of the"
+        " statement and the values to which it is bound; the row was moved or deleted meanwhile"
+    )
+    raise StaleDataError(message)

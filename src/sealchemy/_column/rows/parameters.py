@@ -15,7 +15,7 @@ from sealchemy._values.secret import hide
 from sealchemy.errors import UnsupportedOperationError
 
 from .parts import refuse_without_row
-from .writes import BoundValue, Parameter, Part, RowWrites
+from .writes import BoundValue, Parameter, Part, RowWrites, refuse_unsaid
 
 
 class _Place(NamedTuple):
@@ -47,6 +47,14 @@ class Pair:
         """Return the value alone, as a default in Python of another column may want it."""
         return self.value.get_secret_value() if isinstance(self.value, RowValue) else self.value
 
+    def __str__(self) -> str:
+        """Return the text of the value, as `str(token)` does."""
+        return str(self.get_secret_value())
+
+    def __bytes__(self) -> bytes:
+        """Return the bytes of the value."""
+        return bytes(self.get_secret_value())
+
     def parts(self) -> list[str]:
         """Return the texts of the parts; raises `UnsupportedOperationError` if one is not said."""
         if self._parts is None:
@@ -61,12 +69,7 @@ class Pair:
     def _part(self, row: dict[str, Any], part: Part, source: str | None, guard: str | None) -> str:
         value = row.get(part.name) if source is None and guard is not None else self._parameters.get(source or "")
         if value is None:
-            _refuse(
-                self._place.encrypted,
-                f"the statement does not say {part.name}, or says NULL; give it a value in the same statement (one that"
-                " the database makes comes too late), compare it with one in the WHERE of an UPDATE, or pass"
-                " RowValue(value, ...) there",
-            )
+            refuse_unsaid(self._place.encrypted, part.name)
         text = part.read(value)
         if part.name in row and part.read(row[part.name]) != text:
             _refuse(self._place.encrypted, f"its RowValue has another {part.name} than the statement")
@@ -78,7 +81,13 @@ class RowsCompiler(SQLCompiler):
 
     def pair_with_rows(self, state: Any) -> None:
         """Note which parameters of an INSERT or UPDATE are for bound columns, and where their rows are said."""
-        writes = RowWrites(state, self.dialect, self.column_keys, is_executemany=self.for_executemany)
+        writes = RowWrites(
+            state,
+            self.dialect,
+            self.column_keys,
+            is_executemany=self.for_executemany,
+            is_nested=bool(self.stack),
+        )
         self._bound_values.extend(writes.pair())
 
     @memoized_property

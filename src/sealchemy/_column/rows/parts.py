@@ -4,7 +4,6 @@ A statement selects the stored value with the parts of its row behind it, as one
 value arrives with the row that it stands in now, whatever way the statement takes to it.
 """
 
-import operator
 import re
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -55,14 +54,21 @@ def find_parts(column: Any, names: Sequence[str]) -> tuple[ColumnElement[Any], .
         return None
     if not column._proxies:
         return _all_of(table.c.get(key) for key in part_keys(column, names))
-    sources = [unwrap(item) for item in column._proxies]  # one for each SELECT of a UNION
+    sources = _sources(column)
     of_sources = [None if is_null(source) else find_parts(source, names) for source in sources]
     if any(parts is None and not is_null(source) for parts, source in zip(of_sources, sources, strict=True)):
         return None
-    beside = [(item, [hash(unwrap(source)) for source in item._proxies]) for item in table.c]
+    beside = [(item, [hash(source) for source in _sources(item)]) for item in table.c]
     return _all_of(
         next((item for item, hashes in beside if _are_these(hashes, of_sources, at)), None) for at in range(len(names))
     )
+
+
+def _sources(column: Any) -> list[Any]:
+    """Return what a column of a subquery selects, one expression for each SELECT of a UNION."""
+    by_hash = {hash(item): item for item in reversed(column._proxies)}  # SQLAlchemy adds a label of the first again
+    ordered = dict.fromkeys(hash(item) for item in column._proxies)
+    return [unwrap(by_hash[each]) for each in ordered]
 
 
 def _are_these(hashes: list[int], of_sources: list[Any], at: int) -> bool:
@@ -84,9 +90,13 @@ def part_keys(column: Any, names: Sequence[str]) -> Sequence[str]:
 
 def part_kind(type_: Any) -> type[TypeEngine[Any]] | None:
     """Return which of the types that a value can be bound to this one is, if any."""
+    if type_._has_bind_expression or type_._has_column_expression:
+        return None
     while isinstance(type_, TypeDecorator):
         type_ = type_.impl_instance
-    if isinstance(type_, Enum) or type_.__visit_name__ == "CITEXT":
+    # A class of somebody else may convert values where this module cannot see it.
+    is_known = type(type_).__module__.startswith("sqlalchemy.") and not getattr(type_, "zerofill", False)
+    if not is_known or isinstance(type_, Enum) or type_.__visit_name__ == "CITEXT":
         return None
     return next((kind for kind in _KINDS if isinstance(type_, kind)), None)
 
@@ -128,19 +138,25 @@ def part_reader(part: Any, dialect: Dialect) -> Callable[[Any], str]:
         except (TypeError, ValueError, AttributeError):
             problem = f"{part}: {type(value).__name__} is not a value that another value can be bound to"
         raise UnsupportedOperationError(
-            f"{problem}: it takes {kind.__name__}, not NULL, and text without NUL, newline, lone surrogate or blanks"
-            " that the database would cut off"
+            f"{problem}: it takes {kind.__name__}, not NULL; text without NUL, newline, lone surrogate, or blanks that"
+            " the database would cut off; UUIDs in lower case"
         )
 
     return read_part
 
 
 def _read_integer(value: Any) -> str:
-    return str(operator.index(value))
+    if not isinstance(value, int):  # a driver may store others as something else
+        raise TypeError
+    return str(int(value))
 
 
 def _read_uuid(value: Any) -> str:
-    return (value if isinstance(value, uuid.UUID) else uuid.UUID(value)).hex
+    if isinstance(value, uuid.UUID):
+        return value.hex
+    if value != value.lower():  # some databases keep the letters as they are
+        raise ValueError
+    return uuid.UUID(value).hex
 
 
 def _text_reader(length: int | None, *, pads: bool) -> Callable[[Any], str]:

@@ -1,6 +1,6 @@
 """Which row an upsert may change: the one that it would have inserted, or another one."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from sqlalchemy import Index, PrimaryKeyConstraint, Table, UniqueConstraint
@@ -20,25 +20,29 @@ def is_own_value(value: Any, column: Any) -> bool:
     )
 
 
-def is_row_fixed(clause: Any, table: Any, parts: Iterable[Any], row: Mapping[str, Any]) -> bool:
-    """Return whether the row that an upsert finds has, in some columns, the values that were to be inserted."""
+def is_row_fixed(clause: Any, table: Any, parts: Iterable[Any], written: Collection[str]) -> bool:
+    """Return whether the row that an upsert finds has, in some columns, the values that were to be inserted.
+
+    `written` has the keys of the columns that the INSERT names.
+    """
     keys = {part.key for part in parts}
-    return all(keys <= unique for unique in _unique_keys(clause, table, row)) and isinstance(table, Table)
+    return isinstance(table, Table) and all(keys <= unique for unique in _unique_keys(clause, table, written))
 
 
-def _unique_keys(clause: Any, table: Any, row: Mapping[str, Any]) -> list[set[str]]:
+def _unique_keys(clause: Any, table: Table, written: Collection[str]) -> list[set[str]]:
     """Return the keys of the columns of each unique constraint that a row may conflict with."""
     if (target := getattr(clause, "inferred_target_elements", None)) is not None:
-        found = [unwrap(item) if not isinstance(item, str) else item for item in target]
-        return [{item if isinstance(item, str) else getattr(item, "key", "") for item in found}]
-    constraints = [item for item in (*table.constraints, *table.indexes) if _is_unique(item)]
+        by_name = {column.name: column.key for column in table.c}
+        found = [item if isinstance(item, str) else getattr(unwrap(item), "name", None) for item in target]
+        return [{by_name.get(item, item) for item in found if item is not None}]
+    constraints: list[Any] = [item for item in (*table.constraints, *table.indexes) if _is_unique(item)]
     if (name := getattr(clause, "constraint_target", None)) is not None:
         named = [item for item in constraints if item.name == name]
         return [{column.key for column in item.columns} for item in named] or [set()]
     generated = table.autoincrement_column
     uniques = [{column.key for column in item.columns} for item in constraints]
     # A key that the database makes is new.
-    return [keys for keys in uniques if generated is None or generated.key not in keys or generated.key in row]
+    return [keys for keys in uniques if generated is None or generated.key not in keys or generated.key in written]
 
 
 def _is_unique(item: Any) -> bool:

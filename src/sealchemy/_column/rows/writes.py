@@ -19,13 +19,15 @@ from sqlalchemy.sql.elements import (
     ColumnElement,
 )
 from sqlalchemy.sql.selectable import FromClause
+from sqlalchemy.types import TypeDecorator
 
 from sealchemy._column.elements import is_null, outputs, unwrap
 from sealchemy._column.encrypted_type import EncryptedType, encrypted_type
 from sealchemy._column.writes import replace_in_upsert, replace_values
+from sealchemy._values.rows import RowValue
 from sealchemy.errors import UnsupportedOperationError
 
-from .parts import find_parts, part_reader
+from .parts import find_parts, part_kind, part_reader
 from .upserts import is_own_value, is_row_fixed
 
 Parameter: TypeAlias = BindParameter[Any] | str
@@ -60,10 +62,16 @@ class RowWrites:
     """The bound values of one INSERT or UPDATE, by its compile state."""
 
     def __init__(
-        self, state: Any, dialect: Dialect, column_keys: Sequence[str] | None, *, is_executemany: bool
+        self,
+        state: Any,
+        dialect: Dialect,
+        column_keys: Sequence[str] | None,
+        *,
+        is_executemany: bool,
+        is_nested: bool,
     ) -> None:
         self._state, self._dialect, self._keys = state, dialect, column_keys
-        self._is_executemany = is_executemany
+        self._is_executemany, self._is_nested = is_executemany, is_nested
         self._table: FromClause = state.statement.table
         self._where = dict(_equalities(state.statement)) if state.isupdate else {}
 
@@ -85,23 +93,33 @@ class RowWrites:
         self._give_types({*bound, *(part for parts in bound.values() for part in parts)})
         rows = self._state._multi_parameters or [self._state._dict_parameters or {}]
         found = [item for number, row in enumerate(rows) for item in self._values_of(bound, self._named(row), number)]
-        return [*found, *self._values_of_upsert(bound, self._named(rows[0]), is_one_row=len(rows) == 1)]
+        found += self._values_of_upsert(bound, [self._named(row) for row in rows])
+        for item in found:
+            _refuse_known_value(item)
+        return found
 
     def _give_types(self, columns: Iterable[Any]) -> None:
         """Make parameters with the types of their columns, so that these very objects are rendered."""
         by_key = {column.key: column for column in columns}
 
-        def give_type(key: Any, value: Any) -> Any:
-            column = by_key.get(key if isinstance(key, str) else unwrap(key).key)
+        def give_type(key: Any, value: Any, name: str | None = None) -> Any:
+            column = by_key.get(_key_of(key))
             if column is None:
                 return value
             if not isinstance(value, ClauseElement) and not hasattr(value, "__clause_element__"):
-                return BindParameter(None, value, type_=column.type, unique=True)
+                return BindParameter(name, value, type_=column.type, unique=name is None)
             element = unwrap(value)
             is_typed = not isinstance(element, BindParameter) or not element.type._isnull
             return value if is_typed else element._with_binary_element_type(column.type)
 
-        replace_values(self._state, give_type)
+        if rows := self._state._multi_parameters:
+            self._state._multi_parameters = [
+                {key: give_type(key, value, f"{_key_of(key)}_m{number}") for key, value in row.items()}  # as SQLAlchemy
+                for number, row in enumerate(rows)
+            ]
+            self._state._dict_parameters = self._state._multi_parameters[0]
+        else:
+            replace_values(self._state, give_type)
         replace_in_upsert(self._state, give_type)
 
     def _values_of(
@@ -138,15 +156,18 @@ class RowWrites:
         value = self._source(part, row, number)
         if value is not None and not isinstance(value, BindParameter | str):
             _refuse(part, "an SQL expression for a column that secrets are bound to, beside a secret")
+        if isinstance(value, BindParameter) and not _is_bound_as(value, part):
+            _refuse(part, f"a parameter of another type, {value.type!r}, for a column that secrets are bound to")
         if value is None and self._state.isupdate:
-            return self._where.get(part)
+            value = self._where.get(part)
+            return value if value is not None and _is_bound_as(value, part) else None
         if value is None and part.default is not None and not part.default.is_clause_element:
             return f"{part.key}_m{number}" if number else str(part.key)
         return value
 
     def _guard(self, part: ColumnElement[Any]) -> BindParameter[Any] | None:
         """Compare a part with that of a `RowValue`, if one is given."""
-        if not self._state.isupdate:
+        if not self._state.isupdate or self._is_nested:  # rows are not counted inside of another statement
             return None
         guard: BindParameter[Any] = BindParameter(None, None, type_=part.type, unique=True)
         self._state.statement = statement = self._state.statement._clone()
@@ -155,7 +176,7 @@ class RowWrites:
 
     def _named(self, row: Mapping[Any, Any]) -> dict[str, Any]:
         """Return values by the key of their column, which is all that SQLAlchemy looks at."""
-        named = {unwrap(key) if isinstance(key, str) else unwrap(key).key: value for key, value in row.items()}
+        named = {_key_of(key): value for key, value in row.items()}
         return {key: unwrap(value) if isinstance(value, ClauseElement) else value for key, value in named.items()}
 
     def _parts_of(self, column: Any) -> tuple[Any, ...]:
@@ -168,7 +189,7 @@ class RowWrites:
     def _refuse_move(self, column: Any, parts: tuple[Any, ...], row: Mapping[str, Any]) -> None:
         moved = [part.key for part in parts if self._state.isupdate and self._source(part, row, 0) is not None]
         if moved:
-            _refuse(column, f"changing {', '.join(moved)} alone, to which its values are bound, in Core")
+            _refuse(column, f"an UPDATE that sets {', '.join(moved)} and leaves this column as it is")
 
     def _refuse_other_tables(self) -> None:
         for table in getattr(self._state, "_extra_froms", ()):
@@ -187,11 +208,14 @@ class RowWrites:
                     _refuse(column, "INSERT ... SELECT")
 
     def _values_of_upsert(
-        self, bound: Mapping[Any, tuple[Any, ...]], row: Mapping[str, Any], *, is_one_row: bool
+        self, bound: Mapping[Any, tuple[Any, ...]], rows: list[dict[str, Any]]
     ) -> Iterator[BoundValue]:
         clause: Any = getattr(self._state.statement, "_post_values_clause", None)
         pairs = getattr(clause, "update_values_to_set", None) or getattr(clause, "update", None) or ()
         values = self._named(dict(pairs.items() if isinstance(pairs, dict) else pairs))
+        written = {key for row in rows for key in row} | set(self._keys or ())
+        if self._keys is None and not any(rows):
+            written = set(self._table.c.keys())
         for column, parts in bound.items():
             moved = [part for part in parts if part.key in values and not is_own_value(values[part.key], part)]
             if moved:
@@ -199,12 +223,54 @@ class RowWrites:
             value = values.get(column.key)
             if value is None or is_null(value):
                 continue
-            if not is_row_fixed(clause, self._table, parts, row):
+            if not is_row_fixed(clause, self._table, parts, written):
                 _refuse(column, "an upsert that may find a row with other values in the columns it is bound to")
-            if isinstance(value, BindParameter) and is_one_row and not self._is_executemany:
-                yield self._bound_value(column, value, parts, [self._source_of_part(part, row, 0) for part in parts])
+            if isinstance(value, BindParameter) and len(rows) == 1 and not self._is_executemany:
+                sources = [self._source_of_part(part, rows[0], 0) for part in parts]
+                yield self._bound_value(column, value, parts, sources)
             elif not is_own_value(value, column):
                 _refuse(column, "anything but `excluded` (`inserted` on MySQL) in an upsert of several rows")
+
+
+def _key_of(key: Any) -> str:
+    key = unwrap(key)
+    return key if isinstance(key, str) else str(key.key)
+
+
+def _is_bound_as(parameter: BindParameter[Any], part: Any) -> bool:
+    """Return whether a parameter is converted as the values of the column are."""
+    given, own = parameter.type, part.type
+    if given is own:
+        return True
+    is_plain = not isinstance(given, TypeDecorator) and not isinstance(own, TypeDecorator)
+    return is_plain and part_kind(given) is not None and part_kind(given) is part_kind(own)
+
+
+def _refuse_known_value(item: BoundValue) -> None:
+    """Refuse a value without its row while the statement is compiled: later, SQLAlchemy's frames hold it."""
+    parameter = item.parameter
+    if isinstance(parameter, str) or parameter.required or not (unsaid := unsaid_parts(item.parts)):
+        return
+    value = parameter.effective_value
+    if value is not None and not isinstance(value, RowValue):
+        value = None
+        refuse_unsaid(item.type_, unsaid[0])
+
+
+def unsaid_parts(parts: Iterable[Part]) -> list[str]:
+    """Return the names of the parts that a statement does not say."""
+    return [part.name for part in parts if part.source is None]
+
+
+def refuse_unsaid(type_: Any, name: str) -> NoReturn:
+    """Raise `UnsupportedOperationError` for a value whose row is not said."""
+    encrypted = encrypted_type(type_)
+    assert encrypted is not None  # noqa: S101 - of a column that has one
+    raise UnsupportedOperationError(
+        f"{encrypted.context}: its values are bound to {', '.join(encrypted.bind_to)}: the statement does not say"
+        f" {name}, or says NULL; give it a value in the same statement (one that the database makes comes too late),"
+        " compare it with one in the WHERE of an UPDATE, or pass RowValue(value, ...) there"
+    )
 
 
 def _type_of(column: Any) -> EncryptedType[Any]:
