@@ -66,9 +66,9 @@ def find_parts(column: Any, names: Sequence[str]) -> tuple[ColumnElement[Any], .
 
 def _sources(column: Any) -> list[Any]:
     """Return what a column of a subquery selects, one expression for each SELECT of a UNION."""
-    by_hash = {hash(item): item for item in reversed(column._proxies)}  # SQLAlchemy adds a label of the first again
-    ordered = dict.fromkeys(hash(item) for item in column._proxies)
-    return [unwrap(by_hash[each]) for each in ordered]
+    found = column._proxies
+    of_union = [item for item in found if "weight" in item._annotations]  # SQLAlchemy adds a label of the first again
+    return [unwrap(item) for item in of_union or found]
 
 
 def _are_these(hashes: list[int], of_sources: list[Any], at: int) -> bool:
