@@ -71,8 +71,10 @@ def decryptor(
 
 def pair_encryptor(key_ring: KeyRing, context: str, codec: Codec) -> Callable[[Any], Any]:
     """Return `encryptor` for a pair of a value and the parts of its row."""
-    encrypt = encryptor(key_ring, context, codec)
-    return lambda pair: encrypt(pair[0], associated_data(pair[1]))
+    key = data_keys(key_ring)[key_ring.primary.id]
+    encrypt = key.encryptor(envelope.require_context(context), codec, bound=True)
+    of_context = key.associated_data(context, bound=True)
+    return lambda pair: encrypt(pair[0], of_context + associated_data(pair[1]))
 
 
 def text_decryptor(

@@ -14,17 +14,21 @@ from sealchemy._values.rows import RowValue
 from sealchemy._values.secret import hide
 from sealchemy.errors import UnsupportedOperationError
 
-from .parts import refuse_without_row
+from .parts import NOT_A_PART, refuse_part, refuse_without_row
 from .writes import BoundValue, Parameter, Part, RowWrites, refuse_unsaid
 
 
 class _Place(NamedTuple):
-    """A `BoundValue` by the names of its parameters: of each part, its source and its guard."""
+    """A `BoundValue` by the names of its parameters: of each part, its source and its guard.
+
+    `sources` has what the usual case needs: of each part, the function that reads it and the name of its source.
+    """
 
     name: str
     type_: Any
     encrypted: EncryptedType[Any]
     parts: tuple[tuple[Part, str | None, str | None], ...]
+    sources: tuple[tuple[Callable[[Any], str], str | None], ...]
 
 
 class Pair:
@@ -58,22 +62,40 @@ class Pair:
     def parts(self) -> list[str]:
         """Return the texts of the parts; raises `UnsupportedOperationError` if one is not said."""
         if self._parts is None:
-            row = self.value.row if isinstance(self.value, RowValue) else {}
-            encrypted = self._place.encrypted
-            if row and set(row) != set(encrypted.bind_to):
-                _refuse(encrypted, f"its RowValue has {', '.join(row)}; give {', '.join(encrypted.bind_to)}")
-            self._parts = [self._part(row, *each) for each in self._place.parts]
+            try:
+                self._parts = self._read() if isinstance(self.value, RowValue) else self._read_quickly()
+            except (KeyError, *NOT_A_PART):
+                self._parts = self._read()  # which says what is wrong
             self._parameters = {}  # which hold this object
         return self._parts
+
+    def _read_quickly(self) -> list[str]:
+        parameters = self._parameters
+        return [read(parameters[source]) for read, source in self._place.sources]  # type: ignore[index] # a KeyError
+
+    def _read(self) -> list[str]:
+        row = self.value.row if isinstance(self.value, RowValue) else {}
+        encrypted = self._place.encrypted
+        if row and set(row) != set(encrypted.bind_to):
+            _refuse(encrypted, f"its RowValue has {', '.join(row)}; give {', '.join(encrypted.bind_to)}")
+        return [self._part(row, *each) for each in self._place.parts]
 
     def _part(self, row: dict[str, Any], part: Part, source: str | None, guard: str | None) -> str:
         value = row.get(part.name) if source is None and guard is not None else self._parameters.get(source or "")
         if value is None:
             refuse_unsaid(self._place.encrypted, part.name)
-        text = part.read(value)
-        if part.name in row and part.read(row[part.name]) != text:
+        text = _text_of(part, value)
+        if part.name in row and _text_of(part, row[part.name]) != text:
             _refuse(self._place.encrypted, f"its RowValue has another {part.name} than the statement")
         return text
+
+
+def _text_of(part: Part, value: object) -> str:
+    try:
+        return part.read(value)
+    except NOT_A_PART:
+        pass
+    return refuse_part(part.column, value)
 
 
 class RowsCompiler(SQLCompiler):
@@ -103,6 +125,7 @@ class RowsCompiler(SQLCompiler):
                 item.type_,
                 _encrypted(item.type_),
                 tuple((part, self._name_of(part.source), self._name_of(part.guard)) for part in item.parts),
+                tuple((part.read, self._name_of(part.source)) for part in item.parts),
             )
             for item in self._bound_values
         ]

@@ -26,6 +26,7 @@ COLUMN_KEYS = "sealchemy bind_to"
 """In `Column.info`: the keys of the columns that the values are bound to, where a mapper names them otherwise."""
 
 _KINDS: tuple[type[TypeEngine[Any]], ...] = (Integer, Uuid, String)
+NOT_A_PART = (TypeError, ValueError, AttributeError)
 _NOT_IN_A_PART = re.compile("[\0\n]")
 
 
@@ -113,6 +114,8 @@ def canonical_sql(part: ColumnElement[Any]) -> ColumnElement[str]:
 def part_reader(part: Any, dialect: Dialect) -> Callable[[Any], str]:
     """Return the function that returns the text of a part, given the value that a statement binds for its column.
 
+    For a value that it does not take, it raises one of `NOT_A_PART`.
+
     Raises:
         ColumnDefinitionError: on this dialect, the column has another type than it is declared with.
     """
@@ -130,19 +133,19 @@ def part_reader(part: Any, dialect: Dialect) -> Callable[[Any], str]:
         # CHAR and MariaDB's collations take texts for equal that differ in blanks at the end.
         pads = isinstance(type_, CHAR) or "mediumtext" in getattr(dialect, "ischema_names", {})
         read = _text_reader(getattr(type_, "length", None), pads=pads)
-    convert = type_._cached_bind_processor(dialect) if isinstance(type_, TypeDecorator) else None
+    if not isinstance(type_, TypeDecorator):
+        return read
+    convert = type_._cached_bind_processor(dialect)
+    return read if convert is None else lambda value: read(convert(value))
 
-    def read_part(value: Any) -> str:
-        try:
-            return read(value if convert is None else convert(value))
-        except (TypeError, ValueError, AttributeError):
-            problem = f"{part}: {type(value).__name__} is not a value that another value can be bound to"
-        raise UnsupportedOperationError(
-            f"{problem}: it takes {kind.__name__}, not NULL; text without NUL, newline, lone surrogate, or blanks that"
-            " the database would cut off; UUIDs in lower case"
-        )
 
-    return read_part
+def refuse_part(part: Any, value: object) -> NoReturn:
+    """Raise `UnsupportedOperationError` for a value that a function of `part_reader` did not take."""
+    raise UnsupportedOperationError(
+        f"{part}: {type(value).__name__} is not a value that another value can be bound to: it takes"
+        f" {part_kind(part.type).__name__}, not NULL; text without NUL, newline, lone surrogate, or blanks that the"  # type: ignore[union-attr] # it has one
+        " database would cut off; UUIDs in lower case"
+    )
 
 
 def _read_integer(value: Any) -> str:

@@ -39,12 +39,14 @@ class Part(NamedTuple):
 
     Attributes:
         name: its name in `bind_to`.
-        read: returns the text of its value.
+        column: the column.
+        read: returns the text of its value; see `part_reader`.
         source: the parameter with its value; None if the statement does not say it.
         guard: the parameter that is compared with the row instead.
     """
 
     name: str
+    column: Any
     read: Callable[[Any], str]
     source: Parameter | None
     guard: BindParameter[Any] | None
@@ -142,7 +144,7 @@ class RowWrites:
         guards = [self._guard(part) if source is None else None for part, source in zip(parts, sources, strict=True)]
         readers = [part_reader(part, self._dialect) for part in parts]
         return BoundValue(
-            value, column.type, tuple(Part(*each) for each in zip(names, readers, sources, guards, strict=True))
+            value, column.type, tuple(Part(*each) for each in zip(names, parts, readers, sources, guards, strict=True))
         )
 
     def _source(self, column: Any, row: Mapping[str, Any], number: int) -> Any:
