@@ -6,9 +6,9 @@ locked, and encrypted again.
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
-from sqlalchemy import Column, Connection, MetaData, Table, event, false, inspect, select, update
+from sqlalchemy import Column, Connection, MetaData, Table, event, false, select, update
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.attributes import flag_modified, get_history
 from sqlalchemy.orm.base import NO_VALUE, PASSIVE_NO_INITIALIZE
@@ -50,8 +50,11 @@ class _FlushValue(RowValue):
 
     @property
     def row(self) -> dict[str, Any]:  # type: ignore[override] # listeners may still change the object
-        """The values of the attributes that the value is bound to."""
-        return {name: getattr(self._target, key) for name, (key, _) in self._attribute.parts.items()}
+        """The values of the attributes that the value is bound to, none of which may be None."""
+        found = {name: getattr(self._target, key) for name, (key, _) in self._attribute.parts.items()}
+        if None in found.values():
+            _refuse_null(found, self._attribute)
+        return found
 
 
 def bound_attribute(mapper: Mapper[Any], key: str, column: Any) -> BoundAttribute:
@@ -65,28 +68,26 @@ def bound_attribute(mapper: Mapper[Any], key: str, column: Any) -> BoundAttribut
 def listen(mapper: Mapper[Any], attributes: list[BoundAttribute]) -> None:
     """Have the flushes of a mapper write its bound values."""
 
-    def before_update(_mapper: Mapper[Any], connection: Connection, target: Any) -> None:
-        state = inspect(target)
+    def before_update(_mapper: Mapper[Any], connection: Connection, state: Any) -> None:
         changed = [item for item in attributes if _is_changed(state, item.key)]
         moved = [item for item in attributes if item not in changed and _is_moved(state, item)]
         for item in changed:
             value = state.dict.get(item.key)
             if value is not None and not isinstance(value, RowValue | ClauseElement):
-                _require_parts(target, item)
-                state.dict[item.key] = _FlushValue(value, item, target, value)
+                state.dict[item.key] = _FlushValue(value, item, state.obj(), value)
         if moved:
-            _take_along(moved, mapper, connection, target)
+            _take_along(moved, mapper, connection, state)
 
-    def after_update(_mapper: Mapper[Any], _connection: Connection, target: Any) -> None:
-        _put_back(inspect(target), attributes)
+    def after_update(_mapper: Mapper[Any], _connection: Connection, state: Any) -> None:
+        _put_back(state, attributes)
 
-    def refresh(target: Any, *_: object) -> None:
+    def refresh(state: Any, *_: object) -> None:
         """Take the value of a `RowValue`, which synchronize_session="evaluate" assigns."""
-        _put_back(inspect(target), attributes)
+        _put_back(state, attributes)
 
-    event.listen(mapper, "before_update", before_update)
-    event.listen(mapper, "after_update", after_update)
-    event.listen(mapper, "refresh", refresh)
+    event.listen(mapper, "before_update", before_update, raw=True)
+    event.listen(mapper, "after_update", after_update, raw=True)
+    event.listen(mapper, "refresh", refresh, raw=True)
 
 
 def _put_back(state: Any, attributes: Iterable[BoundAttribute]) -> None:
@@ -115,13 +116,11 @@ def _is_moved(state: Any, attribute: BoundAttribute) -> bool:
     return any(_is_changed(state, key) for key, _ in attribute.parts.values())
 
 
-def _take_along(attributes: list[BoundAttribute], mapper: Mapper[Any], connection: Connection, target: Any) -> None:
+def _take_along(attributes: list[BoundAttribute], mapper: Mapper[Any], connection: Connection, state: Any) -> None:
     """Read the secrets of a row that moves, and have the flush write them again."""
-    state: Any = inspect(target)
+    target = state.obj()
     for table in {item.column.table for item in attributes}:
         found = [item for item in attributes if item.column.table is table]
-        for item in found:
-            _require_parts(target, item)
         row = _read_locked(table, found, mapper, connection, state)
         for item, value in zip(found, row, strict=False):
             before = state.dict.get(item.key, _UNLOADED)
@@ -131,14 +130,12 @@ def _take_along(attributes: list[BoundAttribute], mapper: Mapper[Any], connectio
                 state.dict[item.key] = _FlushValue(value, item, target, before)
 
 
-def _require_parts(target: Any, attribute: BoundAttribute) -> None:
-    for key, part in attribute.parts.values():
-        if getattr(target, key) is None:
-            raise UnsupportedOperationError(
-                f"{part} becomes NULL, and {attribute.column} is bound to it: its secret could not be read any more."
-                " Delete the row instead (a relationship does, with cascade='all, delete-orphan'), or give it another"
-                " owner"
-            )
+def _refuse_null(row: dict[str, Any], attribute: BoundAttribute) -> NoReturn:
+    part = next(column for name, (_, column) in attribute.parts.items() if row[name] is None)
+    raise UnsupportedOperationError(
+        f"{part} becomes NULL, and {attribute.column} is bound to it: its secret could not be read any more. Delete the"
+        " row instead (a relationship does, with cascade='all, delete-orphan'), or give it another owner"
+    )
 
 
 def _read_locked(

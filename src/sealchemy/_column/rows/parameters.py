@@ -37,10 +37,10 @@ class Pair:
     SQLAlchemy puts the defaults of other columns into these later, so they are read when the value is encrypted.
     """
 
-    __slots__ = ("_parameters", "_parts", "_place", "value")
+    __slots__ = ("_parameters", "_parts", "_place", "_row", "value")
 
-    def __init__(self, value: Any, parameters: dict[str, Any], place: _Place) -> None:
-        self.value, self._parameters, self._place = value, parameters, place
+    def __init__(self, value: Any, row: dict[str, Any], parameters: dict[str, Any], place: _Place) -> None:
+        self.value, self._row, self._parameters, self._place = value, row, parameters, place
         self._parts: list[str] | None = None
 
     def __repr__(self) -> str:
@@ -63,7 +63,7 @@ class Pair:
         """Return the texts of the parts; raises `UnsupportedOperationError` if one is not said."""
         if self._parts is None:
             try:
-                self._parts = self._read() if isinstance(self.value, RowValue) else self._read_quickly()
+                self._parts = self._read() if self._row else self._read_quickly()
             except (KeyError, *NOT_A_PART):
                 self._parts = self._read()  # which says what is wrong
             self._parameters = {}  # which hold this object
@@ -74,13 +74,13 @@ class Pair:
         return [read(parameters[source]) for read, source in self._place.sources]  # type: ignore[index] # a KeyError
 
     def _read(self) -> list[str]:
-        row = self.value.row if isinstance(self.value, RowValue) else {}
-        encrypted = self._place.encrypted
-        if row and set(row) != set(encrypted.bind_to):
+        row, encrypted = self._row, self._place.encrypted
+        if row and row.keys() != set(encrypted.bind_to):
             _refuse(encrypted, f"its RowValue has {', '.join(row)}; give {', '.join(encrypted.bind_to)}")
-        return [self._part(row, *each) for each in self._place.parts]
+        return [self._part(*each) for each in self._place.parts]
 
-    def _part(self, row: dict[str, Any], part: Part, source: str | None, guard: str | None) -> str:
+    def _part(self, part: Part, source: str | None, guard: str | None) -> str:
+        row = self._row
         value = row.get(part.name) if source is None and guard is not None else self._parameters.get(source or "")
         if value is None:
             refuse_unsaid(self._place.encrypted, part.name)
@@ -158,12 +158,13 @@ class RowsCompiler(SQLCompiler):
             value = parameters.get(place.name)
             if value is None and place.type_ is place.encrypted:
                 continue
-            if isinstance(value, RowValue):
+            row = value.row if isinstance(value, RowValue) else {}
+            if row:
                 for part, _, guard in place.parts:
                     if guard is not None:
-                        parameters[guard] = value.row.get(part.name)
+                        parameters[guard] = row.get(part.name)
             if place.name in parameters:
-                parameters[place.name] = Pair(value, parameters, place)
+                parameters[place.name] = Pair(value, row, parameters, place)
         return parameters
 
     @memoized_property
