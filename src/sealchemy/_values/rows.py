@@ -19,9 +19,8 @@ SEPARATOR = "\n"
 """What separates a stored value from the parts of its row, where both are read as one text."""
 
 
-_ROWS_KEPT = 1024
-_rows: dict[str, bytes] = {}
-"""The associated data of rows that were read lately: several values are often read with one row."""
+_last_row: list[tuple[str | None, bytes]] = [(None, b"")]
+"""The row that was read last, and its associated data: several values are often read with one row."""
 
 _LENGTHS = [b"\0" + number.to_bytes(4, "big") for number in range(256)]
 
@@ -32,11 +31,10 @@ def associated_data(parts: Iterable[str]) -> bytes:
 
 
 def _join(parts: list[bytes]) -> bytes:
-    data = b""
-    for part in parts:
-        size = len(part)
-        data += (_LENGTHS[size] if size < len(_LENGTHS) else b"\0" + size.to_bytes(4, "big")) + part
-    return data
+    try:
+        return b"".join([_LENGTHS[len(part)] + part for part in parts])
+    except IndexError:
+        return b"".join([b"\0" + len(part).to_bytes(4, "big") + part for part in parts])
 
 
 def encryptor(key_ring: KeyRing, context: str, codec: Codec) -> Callable[[Any, bytes], Any]:
@@ -88,13 +86,13 @@ def text_decryptor(
             return None
         if isinstance(text, str) and text.startswith(prefix):
             stored, _, row = text.partition(SEPARATOR)
-            if (data := _rows.get(row)) is not None:
+            before, data = _last_row[0]
+            if row == before:
                 return decrypt(stored, data)
             parts = row.encode().split(b"\n")
             if row and len(parts) == count:
-                if len(_rows) >= _ROWS_KEPT:
-                    _rows.clear()
-                _rows[row] = data = _join(parts)
+                data = _join(parts)
+                _last_row[0] = row, data
                 return decrypt(stored, data)
         # Plaintext may have newlines of its own, and the parts have none.
         stored, *others = text.rsplit(SEPARATOR, count) if isinstance(text, str) else [text]
