@@ -182,10 +182,14 @@ def steps(
     if any(not table.columns for table in found):
         yield from _repairs(found)
         return
-    if any(column.state == "not bound" for column in columns):
-        yield from _steps_to_bind(found, command_options, accepted, prefix)
-    elif not all(table.is_done for table in found):
+    unbound = any(column.status.bind_to and column.status.unbound for column in columns)
+    if any(column.status.plaintext for column in columns) or not (unbound or all(table.is_done for table in found)):
         yield from _steps_to_encrypt(found, command_options, accepted, prefix)
+        if unbound:  # stage migrate reads both forms, and writes bound values
+            yield f"sealchemy bind {accepted}"
+            yield f"sealchemy verify {command_options}"
+    elif unbound:
+        yield from _steps_to_bind(found, command_options, accepted, prefix)
     if any(column.state != "required" for column in columns):
         yield f"deploy everywhere with {prefix}_ROLLOUT=strict"
         yield f"sealchemy check {command_options}"

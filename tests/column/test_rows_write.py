@@ -789,3 +789,33 @@ def test_a_moved_row_in_a_translated_schema(tmp_path: Path, make_engine: Callabl
             note.owner = 2
             session.commit()
             assert note.text == "kept"
+
+
+def test_an_upsert_does_not_move_a_row_without_its_secrets(engine: Engine) -> None:
+    statement = upsert(engine, {"id": 1, "user_id": 3, "provider_name": "g"})
+    if engine.dialect.name == "mysql":
+        statement = statement.on_duplicate_key_update(user_id=statement.inserted.user_id)
+    else:
+        new = {"user_id": statement.excluded.user_id}
+        statement = statement.on_conflict_do_update(index_elements=["id"], set_=new)
+    with engine.begin() as connection, pytest.raises(UnsupportedOperationError, match="may find a row"):
+        connection.execute(statement)
+
+
+def test_a_part_that_is_null_in_the_database_is_an_error(tmp_path: Path, make_engine: Callable[..., Engine]) -> None:
+    """Not a secret that is not there, over which NULL would be written."""
+    engine = make_engine(f"sqlite:///{tmp_path / 'null.db'}", RING)
+    metadata = MetaData()
+    loose = Table(
+        "loose",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("owner", Integer, nullable=False),
+        Column("token", EncryptedString("loose.token", bind_to=("owner",))),
+    )
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE loose (id INTEGER PRIMARY KEY, owner INTEGER, token TEXT)"))
+        connection.execute(insert(loose).values(id=1, owner=1, token="kept"))
+        connection.execute(text("UPDATE loose SET owner = NULL"))
+    with engine.begin() as connection, pytest.raises(DecryptionError):
+        connection.scalar(select(loose.c.token))

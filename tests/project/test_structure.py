@@ -13,7 +13,7 @@ FIGURES = structure.measure(structure.HERE)
     ("name", "most"),
     [
         ("lines of the core", 6650),
-        ("modules of more than 250 lines", 8),
+        ("modules of more than 250 lines", 10),
         ("functions of more than 40 lines", 1),
         ("del statements", 12),
         ("dialect branches outside the databases", 0),

@@ -59,14 +59,17 @@ class Cipher(NamedTuple):
         """Let `encrypt` and `decrypt` work on a value of the row with these parts.
 
         Raises:
-            EnvelopeFormatError: a part of the row is NULL or no text.
+            EnvelopeFormatError: a part of the row is NULL or no text, or has a newline.
         """
+        problem = any(part is None or "\n" in part for part in parts)
         try:
-            self.row[0] = rows.associated_data(parts)
-        except (AttributeError, UnicodeEncodeError):
+            self.row[0] = b"" if problem else rows.associated_data(parts)
+        except UnicodeEncodeError:
+            problem = True
+        if problem:
             raise EnvelopeFormatError(
-                f"{self.context}: a column that its values are bound to is NULL, or not UTF-8"
-            ) from None
+                f"{self.context}: a column that its values are bound to is NULL, or has a newline or what is not UTF-8"
+            )
 
     def is_same_json(self, stored: str | None, plaintext: str) -> bool:
         """Return whether two texts are one JSON value: in a column of type JSON, SQLite makes 1 of 1.0."""

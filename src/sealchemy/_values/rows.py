@@ -137,6 +137,10 @@ class RowValue:
         """Return the value without its row."""
         return self._value
 
+    def __str__(self) -> str:
+        """Return the text of the value, as `str(token)` does: a listener may see it in place of the value."""
+        return str(self._value)
+
     def __repr__(self) -> str:
         """Return the names of the columns, never the value."""
         return f"RowValue('***', {', '.join(self.row)})"

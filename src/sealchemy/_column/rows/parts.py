@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from sqlalchemy import CHAR, Enum, Integer, String, Text, Uuid, cast, func, literal_column, type_coerce
+from sqlalchemy import CHAR, NCHAR, Enum, Integer, String, Text, Uuid, cast, func, literal_column, type_coerce
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.elements import BindParameter, ColumnClause, ColumnElement
 from sqlalchemy.sql.selectable import FromClause
@@ -26,7 +26,9 @@ COLUMN_KEYS = "sealchemy bind_to"
 """In `Column.info`: the keys of the columns that the values are bound to, where a mapper names them otherwise."""
 
 _KINDS: tuple[type[TypeEngine[Any]], ...] = (Integer, Uuid, String)
+_NOTHING = literal_column("''", Text())
 NOT_A_PART = (TypeError, ValueError, AttributeError)
+_HEX = re.compile("[0-9a-f]{32}")
 _NOT_IN_A_PART = re.compile("[\0\n]")
 
 
@@ -105,10 +107,10 @@ def part_kind(type_: Any) -> type[TypeEngine[Any]] | None:
 def canonical_sql(part: ColumnElement[Any]) -> ColumnElement[str]:
     """Return the text of a part, as `part_reader` has it, in SQL."""
     kind = part_kind(part.type)
-    if kind is String:
-        return type_coerce(part, Text())
-    text = cast(part, String())
-    return func.replace(text, "-", "") if kind is Uuid else text
+    if kind is String:  # NULL, which a declaration excludes, would read as a secret that is not there
+        return func.coalesce(type_coerce(part, Text()), _NOTHING, type_=Text())
+    text = func.coalesce(cast(part, String()), _NOTHING, type_=Text())
+    return func.replace(text, "-", "", type_=Text()) if kind is Uuid else text
 
 
 def part_reader(part: Any, dialect: Dialect) -> Callable[[Any], str]:
@@ -131,8 +133,11 @@ def part_reader(part: Any, dialect: Dialect) -> Callable[[Any], str]:
         read = _read_uuid
     else:
         # CHAR and MariaDB's collations take texts for equal that differ in blanks at the end.
-        pads = isinstance(type_, CHAR) or "mediumtext" in getattr(dialect, "ischema_names", {})
-        read = _text_reader(getattr(type_, "length", None), pads=pads)
+        actual: Any = type_.dialect_impl(dialect)
+        while isinstance(actual, TypeDecorator):
+            actual = actual.impl_instance
+        pads = isinstance(actual, CHAR | NCHAR) or "mediumtext" in getattr(dialect, "ischema_names", {})
+        read = _text_reader(actual.length, pads=pads)
     if not isinstance(type_, TypeDecorator):
         return read
     convert = type_._cached_bind_processor(dialect)
@@ -157,9 +162,10 @@ def _read_integer(value: Any) -> str:
 def _read_uuid(value: Any) -> str:
     if isinstance(value, uuid.UUID):
         return value.hex
-    if value != value.lower():  # some databases keep the letters as they are
+    text: str = value.replace("-", "")
+    if not _HEX.fullmatch(text):  # some databases keep other spellings as they are
         raise ValueError
-    return uuid.UUID(value).hex
+    return text
 
 
 def _text_reader(length: int | None, *, pads: bool) -> Callable[[Any], str]:

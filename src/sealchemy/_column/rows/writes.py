@@ -223,10 +223,13 @@ class RowWrites:
             if moved:
                 _refuse(column, f"changing {moved[0].key}, to which its values are bound, in an upsert")
             value = values.get(column.key)
-            if value is None or is_null(value):
+            writes_value = value is not None and not is_null(value)
+            if not writes_value and not any(part.key in values for part in parts):
                 continue
             if not is_row_fixed(clause, self._table, parts, written):
                 _refuse(column, "an upsert that may find a row with other values in the columns it is bound to")
+            if not writes_value:
+                continue
             if isinstance(value, BindParameter) and len(rows) == 1 and not self._is_executemany:
                 sources = [self._source_of_part(part, rows[0], 0) for part in parts]
                 yield self._bound_value(column, value, parts, sources)
