@@ -532,10 +532,10 @@ def test_errors_of_plaintext_in_the_bind_stages(engine: Engine) -> None:
 
 def test_a_part_with_a_newline_is_reported(engine: Engine) -> None:
     with engine.begin() as connection:
-        connection.execute(text("CREATE TABLE lines (id INTEGER PRIMARY KEY, part VARCHAR(9) NOT NULL, token TEXT)"))
-        connection.execute(text("INSERT INTO lines VALUES (1, :part, 'SENTINEL')"), {"part": "a\nb"})
+        connection.execute(text("CREATE TABLE noted (id INTEGER PRIMARY KEY, part VARCHAR(9) NOT NULL, token TEXT)"))
+        connection.execute(text("INSERT INTO noted VALUES (1, :part, 'SENTINEL')"), {"part": "a\nb"})
     stage(engine, Rollout.MIGRATE)
     with pytest.raises(RewriteError, match="newline"):
-        rewrite(ENCRYPT, engine, "lines", {"token": "lines.token"}, bind_to=["part"])
+        rewrite(ENCRYPT, engine, "noted", {"token": "noted.token"}, bind_to=["part"])
     with engine.connect() as connection:
-        assert connection.scalar(text("SELECT token FROM lines")) == "SENTINEL"
+        assert connection.scalar(text("SELECT token FROM noted")) == "SENTINEL"
