@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._column.engine import attach_key_ring as attach_key_ring
-    from ._column.engine_keys import Rollout as Rollout
+    from ._column.rollout import Rollout as Rollout
     from ._column.types import EncryptedBytes as EncryptedBytes
     from ._column.types import EncryptedJSON as EncryptedJSON
     from ._column.types import EncryptedString as EncryptedString
@@ -23,7 +23,7 @@ else:
         "EncryptedString": "_column.types",
         "Key": "_values.keys",
         "KeyRing": "_values.key_ring",
-        "Rollout": "_column.engine_keys",
+        "Rollout": "_column.rollout",
         "RowValue": "_values.rows",
         "SecretBytes": "_values.secret",
         "SecretString": "_values.secret",

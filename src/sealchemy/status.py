@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 
 from sqlalchemy import Connection, Engine, MetaData
 
-from sealchemy._column.engine_keys import Rollout, engine_keys
+from sealchemy._column.engine_keys import engine_keys
+from sealchemy._column.rollout import Rollout
 from sealchemy._databases.access import open_table
 from sealchemy._databases.table import TableColumns
 from sealchemy._inspection.preflight import sample_problems, settings_problems, unknown_keys

@@ -15,8 +15,9 @@ from sealchemy._values.key_ring import KeyRing
 from sealchemy._values.secret import hide
 from sealchemy.errors import RolloutError, UnsupportedOperationError
 
-from .engine_keys import Rollout, engine_keys
+from .engine_keys import engine_keys
 from .redact_errors import redact_errors
+from .rollout import Rollout
 from .statements import protect
 
 if TYPE_CHECKING:

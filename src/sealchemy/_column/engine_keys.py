@@ -5,7 +5,6 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
@@ -21,9 +20,10 @@ from sealchemy.errors import (
     EnvelopeFormatError,
     KeyRingNotAttachedError,
     PlaintextFoundError,
-    RolloutError,
     UnsupportedOperationError,
 )
+
+from .rollout import Rollout
 
 _Function: TypeAlias = Callable[[Any], Any]
 
@@ -31,37 +31,6 @@ logger = logging.getLogger("sealchemy")
 
 plaintext_reads: Counter[str] = Counter()
 """How often this process read plaintext, by context. It stays empty once a column is done."""
-
-
-class Rollout(StrEnum):
-    """What a process writes to a column, and what it accepts there.
-
-    Every process that reads must understand ciphertext before any process writes it. Hence three stages, each
-    deployed everywhere before the next. For values that are encrypted already, and are to be bound to their row, two
-    more lead from STRICT to STRICT; for a column without `bind_to`, they are STRICT.
-    """
-
-    __module__ = "sealchemy"
-
-    PREPARE = "prepare"
-    """Write plaintext, read both."""
-
-    MIGRATE = "migrate"
-    """Write ciphertext, read both."""
-
-    STRICT = "strict"
-    """Write ciphertext, read ciphertext only; where a column has `bind_to`, bound values only. The default."""
-
-    BIND_PREPARE = "bind_prepare"
-    """Write values that are not bound to their row, read both."""
-
-    BIND_MIGRATE = "bind_migrate"
-    """Write values that are bound to their row, read both."""
-
-    @classmethod
-    def _missing_(cls, value: object) -> NoReturn:
-        value = hide(value)  # it may be the value of another variable
-        raise RolloutError(f"a rollout stage must be one of {', '.join(cls)}")
 
 
 _WRITE_UNBOUND = frozenset({Rollout.PREPARE, Rollout.BIND_PREPARE})

@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Collection, Iterable, Iterator
 
-from sealchemy._column.engine_keys import EngineKeys, Rollout
+from sealchemy._column.engine_keys import EngineKeys
+from sealchemy._column.rollout import Rollout
 from sealchemy._databases.access import Access
 from sealchemy._rewriting.column_states import ColumnStatus
 from sealchemy._rewriting.constraint import existing_constraints

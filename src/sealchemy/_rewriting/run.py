@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import ColumnElement, Row, Select, and_, or_, tuple_
 
-from sealchemy._column.engine_keys import Rollout, engine_keys
+from sealchemy._column.engine_keys import engine_keys
+from sealchemy._column.rollout import Rollout
 from sealchemy._databases.access import Access, StillLockedError
 from sealchemy._databases.base import ATTEMPTS
 from sealchemy._databases.table import RowKey

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import Connection, Engine
 
-from sealchemy._column.engine_keys import Rollout, engine_keys
+from sealchemy._column.engine_keys import engine_keys
+from sealchemy._column.rollout import Rollout
 from sealchemy._values.key_ring import KeyRing
 from sealchemy.errors import ColumnDefinitionError, UnsupportedOperationError
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from alembic.operations import Operations
 from sqlalchemy import Connection
 
-from sealchemy._column.engine_keys import Rollout, engine_keys
+from sealchemy._column.engine_keys import engine_keys
+from sealchemy._column.rollout import Rollout
 from sealchemy._databases.access import Access, database_of, open_table
 from sealchemy._databases.table import TableColumns
 from sealchemy._inspection import preflight

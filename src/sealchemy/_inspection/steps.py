@@ -1,0 +1,102 @@
+"""The steps of a rollout that are left, as `sealchemy plan` prints them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
+
+from .findings import WIDENED, Severity
+
+if TYPE_CHECKING:
+    from sealchemy.plan import TablePlan
+
+VALUES_A_SECOND = 10_000  # of one process; it only has to tell minutes from hours
+
+
+def steps(
+    found: Collection[TablePlan], *, command_options: str, prefix: str, accept: Collection[str] = ()
+) -> Iterator[str]:
+    """Yield the steps that are left, in order: commands to paste, with notes after `#`, and things to do by hand.
+
+    Args:
+        found: what `plan` returned.
+        command_options: the options of the commands for this project, such as `--models shop:Base --prefix SHOP`.
+        prefix: the start of the names of the key variables.
+        accept: the labels of the findings that the operator accepts.
+    """
+    accepted = command_options + "".join(f" --accept {shlex.quote(label)}" for label in accept)
+    columns = [column for table in found for column in table.columns]
+    if any(not table.columns for table in found):
+        yield from _repairs(found)
+        return
+    unbound = any(column.status.bind_to and column.status.unbound for column in columns)
+    if any(column.status.plaintext for column in columns) or not (unbound or all(table.is_done for table in found)):
+        yield from _steps_to_encrypt(found, command_options, accepted, prefix)
+        if unbound:  # stage migrate reads both forms, and writes bound values
+            yield f"sealchemy bind {accepted}"
+            yield f"sealchemy verify {command_options}"
+    elif unbound:
+        yield from _steps_to_bind(found, command_options, accepted, prefix)
+    if any(column.state != "required" for column in columns):
+        yield f"deploy everywhere with {prefix}_ROLLOUT=strict"
+        yield f"sealchemy check {command_options}"
+        for table in found:
+            left = [item.status for item in table.columns if item.state != "required"]
+            for is_bound in (False, True):
+                contexts = {status.column: status.context for status in left if bool(status.bind_to) is is_bound}
+                more = f", schema={table.schema!r}" if table.schema else ""
+                more = f", bound=True{more}" if is_bound else more
+                if contexts:
+                    yield f"in a revision of its own: op.require_encryption({table.table!r}, {contexts!r}{more})"
+    yield f"sealchemy scrub {command_options}  # once, after the last value was encrypted; it locks, see the playbook"
+    keys = {key_id for column in columns for key_id in column.status.keys}
+    if all(table.is_done for table in found):
+        which = f"values are under {len(keys)} keys" if len(keys) > 1 else "if the key is not the primary one any more"
+        yield f"sealchemy rekey {accepted}  # {which}"
+
+
+def _steps_to_bind(found: Collection[TablePlan], options: str, accepted: str, prefix: str) -> Iterator[str]:
+    yield f"deploy everywhere with {prefix}_ROLLOUT=bind_prepare"
+    yield f"sealchemy check {options}"
+    yield from _repairs(found)
+    yield f"deploy everywhere with {prefix}_ROLLOUT=bind_migrate"
+    yield f"sealchemy check {options}"
+    values = sum(column.status.unbound for table in found for column in table.columns if column.status.bind_to)
+    yield f"sealchemy bind {accepted}  # {values:,} values, about {_describe_time(values / VALUES_A_SECOND)}"
+    yield f"sealchemy verify {options}"
+
+
+def _steps_to_encrypt(found: Collection[TablePlan], options: str, accepted: str, prefix: str) -> Iterator[str]:
+    if not any(column.state == "partly encrypted" for table in found for column in table.columns):
+        yield f"sealchemy generate-key  # unless there is a key; set {prefix}_KEY everywhere"
+        yield f"deploy everywhere with {prefix}_ROLLOUT=prepare"
+        yield f"sealchemy check {options}"
+    yield from _repairs(found)
+    if any(column.is_narrow for table in found for column in table.columns):
+        yield f"sealchemy widen {options}  # then restart the application, or replace its connections"
+    yield f"deploy everywhere with {prefix}_ROLLOUT=migrate"
+    yield f"sealchemy check {options}"
+    values = sum(column.status.plaintext for table in found for column in table.columns)
+    size = sum(table.plaintext_bytes for table in found)
+    seconds = sum(table.seconds for table in found)
+    to_accept = [item for table in found for item in table.findings if item.severity is Severity.ACCEPT]
+    for item in to_accept:
+        yield f"disable {item.label} for the next command, or keep --accept {shlex.quote(item.label)}"
+    yield f"sealchemy encrypt {accepted}  # {values:,} values, {size:,} bytes, about {_describe_time(seconds)}"
+    yield f"sealchemy verify {options}"
+    if to_accept or any(table.obstacles() for table in found):
+        yield "enable again what you disabled, and create the views again that you dropped"
+
+
+def _repairs(found: Collection[TablePlan]) -> Iterator[str]:
+    for table in found:
+        blocking = [item for item in table.findings if item.severity is Severity.BLOCKS]
+        labels = [item.label for item in blocking if item.code not in WIDENED]  # the step after these
+        if labels:
+            yield f"repair {table.table}, each as its finding says: {', '.join(labels)}"
+
+
+def _describe_time(seconds: float) -> str:
+    minutes, hours = max(round(seconds / 60), 1), seconds / 3600
+    return f"{hours:.1f} hours" if hours > 1 else f"{minutes} minute{'s' if minutes > 1 else ''}"
