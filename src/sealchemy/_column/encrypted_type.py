@@ -1,6 +1,6 @@
 """`EncryptedType`, which the encrypted types share, and how the type of a column is recognised as one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from inspect import getattr_static
 from typing import Any, ClassVar, NoReturn, TypeVar
@@ -161,6 +161,18 @@ def encrypted_type(type_: object) -> EncryptedType[Any] | None:
             return None
         type_ = type_.impl_instance
     return type_
+
+
+def require_encrypted(type_: object) -> EncryptedType[Any]:
+    """Return the encrypted type of a column that is known to have one."""
+    found = encrypted_type(type_)
+    assert found is not None  # noqa: S101 - said by the name of the function
+    return found
+
+
+def bound_columns(columns: Iterable[Any]) -> list[Any]:
+    """Return the columns whose values are bound to their row."""
+    return [column for column in columns if (type_ := encrypted_type(column.type)) is not None and type_.bind_to]
 
 
 def context_of(element: object, dialect: Dialect) -> str | None:

@@ -14,6 +14,7 @@ from sealchemy.errors import UnsupportedOperationError
 
 from .encrypted_type import EncryptedType, context_of, context_of_type
 from .engine_keys import EngineKeys, engine_keys
+from .rows.parts import without_row
 
 _READ = frozenset({SecretString, SecretBytes})
 """The types of the values that encrypted columns return."""
@@ -49,7 +50,8 @@ class ParametersCompiler(SQLCompiler):
             )
         if isinstance(bindparam.type, EncryptedType):
             for value in _known_values(bindparam):
-                require_encodable(bindparam.type.kind.value, value, bindparam.type.context)
+                plain = without_row(value) if bindparam.type.bind_to else value
+                require_encodable(bindparam.type.kind.value, plain, bindparam.type.context)
         return super().visit_bindparam(bindparam, *args, **kwargs)
 
     def render_literal_value(self, value: Any, type_: Any, *args: Any, **kwargs: Any) -> str:

@@ -69,10 +69,8 @@ def decryptor(
 
 def pair_encryptor(key_ring: KeyRing, context: str, codec: Codec) -> Callable[[Any], Any]:
     """Return `encryptor` for a pair of a value and the parts of its row."""
-    key = data_keys(key_ring)[key_ring.primary.id]
-    encrypt = key.encryptor(envelope.require_context(context), codec, bound=True)
-    of_context = key.associated_data(context, bound=True)
-    return lambda pair: encrypt(pair[0], of_context + associated_data(pair[1]))
+    encrypt = encryptor(key_ring, context, codec)
+    return lambda pair: encrypt(pair[0], associated_data(pair[1]))
 
 
 def text_decryptor(
@@ -133,7 +131,7 @@ class RowValue:
             self._value = value = None
             raise PlaintextTypeError(f"RowValue: {', '.join(nothing)} is None; a value is never bound to NULL")
 
-    def get_secret_value(self) -> Any:
+    def reveal(self) -> Any:
         """Return the value without its row."""
         return self._value
 

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 from sqlalchemy import Column, ForeignKey, Table, event
 from sqlalchemy.orm import Mapper
 
-from sealchemy._column.encrypted_type import encrypted_type
+from sealchemy._column.encrypted_type import bound_columns, encrypted_type, require_encrypted
 from sealchemy.errors import ColumnDefinitionError
 
 from .parts import COLUMN_KEYS, part_keys, part_kind
@@ -21,10 +21,10 @@ def _find_columns(mapper: Mapper[Any], _class: type) -> None:
     if not isinstance(table, Table):
         return
     attributes = {mapper._columntoproperty[column].key: column for column in table.c if _is_mapped(mapper, column)}
-    for column in _bound_columns(table):
+    for column in bound_columns(table.c):
         if not _is_mapped(mapper, column):  # another class of the same table has it
             continue
-        names = encrypted_type(column.type).bind_to  # type: ignore[union-attr] # it has one
+        names = require_encrypted(column.type).bind_to
         found = [attributes.get(name, table.c.get(name)) for name in names]
         for name, part in zip(names, found, strict=True):
             if part is None:
@@ -43,18 +43,14 @@ def _is_mapped(mapper: Mapper[Any], column: Column[Any]) -> bool:
 
 @event.listens_for(Table, "after_parent_attach")
 def _check_table(table: Table, _metadata: object) -> None:
-    for column in _bound_columns(table):
+    for column in bound_columns(table.c):
         _check_column(column)
-
-
-def _bound_columns(table: Table) -> list[Column[Any]]:
-    return [item for item in table.c if (type_ := encrypted_type(item.type)) is not None and type_.bind_to]
 
 
 def _check_column(column: Column[Any]) -> None:
     if column.default is not None or column.onupdate is not None:
         _refuse(column, "a default in Python comes too late for a statement to know its row; assign the value")
-    names = encrypted_type(column.type).bind_to  # type: ignore[union-attr] # it has one
+    names = require_encrypted(column.type).bind_to
     for key in part_keys(column, names):
         part = column.table.c.get(key)
         if part is not None and (problem := _find_problem(part)):

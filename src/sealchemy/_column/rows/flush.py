@@ -5,18 +5,18 @@ a row that moves, because a column changed to which values are bound, takes its 
 locked, and encrypted again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 from sqlalchemy import Column, Connection, MetaData, Table, event, false, select, update
-from sqlalchemy.orm import Mapper
+from sqlalchemy.orm import Mapper, object_session
 from sqlalchemy.orm.attributes import flag_modified, get_history
 from sqlalchemy.orm.base import NO_VALUE, PASSIVE_NO_INITIALIZE
 from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.types import NullType
 
-from sealchemy._column.encrypted_type import EncryptedType, encrypted_type
+from sealchemy._column.encrypted_type import EncryptedType, require_encrypted
 from sealchemy._values.rows import RowValue
 from sealchemy.errors import UnsupportedOperationError
 
@@ -59,7 +59,7 @@ class _FlushValue(RowValue):
 
 def bound_attribute(mapper: Mapper[Any], key: str, column: Any) -> BoundAttribute:
     """Return an attribute of a mapper whose column has bound values."""
-    names = getattr(encrypted_type(column.type), "bind_to", ())
+    names = require_encrypted(column.type).bind_to
     parts = find_parts(column, names) or ()
     keys = [mapper.get_property_by_column(part).key for part in parts]
     return BoundAttribute(key, column, dict(zip(names, zip(keys, parts, strict=True), strict=False)))
@@ -78,7 +78,7 @@ def listen(mapper: Mapper[Any], attributes: list[BoundAttribute]) -> None:
         if moved:
             _take_along(moved, mapper, connection, state)
 
-    def after_update(_mapper: Mapper[Any], _connection: Connection, state: Any) -> None:
+    def after_flush(_mapper: Mapper[Any], _connection: Connection, state: Any) -> None:
         _put_back(state, attributes)
 
     def refresh(state: Any, *_: object) -> None:
@@ -86,7 +86,8 @@ def listen(mapper: Mapper[Any], attributes: list[BoundAttribute]) -> None:
         _put_back(state, attributes)
 
     event.listen(mapper, "before_update", before_update, raw=True)
-    event.listen(mapper, "after_update", after_update, raw=True)
+    event.listen(mapper, "after_insert", after_flush, raw=True)
+    event.listen(mapper, "after_update", after_flush, raw=True)
     event.listen(mapper, "refresh", refresh, raw=True)
 
 
@@ -96,16 +97,25 @@ def _put_back(state: Any, attributes: Iterable[BoundAttribute]) -> None:
         if isinstance(value, _FlushValue):
             state.dict[item.key] = value.before
         elif isinstance(value, RowValue):
-            state.dict[item.key] = _hide(item.column.type, value)
+            _take_value(state, item, value)
         if state.dict.get(item.key) is _UNLOADED:
             state.dict.pop(item.key)
             state.committed_state.pop(item.key, None)
 
 
-def _hide(type_: Any, value: RowValue) -> Any:
-    """Return the value of a `RowValue` as an attribute has it."""
-    inner = value.get_secret_value()
-    return type_.kind.value.hide(inner) if isinstance(type_, EncryptedType) else inner
+def _take_value(state: Any, attribute: BoundAttribute, value: RowValue) -> None:
+    """Replace a `RowValue` by its value; if it is for another row, the attribute is loaded again when it is read."""
+    target, type_ = state.obj(), attribute.column.type
+    is_other = any(state.dict.get(key, item) != item for (key, _), item in _named(attribute, value))
+    if is_other and (session := object_session(target)) is not None:
+        session.expire(target, [attribute.key])
+        return
+    inner = value.reveal()
+    state.dict[attribute.key] = type_.kind.value.hide(inner) if isinstance(type_, EncryptedType) else inner
+
+
+def _named(attribute: BoundAttribute, value: RowValue) -> Iterator[tuple[tuple[str, Any], object]]:
+    return ((attribute.parts[name], item) for name, item in value.row.items() if name in attribute.parts)
 
 
 def _is_changed(state: Any, key: str) -> bool:

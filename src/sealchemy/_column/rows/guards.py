@@ -35,7 +35,8 @@ def execute_guarded(cursor: Any, statement: str, rows: Any, context: Any) -> boo
         if not found:
             _refuse(context)
         return True
-    if len(rows) > 1 and dialect.supports_sane_multi_rowcount:
+    # Two rows of one statement would hide that another statement found none.
+    if len(rows) > 1 and dialect.supports_sane_multi_rowcount and context.compiled.names_one_row:
         dialect.do_executemany(cursor, statement, rows, context)
         _require_rows(cursor, context, len(rows))
         return True

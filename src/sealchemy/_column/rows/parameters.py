@@ -1,21 +1,22 @@
 """How a parameter for a bound column meets the parameters of its row, when a statement is executed."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter
 from sqlalchemy.types import TypeDecorator
 from sqlalchemy.util import memoized_property
 
-from sealchemy._column.encrypted_type import EncryptedType, encrypted_type
+from sealchemy._column.encrypted_type import EncryptedType, bound_columns, encrypted_type, require_encrypted
 from sealchemy._column.engine_keys import engine_keys
 from sealchemy._values.rows import RowValue
 from sealchemy._values.secret import hide
 from sealchemy.errors import UnsupportedOperationError
 
-from .parts import NOT_A_PART, refuse_part, refuse_without_row
-from .writes import BoundValue, Parameter, Part, RowWrites, refuse_unsaid
+from .bound_values import BoundValue, Parameter, Part, refuse_unsaid
+from .parts import NOT_A_PART, refuse_part, refuse_without_row, without_row
+from .writes import RowWrites
 
 
 class _Place(NamedTuple):
@@ -49,7 +50,7 @@ class Pair:
 
     def get_secret_value(self) -> Any:
         """Return the value alone, as a default in Python of another column may want it."""
-        return self.value.get_secret_value() if isinstance(self.value, RowValue) else self.value
+        return without_row(self.value)
 
     def __str__(self) -> str:
         """Return the text of the value, as `str(token)` does."""
@@ -101,6 +102,9 @@ def _text_of(part: Part, value: object) -> str:
 class RowsCompiler(SQLCompiler):
     """The part of `ProtectedCompiler` for columns whose values are bound to their row."""
 
+    names_one_row = False
+    """Whether the statement is an UPDATE that names its row by the primary key."""
+
     def pair_with_rows(self, state: Any) -> None:
         """Note which parameters of an INSERT or UPDATE are for bound columns, and where their rows are said."""
         writes = RowWrites(
@@ -111,6 +115,7 @@ class RowsCompiler(SQLCompiler):
             is_nested=bool(self.stack),
         )
         self._bound_values.extend(writes.pair())
+        self.names_one_row = writes.names_one_row
 
     @memoized_property
     def _bound_values(self) -> list[BoundValue]:
@@ -123,7 +128,7 @@ class RowsCompiler(SQLCompiler):
             _Place(
                 self._name_of(item.parameter) or "",
                 item.type_,
-                _encrypted(item.type_),
+                require_encrypted(item.type_),
                 tuple((part, self._name_of(part.source), self._name_of(part.guard)) for part in item.parts),
                 tuple((part.read, self._name_of(part.source)) for part in item.parts),
             )
@@ -140,10 +145,9 @@ class RowsCompiler(SQLCompiler):
 
     def refuse_bound_columns_of_text(self, columns: Iterable[Any]) -> None:
         """Refuse text() that returns a bound column: it does not return the row with each value."""
-        for column in columns:
-            type_ = encrypted_type(column.type)
-            if type_ is not None and type_.bind_to:
-                refuse_without_row(type_.context, type_.bind_to)
+        for column in bound_columns(columns):
+            type_ = require_encrypted(column.type)
+            refuse_without_row(type_.context, type_.bind_to)
 
     def construct_params(self, *args: Any, **kwargs: Any) -> Any:
         """Return the parameters of one row, in which values for bound columns know their row."""
@@ -212,13 +216,7 @@ def _processor(place: _Place, dialect: Any) -> Callable[[Any], Any]:
     return process
 
 
-def _encrypted(type_: Any) -> EncryptedType[Any]:
-    found = encrypted_type(type_)
-    assert found is not None  # noqa: S101 - of a column that has one
-    return found
-
-
-def _refuse(encrypted: EncryptedType[Any], problem: str) -> None:
+def _refuse(encrypted: EncryptedType[Any], problem: str) -> NoReturn:
     raise UnsupportedOperationError(
         f"{encrypted.context}: its values are bound to {', '.join(encrypted.bind_to)}: {problem}"
     )

@@ -16,7 +16,7 @@ from sqlalchemy.sql.selectable import FromClause
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from sealchemy._column.elements import PERMIT, is_null, unwrap
-from sealchemy._values.rows import SEPARATOR
+from sealchemy._values.rows import SEPARATOR, RowValue
 from sealchemy.errors import ColumnDefinitionError, UnsupportedOperationError
 
 WITH_ROW = object()
@@ -177,6 +177,11 @@ def _text_reader(length: int | None, *, pads: bool) -> Callable[[Any], str]:
         return text
 
     return read
+
+
+def without_row(value: Any) -> Any:
+    """Return the value of a `RowValue`, and others as they are."""
+    return value.reveal() if isinstance(value, RowValue) else value
 
 
 def require_names(names: Any, context: str) -> tuple[str, ...]:

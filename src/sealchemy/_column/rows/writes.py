@@ -4,60 +4,22 @@ The parts come from the parameters of the same statement: a value for the column
 value`. An UPDATE that names none of these takes a `RowValue`, whose parts it compares with the row.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import func
 from sqlalchemy.engine import Dialect
-from sqlalchemy.sql import operators
-from sqlalchemy.sql.elements import (
-    BinaryExpression,
-    BindParameter,
-    BooleanClauseList,
-    ClauseElement,
-    ColumnClause,
-    ColumnElement,
-)
+from sqlalchemy.sql.elements import BindParameter, ClauseElement, ColumnElement
 from sqlalchemy.sql.selectable import FromClause
-from sqlalchemy.types import TypeDecorator
 
 from sealchemy._column.elements import is_null, outputs, unwrap
-from sealchemy._column.encrypted_type import EncryptedType, encrypted_type
+from sealchemy._column.encrypted_type import bound_columns, require_encrypted
 from sealchemy._column.writes import replace_in_upsert, replace_values
-from sealchemy._values.rows import RowValue
 from sealchemy.errors import UnsupportedOperationError
 
-from .parts import find_parts, part_kind, part_reader
+from .bound_values import BoundValue, Parameter, Part, equalities, is_bound_as, key_of, refuse, refuse_known_value
+from .parts import find_parts, part_reader
 from .upserts import is_own_value, is_row_fixed
-
-Parameter: TypeAlias = BindParameter[Any] | str
-"""A parameter of a statement: the object, or the name that SQLAlchemy will give to it."""
-
-
-class Part(NamedTuple):
-    """A column that a value is bound to.
-
-    Attributes:
-        name: its name in `bind_to`.
-        column: the column.
-        read: returns the text of its value; see `part_reader`.
-        source: the parameter with its value; None if the statement does not say it.
-        guard: the parameter that is compared with the row instead.
-    """
-
-    name: str
-    column: Any
-    read: Callable[[Any], str]
-    source: Parameter | None
-    guard: BindParameter[Any] | None
-
-
-class BoundValue(NamedTuple):
-    """A parameter for a bound column, and the parts of its row."""
-
-    parameter: Parameter
-    type_: Any
-    parts: tuple[Part, ...]
 
 
 class RowWrites:
@@ -75,7 +37,13 @@ class RowWrites:
         self._state, self._dialect, self._keys = state, dialect, column_keys
         self._is_executemany, self._is_nested = is_executemany, is_nested
         self._table: FromClause = state.statement.table
-        self._where = dict(_equalities(state.statement)) if state.isupdate else {}
+        self._where = dict(equalities(state.statement)) if state.isupdate else {}
+
+    @property
+    def names_one_row(self) -> bool:
+        """Whether the WHERE of an UPDATE compares the whole primary key, so that it changes one row at most."""
+        key = getattr(self._table, "primary_key", ())
+        return bool(len(key)) and all(column in self._where for column in key)
 
     def pair(self) -> list[BoundValue]:
         """Return the values that the statement writes to bound columns.
@@ -86,7 +54,7 @@ class RowWrites:
             UnsupportedOperationError: a value would be written that does not belong to its row.
         """
         self._refuse_other_tables()
-        bound = {column: self._parts_of(column) for column in _bound_columns(getattr(self._table, "c", ()))}
+        bound = {column: self._parts_of(column) for column in bound_columns(getattr(self._table, "c", ()))}
         if not bound:
             return []
         if getattr(self._state.statement, "select", None) is not None:
@@ -97,7 +65,7 @@ class RowWrites:
         found = [item for number, row in enumerate(rows) for item in self._values_of(bound, self._named(row), number)]
         found += self._values_of_upsert(bound, [self._named(row) for row in rows])
         for item in found:
-            _refuse_known_value(item)
+            refuse_known_value(item)
         return found
 
     def _give_types(self, columns: Iterable[Any]) -> None:
@@ -105,7 +73,7 @@ class RowWrites:
         by_key = {column.key: column for column in columns}
 
         def give_type(key: Any, value: Any, name: str | None = None) -> Any:
-            column = by_key.get(_key_of(key))
+            column = by_key.get(key_of(key))
             if column is None:
                 return value
             if not isinstance(value, ClauseElement) and not hasattr(value, "__clause_element__"):
@@ -116,7 +84,7 @@ class RowWrites:
 
         if rows := self._state._multi_parameters:
             self._state._multi_parameters = [
-                {key: give_type(key, value, f"{_key_of(key)}_m{number}") for key, value in row.items()}  # as SQLAlchemy
+                {key: give_type(key, value, f"{key_of(key)}_m{number}") for key, value in row.items()}  # as SQLAlchemy
                 for number, row in enumerate(rows)
             ]
             self._state._dict_parameters = self._state._multi_parameters[0]
@@ -135,12 +103,12 @@ class RowWrites:
                 sources = [self._source_of_part(part, row, number) for part in parts]
                 yield self._bound_value(column, value, parts, sources)
             elif not is_null(value):
-                _refuse(column, "the value of another column, or an SQL expression")
+                refuse(column, "the value of another column, or an SQL expression")
 
     def _bound_value(
         self, column: Any, value: Parameter, parts: tuple[Any, ...], sources: list[Parameter | None]
     ) -> BoundValue:
-        names = _type_of(column).bind_to
+        names = require_encrypted(column.type).bind_to
         guards = [self._guard(part) if source is None else None for part, source in zip(parts, sources, strict=True)]
         readers = [part_reader(part, self._dialect) for part in parts]
         return BoundValue(
@@ -157,12 +125,12 @@ class RowWrites:
     def _source_of_part(self, part: Any, row: Mapping[str, Any], number: int) -> Parameter | None:
         value = self._source(part, row, number)
         if value is not None and not isinstance(value, BindParameter | str):
-            _refuse(part, "an SQL expression for a column that secrets are bound to, beside a secret")
-        if isinstance(value, BindParameter) and not _is_bound_as(value, part):
-            _refuse(part, f"a parameter of another type, {value.type!r}, for a column that secrets are bound to")
+            refuse(part, "an SQL expression for a column that secrets are bound to, beside a secret")
+        if isinstance(value, BindParameter) and not is_bound_as(value, part):
+            refuse(part, f"a parameter of another type, {value.type!r}, for a column that secrets are bound to")
         if value is None and self._state.isupdate:
             value = self._where.get(part)
-            return value if value is not None and _is_bound_as(value, part) else None
+            return value if value is not None and is_bound_as(value, part) else None
         if value is None and part.default is not None and not part.default.is_clause_element:
             return f"{part.key}_m{number}" if number else str(part.key)
         return value
@@ -178,11 +146,11 @@ class RowWrites:
 
     def _named(self, row: Mapping[Any, Any]) -> dict[str, Any]:
         """Return values by the key of their column, which is all that SQLAlchemy looks at."""
-        named = {_key_of(key): value for key, value in row.items()}
+        named = {key_of(key): value for key, value in row.items()}
         return {key: unwrap(value) if isinstance(value, ClauseElement) else value for key, value in named.items()}
 
     def _parts_of(self, column: Any) -> tuple[Any, ...]:
-        names = _type_of(column).bind_to
+        names = require_encrypted(column.type).bind_to
         parts = find_parts(column, names)
         if parts is None:
             raise UnsupportedOperationError(f"{column}: {self._table} has not all of {', '.join(names)}")
@@ -191,13 +159,13 @@ class RowWrites:
     def _refuse_move(self, column: Any, parts: tuple[Any, ...], row: Mapping[str, Any]) -> None:
         moved = [part.key for part in parts if self._state.isupdate and self._source(part, row, 0) is not None]
         if moved:
-            _refuse(column, f"an UPDATE that sets {', '.join(moved)} and leaves this column as it is")
+            refuse(column, f"an UPDATE that sets {', '.join(moved)} and leaves this column as it is")
 
     def _refuse_other_tables(self) -> None:
         for table in getattr(self._state, "_extra_froms", ()):
             own = {key for key in self._state._dict_parameters or () if getattr(unwrap(key), "table", None) is table}
-            if own and (columns := _bound_columns(table.c)):
-                _refuse(columns[0], "an UPDATE of several tables")
+            if own and (columns := bound_columns(table.c)):
+                refuse(columns[0], "an UPDATE of several tables")
 
     def _refuse_insert_from_select(self, bound: Iterable[Any]) -> None:
         statement = self._state.statement
@@ -207,7 +175,7 @@ class RowWrites:
         for column in bound:
             for row in outputs(statement.select):
                 if column.key in names and not is_null(unwrap(row[names.index(column.key)])):
-                    _refuse(column, "INSERT ... SELECT")
+                    refuse(column, "INSERT ... SELECT")
 
     def _values_of_upsert(
         self, bound: Mapping[Any, tuple[Any, ...]], rows: list[dict[str, Any]]
@@ -221,90 +189,17 @@ class RowWrites:
         for column, parts in bound.items():
             moved = [part for part in parts if part.key in values and not is_own_value(values[part.key], part)]
             if moved:
-                _refuse(column, f"changing {moved[0].key}, to which its values are bound, in an upsert")
+                refuse(column, f"changing {moved[0].key}, to which its values are bound, in an upsert")
             value = values.get(column.key)
             writes_value = value is not None and not is_null(value)
             if not writes_value and not any(part.key in values for part in parts):
                 continue
             if not is_row_fixed(clause, self._table, parts, written):
-                _refuse(column, "an upsert that may find a row with other values in the columns it is bound to")
+                refuse(column, "an upsert that may find a row with other values in the columns it is bound to")
             if not writes_value:
                 continue
             if isinstance(value, BindParameter) and len(rows) == 1 and not self._is_executemany:
                 sources = [self._source_of_part(part, rows[0], 0) for part in parts]
                 yield self._bound_value(column, value, parts, sources)
             elif not is_own_value(value, column):
-                _refuse(column, "anything but `excluded` (`inserted` on MySQL) in an upsert of several rows")
-
-
-def _key_of(key: Any) -> str:
-    key = unwrap(key)
-    return key if isinstance(key, str) else str(key.key)
-
-
-def _is_bound_as(parameter: BindParameter[Any], part: Any) -> bool:
-    """Return whether a parameter is converted as the values of the column are."""
-    given, own = parameter.type, part.type
-    if given is own:
-        return True
-    is_plain = not isinstance(given, TypeDecorator) and not isinstance(own, TypeDecorator)
-    return is_plain and part_kind(given) is not None and part_kind(given) is part_kind(own)
-
-
-def _refuse_known_value(item: BoundValue) -> None:
-    """Refuse a value without its row while the statement is compiled: later, SQLAlchemy's frames hold it."""
-    parameter = item.parameter
-    if isinstance(parameter, str) or parameter.required or not (unsaid := unsaid_parts(item.parts)):
-        return
-    value = parameter.effective_value
-    if value is not None and not isinstance(value, RowValue):
-        value = None
-        refuse_unsaid(item.type_, unsaid[0])
-
-
-def unsaid_parts(parts: Iterable[Part]) -> list[str]:
-    """Return the names of the parts that a statement does not say."""
-    return [part.name for part in parts if part.source is None]
-
-
-def refuse_unsaid(type_: Any, name: str) -> NoReturn:
-    """Raise `UnsupportedOperationError` for a value whose row is not said."""
-    encrypted = encrypted_type(type_)
-    assert encrypted is not None  # noqa: S101 - of a column that has one
-    raise UnsupportedOperationError(
-        f"{encrypted.context}: its values are bound to {', '.join(encrypted.bind_to)}: the statement does not say"
-        f" {name}, or says NULL; give it a value in the same statement (one that the database makes comes too late),"
-        " compare it with one in the WHERE of an UPDATE, or pass RowValue(value, ...) there"
-    )
-
-
-def _type_of(column: Any) -> EncryptedType[Any]:
-    type_ = encrypted_type(column.type)
-    assert type_ is not None  # noqa: S101 - of a column that has one
-    return type_
-
-
-def _bound_columns(columns: Iterable[Any]) -> list[Any]:
-    return [column for column in columns if (type_ := encrypted_type(column.type)) is not None and type_.bind_to]
-
-
-def _equalities(statement: Any) -> Iterator[tuple[Any, BindParameter[Any]]]:
-    """Yield the columns that the WHERE of an UPDATE compares with a parameter, in every row that it changes."""
-    conditions = list(statement._where_criteria)
-    while conditions:
-        item = unwrap(conditions.pop())
-        if isinstance(item, BooleanClauseList) and item.operator is operators.and_:
-            conditions += item.clauses
-        if isinstance(item, BinaryExpression) and item.operator is operators.eq:
-            for column, value in ((item.left, item.right), (item.right, item.left)):
-                if isinstance(column, ColumnClause) and isinstance(value, BindParameter) and not value.expanding:
-                    yield column, value
-
-
-def _refuse(column: Any, what: str) -> NoReturn:
-    type_ = encrypted_type(column.type)
-    names = f" ({', '.join(type_.bind_to)})" if type_ is not None else ""
-    raise UnsupportedOperationError(
-        f"{column}: {what} is not supported, because a value is bound to its row{names} and could not be read in"
-        " another; give the value itself, and say its row"
-    )
+                refuse(column, "anything but `excluded` (`inserted` on MySQL) in an upsert of several rows")
