@@ -23,4 +23,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.allow_plaintext("integrations", CONTEXTS)
+    op.allow_unbound("integrations", CONTEXTS)

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, MetaData
 from sealchemy._column.engine_keys import engine_keys
 from sealchemy._databases.access import Access, open_table
 from sealchemy._databases.table import TableColumns
-from sealchemy._inspection.findings import WIDENED, Finding, Severity
+from sealchemy._inspection.findings import ABOUT_ROWS, WIDENED, Finding, Severity
 from sealchemy._inspection.preflight import (
     hidden_rows,
     inspect_columns,
@@ -91,9 +91,8 @@ class TablePlan:
     def obstacles(self, accept: Collection[str] = ()) -> list[Finding]:
         """Return the findings that stop the rewrite that is left to do, unless the operator accepts them by label."""
         labels = parse_accept(accept)
-        if self.is_done:
-            return []
-        return [item for item in self.findings if is_obstacle(item, labels)]
+        found = [item for item in self.findings if is_obstacle(item, labels)]
+        return [item for item in found if item.code in ABOUT_ROWS] if self.is_done else found
 
 
 def plan(bind: Engine | Connection, metadata: MetaData) -> list[TablePlan]:
@@ -153,6 +152,14 @@ def _wrong_bindings(access: Access, columns: Iterable[ColumnPlan]) -> Iterator[F
     key_ring = engine_keys(access.connection.dialect).key_ring
     for column in columns:
         status = column.status
+        if status.bound and not status.bind_to:
+            yield Finding(
+                "binding",
+                Severity.BLOCKS,
+                status.column,
+                f"values of {status.column} are bound to their row, and the models do not declare it with bind_to, so"
+                " they cannot be read; declare it as it was, and undo the binding first",
+            )
         if key_ring is not None and status.bind_to and any(sample_problems(key_ring, [status])):
             yield Finding(
                 "binding",

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session, sessionmaker, undefer_group
 
 from sealchemy import DecryptionError, Key, KeyRing, Rollout, attach_key_ring
+from sealchemy._rewriting.constraint import existing_constraints
 from sealchemy.integrations import (
     Base,
     Integration,
@@ -103,7 +104,9 @@ def test_upgrade_and_back(url: str) -> None:
     with engine.connect() as connection:
         columns = {item["name"] for item in inspect(connection).get_columns("integrations")}
         found = {tuple(item["column_names"]) for item in inspect(connection).get_unique_constraints("integrations")}
+        checks = existing_constraints(connection, None, "integrations", ["access_token", "refresh_token"])
     assert not columns & {"account", "details"}
+    assert [[item.is_bound for item in found] for found in checks.values()] == [[False], [False]]
     assert found == {("user_id", "provider")}
     alembic(url, "upgrade", "head")
     assert tokens(engine) == ALL

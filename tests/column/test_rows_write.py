@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import (
+    CHAR,
     Column,
     Integer,
     MetaData,
@@ -32,6 +33,7 @@ from sqlalchemy import (
     update,
     values,
 )
+from sqlalchemy import Index as SqlIndex
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import StatementError
 from sqlalchemy.ext.mutable import MutableDict
@@ -819,3 +821,121 @@ def test_a_part_that_is_null_in_the_database_is_an_error(tmp_path: Path, make_en
         connection.execute(text("UPDATE loose SET owner = NULL"))
     with engine.begin() as connection, pytest.raises(DecryptionError):
         connection.scalar(select(loose.c.token))
+
+
+def test_a_row_value_of_an_object_is_compared_with_its_row(engine: Engine) -> None:
+    with Session(engine) as session:
+        account = session.get_one(Account, 1)
+        account.token = RowValue("own", user_id=1, provider="g")
+        session.commit()
+        assert account.token == "own"
+        assert type(account.__dict__["token"]) is SecretString
+        account.token = RowValue("LOST", user_id=2, provider="g")
+        with pytest.raises(StaleDataError):
+            session.commit()
+        session.rollback()
+        row = {"user_id": 3, "provider": "new"}
+        session.add(Account(id=70, **row, token=RowValue("LOST", user_id=1, provider="new")))
+        with pytest.raises(UnsupportedOperationError, match="another user_id"):
+            session.commit()
+        session.rollback()
+        new = Account(id=71, **row, token=RowValue("added", **row))
+        session.add(new)
+        session.flush()
+        assert type(new.__dict__["token"]) is SecretString
+        session.commit()
+        assert session.get_one(Account, 71).token == "added"
+
+
+def test_a_row_value_is_no_value_of_a_column_without_rows(engine: Engine) -> None:
+    value = RowValue("SENTINEL", user_id=1)
+    with pytest.raises(PlaintextTypeError, match="RowValue"):
+        Account(id=70, free=value)
+    with engine.begin() as connection, pytest.raises(PlaintextTypeError, match="RowValue"):
+        connection.execute(insert(t).values(**ROW, free=value))
+    with engine.begin() as connection, pytest.raises(PlaintextTypeError, match="RowValue"):
+        connection.execute(insert(t), [{**ROW, "free": value, "kind": "account"}])
+
+
+def test_each_of_many_statements_has_to_find_its_row(engine: Engine) -> None:
+    """One that changes two rows does not make up for one that changes none."""
+    with Session(engine) as session:
+        session.add(Account(id=3, user_id=1, provider="other", data=b"D3"))
+        session.commit()
+    rows = [{"n": 3, "v": RowValue(b"X", user_id=1)}, {"n": 99, "v": RowValue(b"LOST", user_id=1)}]
+    statement = update(t).where(t.c.id <= bindparam("n"), t.c.id != 99 - bindparam("n")).values(data=bindparam("v"))
+    with engine.begin() as connection, pytest.raises(StaleDataError):
+        connection.execute(statement.where(bindparam("n") < 50), rows)
+
+
+def test_a_row_that_the_guard_left_out_does_not_show_the_value(engine: Engine) -> None:
+    with Session(engine, expire_on_commit=False) as session:
+        accounts = [session.get_one(Account, key) for key in (1, 2)]
+        statement = update(Account).where(Account.kind == "account").values(data=RowValue(b"new", user_id=1))
+        session.execute(statement, execution_options={"synchronize_session": "evaluate"})
+        assert [account.data for account in accounts] == [b"new", b"D2"]
+        session.commit()
+
+
+def test_a_row_cannot_be_moved_by_parameters_alone(engine: Engine) -> None:
+    with engine.begin() as connection, pytest.raises(UnsupportedOperationError, match="leaves this column"):
+        connection.execute(update(t).where(t.c.id == 1), {"user_id": 3})
+    with engine.begin() as connection, pytest.raises(UnsupportedOperationError, match="leaves this column"):
+        connection.execute(update(t).where(t.c.id == bindparam("k")), [{"k": 1, "user_id": 3}, {"k": 2, "user_id": 3}])
+
+
+def test_a_row_that_moved_meanwhile_does_not_move_again(engine: Engine) -> None:
+    """The part that this session changes is not the one that the other session changed."""
+    with Session(engine, expire_on_commit=False) as session:
+        account = session.get_one(Account, 1)
+        session.commit()
+        with Session(engine) as other:
+            other.get_one(Account, 1).user_id = 2
+            other.commit()
+        account.provider = "mine"
+        with pytest.raises(StaleDataError, match="moved or deleted"):
+            session.commit()
+        session.rollback()
+        assert session.get_one(Account, 1).token == "T1"
+
+
+def test_blanks_that_a_database_cuts_off_are_no_part(engine: Engine) -> None:
+    metadata = MetaData()
+    padded = Table(
+        "padded",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("code", CHAR(8).with_variant(CHAR(8, collation="utf8mb4_bin"), "mysql", "mariadb"), nullable=False),
+        Column("token", EncryptedString("padded.token", bind_to=("code",))),
+    )
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(insert(padded).values(id=1, code="a", token="kept"))
+        with pytest.raises(UnsupportedOperationError, match="blanks"):
+            connection.execute(insert(padded).values(id=2, code="a ", token="LOST"))
+        assert connection.scalars(select(padded.c.token)).all() == ["kept"]
+
+
+def test_an_upsert_minds_unique_indexes(engine: Engine) -> None:
+    metadata = MetaData()
+    table = Table(
+        "indexed",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("owner", Integer, nullable=False, unique=True),
+        Column("code", Integer),
+        Column("token", EncryptedString("indexed.token", bind_to=("owner",))),
+        SqlIndex("by_code", "code", unique=True),
+    )
+    metadata.create_all(engine)
+    if engine.dialect.name == "postgresql":
+        statement: Any = postgresql.insert(table)
+        statement = statement.on_conflict_do_update(index_elements=["code"], set_={"token": statement.excluded.token})
+    elif engine.dialect.name == "sqlite":
+        statement = sqlite.insert(table)
+        statement = statement.on_conflict_do_update(set_={"token": statement.excluded.token})
+    else:
+        statement = mysql.insert(table)
+        statement = statement.on_duplicate_key_update(token=statement.inserted.token)
+    with engine.begin() as connection, pytest.raises(UnsupportedOperationError, match="may find a row"):
+        connection.execute(statement, {"owner": 2, "code": 1, "token": "LOST"})

@@ -539,3 +539,55 @@ def test_a_part_with_a_newline_is_reported(engine: Engine) -> None:
         rewrite(ENCRYPT, engine, "noted", {"token": "noted.token"}, bind_to=["part"])
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT token FROM noted")) == "SENTINEL"
+
+
+@pytest.mark.parametrize("value", [None, "a\nb"])
+def test_rows_that_cannot_be_named_are_found_before_anything_is_bound(engine: Engine, value: str | None) -> None:
+    long_text = "MEDIUMTEXT" if engine.dialect.name == "mysql" else "TEXT"
+    collate = " COLLATE utf8mb4_bin" if engine.dialect.name == "mysql" else ""
+    with engine.begin() as connection:
+        connection.execute(
+            text(f"CREATE TABLE named (id INTEGER PRIMARY KEY, part VARCHAR(9){collate}, token {long_text})")
+        )
+        connection.execute(
+            text("INSERT INTO named VALUES (1, 'a', 'SENTINEL'), (2, :part, 'SENTINEL')"), {"part": value}
+        )
+    metadata = MetaData()
+    Table(
+        "named",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("part", TEXT, nullable=False),
+        Column("token", EncryptedString("named.token", bind_to=["part"])),
+    )
+    stage(engine, Rollout.PREPARE)
+    with pytest.raises(UnsupportedOperationError, match="part:part"):
+        check_encryption(engine, metadata)
+    assert [item.label for item in plan(engine, metadata)[0].obstacles()] == ["part:part"]
+    stage(engine, Rollout.MIGRATE)
+    with pytest.raises(UnsupportedOperationError, match="part:part"):
+        run_operation(engine, "encrypt_columns", "named", {"token": "named.token"}, bind_to=["part"])
+
+
+def test_going_back_keeps_the_check_against_plaintext(engine: Engine, tmp_path: Path) -> None:
+    fill(engine, unbound, Rollout.STRICT)
+    application = alembic.Application(tmp_path, engine, BOUND)
+    with open_table(engine, TableColumns("accounts", CONTEXTS)) as access:
+        constraint.require_encryption(access)
+    application.autogenerate()
+    application.upgrade()
+    application.downgrade("base", rollout=Rollout.BIND_PREPARE)
+    assert forms(engine) == {"unbound"}
+    with open_table(engine, TableColumns("accounts", CONTEXTS)) as access:
+        assert constraint.required_columns(access) == set(CONTEXTS)
+        assert constraint.required_columns(access, bound=True) == set()
+    with engine.begin() as connection, pytest.raises((IntegrityError, DBAPIError)):
+        connection.execute(text("UPDATE accounts SET token = 'SENTINEL' WHERE id = 1"))
+
+
+def test_models_that_lost_bind_to_are_found(engine: Engine) -> None:
+    fill(engine, bound, Rollout.STRICT)
+    (table,) = plan(engine, UNBOUND)
+    assert {item.label for item in table.obstacles()} == {"binding:token", "binding:data", "binding:profile"}
+    left = list(steps([table], command_options="--models m:Base", prefix="P"))
+    assert [step.startswith("repair accounts") for step in left] == [True]

@@ -9,6 +9,10 @@ WIDENED = frozenset({"width", "type"})
 """The codes of the findings that widening a column repairs."""
 
 
+ABOUT_ROWS = frozenset({"binding", "collation", "part"})
+"""The codes of the findings that matter to every write of a bound value, also when all values are encrypted."""
+
+
 class Severity(StrEnum):
     """What a finding asks of the operator."""
 
@@ -177,6 +181,17 @@ def collation(column: str) -> Finding:
         f"values are to be bound to {column}, whose collation takes different texts for equal, such as a and A: an"
         " UPDATE that finds a row by another spelling would write a value that cannot be read there. Give the column a"
         " binary collation (utf8mb4_bin on MariaDB, BINARY on SQLite)",
+    )
+
+
+def part(column: str) -> Finding:
+    """Return the finding for a column to which values are bound, and which has rows that cannot be named."""
+    return Finding(
+        "part",
+        Severity.BLOCKS,
+        column,
+        f"values are to be bound to {column}, which is NULL or has a newline in some rows; such a value cannot be bound"
+        " to, and secrets of these rows cannot be read. Correct these rows, and make the column NOT NULL",
     )
 
 

@@ -1,9 +1,10 @@
-"""Columns to which values are bound, and which take different texts for equal."""
+"""Columns to which values are bound, and which do not name a row exactly."""
 
-from sqlalchemy import Text, false, func, literal, select, union
+from sqlalchemy import ColumnElement, Text, false, func, literal, or_, select, union
 from sqlalchemy.sql.elements import TypeCoerce
 
 from sealchemy._databases.access import Access
+from sealchemy._values.rows import SEPARATOR
 
 from . import findings
 from .findings import Finding
@@ -12,15 +13,28 @@ _DIFFERENT = ("a", "A", "\u00e1")
 
 
 def find_inexact_parts(access: Access) -> list[Finding]:
-    """Return the text columns whose collation takes different texts for equal; in a transaction.
+    """Return what keeps rows from being named by the columns to which values are bound; in a transaction.
 
-    `WHERE provider = 'Google'` would find the row of 'google', and what it then writes could not be read there.
+    Where a collation treats texts as equal, `WHERE provider = 'Google'` finds the row of 'google', and what it then
+    writes cannot be read there.
     """
-    return [
-        findings.collation(name)
-        for name, text in access.target.parts.items()
-        if isinstance(text, TypeCoerce) and not _is_exact(access, name)  # others are numbers and UUIDs
-    ]
+    found = []
+    for name, text in access.target.parts.items():
+        is_text = isinstance(text, TypeCoerce)  # others are numbers and UUIDs
+        if is_text and not _is_exact(access, name):
+            found.append(findings.collation(name))
+        if _has_nameless_rows(access, name, is_text=is_text):
+            found.append(findings.part(name))
+    return found
+
+
+def _has_nameless_rows(access: Access, name: str, *, is_text: bool) -> bool:
+    column = access.target.table.c[name]
+    is_nameless: ColumnElement[bool] = column.is_(None)
+    if is_text:
+        is_nameless = or_(is_nameless, access.database.matches(access.target.parts[name], f"*{SEPARATOR}*"))
+    query = select(literal(1)).select_from(access.target.table).where(is_nameless).limit(1)
+    return access.connection.scalar(query) is not None
 
 
 def _is_exact(access: Access, name: str) -> bool:

@@ -15,7 +15,7 @@ from sealchemy._values.rows import text_decryptor
 from sealchemy.errors import SealchemyError, UnknownKeyError, UnsupportedOperationError
 
 from . import mysql, postgresql, sqlite
-from .findings import WIDENED, Finding, Severity
+from .findings import ABOUT_ROWS, WIDENED, Finding, Severity
 from .parts import find_inexact_parts
 from .width import find_narrow, find_other_types
 
@@ -213,7 +213,7 @@ def _concerns(finding: Finding, conversion: Conversion, *, widens: bool) -> bool
         return False
     if finding.code in WIDENED:
         return conversion is ENCRYPT and not widens
-    if finding.code == "collation":
+    if finding.code in ABOUT_ROWS:
         return conversion in {ENCRYPT, BIND}
     return conversion is ENCRYPT or finding.code in _ABOUT_EVERY_WRITE
 

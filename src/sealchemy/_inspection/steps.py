@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
-from .findings import WIDENED, Severity
+from .findings import WIDENED, Finding, Severity
 
 if TYPE_CHECKING:
     from sealchemy.plan import TablePlan
@@ -27,7 +27,7 @@ def steps(
     """
     accepted = command_options + "".join(f" --accept {shlex.quote(label)}" for label in accept)
     columns = [column for table in found for column in table.columns]
-    if any(not table.columns for table in found):
+    if any(not table.columns for table in found) or any(item.code == "binding" for item in _findings(found)):
         yield from _repairs(found)
         return
     unbound = any(column.status.bind_to and column.status.unbound for column in columns)
@@ -35,7 +35,7 @@ def steps(
         yield from _steps_to_encrypt(found, command_options, accepted, prefix)
         if unbound:  # stage migrate reads both forms, and writes bound values
             yield f"sealchemy bind {accepted}"
-            yield f"sealchemy verify {command_options}"
+            yield f"sealchemy status {command_options} --fail-if-unbound"
     elif unbound:
         yield from _steps_to_bind(found, command_options, accepted, prefix)
     if any(column.state != "required" for column in columns):
@@ -64,6 +64,7 @@ def _steps_to_bind(found: Collection[TablePlan], options: str, accepted: str, pr
     yield f"sealchemy check {options}"
     values = sum(column.status.unbound for table in found for column in table.columns if column.status.bind_to)
     yield f"sealchemy bind {accepted}  # {values:,} values, about {_describe_time(values / VALUES_A_SECOND)}"
+    yield f"sealchemy status {options} --fail-if-unbound"
     yield f"sealchemy verify {options}"
 
 
@@ -80,13 +81,17 @@ def _steps_to_encrypt(found: Collection[TablePlan], options: str, accepted: str,
     values = sum(column.status.plaintext for table in found for column in table.columns)
     size = sum(table.plaintext_bytes for table in found)
     seconds = sum(table.seconds for table in found)
-    to_accept = [item for table in found for item in table.findings if item.severity is Severity.ACCEPT]
+    to_accept = [item for item in _findings(found) if item.severity is Severity.ACCEPT]
     for item in to_accept:
         yield f"disable {item.label} for the next command, or keep --accept {shlex.quote(item.label)}"
     yield f"sealchemy encrypt {accepted}  # {values:,} values, {size:,} bytes, about {_describe_time(seconds)}"
     yield f"sealchemy verify {options}"
     if to_accept or any(table.obstacles() for table in found):
         yield "enable again what you disabled, and create the views again that you dropped"
+
+
+def _findings(found: Collection[TablePlan]) -> list[Finding]:
+    return [item for table in found for item in table.findings]
 
 
 def _repairs(found: Collection[TablePlan]) -> Iterator[str]:

@@ -75,6 +75,18 @@ def allow_plaintext(access: Access) -> None:
         _drop(access, name)
 
 
+def allow_unbound(access: Access) -> None:
+    """Replace each CHECK that requires bound values by one that requires encrypted values."""
+    existing = _existing(access)
+    for column in access.target.columns:
+        if bound := [item.name for item in existing[column.name] if item.is_bound]:
+            for name in bound:
+                _drop(access, name)
+            added = _add(access, column, ANY_ENCRYPTED_VALUE)
+            if not added.is_validated:
+                _validate(access, added.name)
+
+
 def required_columns(access: Access, *, bound: bool = False) -> set[str]:
     """Return the columns in which the database refuses plaintext, or all values that are not bound to their row."""
     return {

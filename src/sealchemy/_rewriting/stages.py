@@ -24,8 +24,11 @@ def require_keys(conversion: Conversion, bind: Engine | Connection, columns: Map
             )
         if conversion is UNBIND and keys.stage(context) in {Rollout.STRICT, Rollout.BIND_MIGRATE}:
             raise UnsupportedOperationError(
-                f"{context}: its rollout stage is {keys.stage(context)}, in which processes write bound values, or do"
-                " not read others; deploy bind_migrate and then bind_prepare everywhere, and undo it there"
+                f"{context}: its rollout stage is {keys.stage(context)}, in which processes write bound values, or"
+                " cannot read others. Bring every process to stage bind_prepare first, from strict by way of"
+                " bind_migrate, and this one too: set <prefix>_ROLLOUT (INTEGRATION_TOKEN_ENCRYPTION_ROLLOUT for the"
+                " ready-made table). To downgrade to plaintext in one go, with the application stopped, set it to"
+                " migrate, and pass -x allow-plaintext=yes to alembic"
             )
     if not columns:
         raise UnsupportedOperationError("no column is named; give a mapping of column names to contexts")
@@ -65,13 +68,18 @@ def refuse_legacy_reader(conversion: Conversion, legacy_reader: object) -> None:
         )
 
 
-def require_strict(bind: Engine | Connection, columns: Mapping[str, str]) -> None:
-    """Raise `UnsupportedOperationError` unless the rollout stage of every context is STRICT."""
+def require_strict(bind: Engine | Connection, columns: Mapping[str, str], *, bound: bool = False) -> None:
+    """Raise `UnsupportedOperationError` unless the rollout stage of every context is STRICT.
+
+    With `bound`, that is so that no process writes values that are not bound; without it, the stages that bind do as
+    well, since no process writes plaintext in them.
+    """
     keys = engine_keys(bind.dialect)
     for context in columns.values():
         keys.require_ring(context)
-        if keys.stage(context) is not Rollout.STRICT:
+        stage, what = keys.stage(context), "unbound values" if bound else "plaintext"
+        if stage is not Rollout.STRICT and (bound or stage in {Rollout.PREPARE, Rollout.MIGRATE}):
             raise UnsupportedOperationError(
-                f"{context}: its rollout stage is {keys.stage(context).value}; the database may only refuse plaintext"
-                " once no process writes any, which is stage strict everywhere"
+                f"{context}: its rollout stage is {stage}; the database may only refuse {what} once no process writes"
+                " any, which is stage strict everywhere"
             )

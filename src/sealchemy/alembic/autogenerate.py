@@ -31,6 +31,7 @@ from sealchemy.errors import ColumnDefinitionError
 
 from .operations import (
     AllowPlaintextOp,
+    AllowUnboundOp,
     BindColumnsOp,
     ColumnsOp,
     DecryptColumnsOp,
@@ -44,7 +45,7 @@ PLAINTEXT = "# the values are taken for plaintext; if another library encrypted 
 GUESSED = "# the database does not know the contexts: replace these by those of the models, or nothing decrypts"
 WIDE = "# with a live application: in an earlier revision, before any process is at rollout stage migrate"
 STOPPED = "# becomes text: stop every release that declares it as JSON or bytes first, or use a second column"
-BINDS = "# with a live application: in a later revision, once every process is at rollout stage bind_migrate"
+BINDS = "# with a live application: only once every process is at rollout stage bind_migrate"
 LIVE = "# with a live application: in a later revision, once every process is at rollout stage strict"
 
 
@@ -146,7 +147,9 @@ class _Changes:
         for columns in self._by_binding(existing):
             yield from self._pair(EncryptColumnsOp, RequireEncryptionOp, columns, PLAINTEXT, LIVE)
         if self.unbound:
-            yield from self._pair(BindColumnsOp, RequireEncryptionOp, self.unbound, BINDS, LIVE)
+            pair = self._pair(BindColumnsOp, RequireEncryptionOp, self.unbound, BINDS, LIVE)
+            pair[0].mirror = AllowUnboundOp(self.name, self.unbound, schema=self.schema, bound=True)
+            yield from pair
         if dropped := self._guess_contexts(key for key in self.superfluous if self._is_dropped(key)):
             yield AllowPlaintextOp(self.name, dropped, schema=self.schema)
         if plain := self._guess_contexts(self.superfluous & self.plain):

@@ -16,22 +16,21 @@ from typing import TYPE_CHECKING
 from alembic.operations import Operations
 from sqlalchemy import Connection
 
-from sealchemy._column.engine_keys import engine_keys
-from sealchemy._column.rollout import Rollout
 from sealchemy._databases.access import Access, database_of, open_table
 from sealchemy._databases.table import TableColumns
 from sealchemy._inspection import preflight
 from sealchemy._inspection.guarded import rewrite_if_clear
 from sealchemy._rewriting import constraint
-from sealchemy._rewriting.column_states import count_states
 from sealchemy._rewriting.pages import Pages
 from sealchemy._rewriting.run import run
 from sealchemy._rewriting.stages import refuse_legacy_reader, require_binding, require_keys, require_strict
-from sealchemy.errors import DecryptionError, PlaintextFoundError, UnsupportedOperationError
+from sealchemy.errors import UnsupportedOperationError
 from sealchemy.rewrite import BIND, DECRYPT, ENCRYPT, UNBIND, Progress, Report
 
+from .guards import refuse_planted_copies, refuse_planted_plaintext, require_consent
 from .operations import (
     AllowPlaintextOp,
+    AllowUnboundOp,
     BindColumnsOp,
     ColumnsOp,
     DecryptColumnsOp,
@@ -54,7 +53,7 @@ _SECONDS_BETWEEN_LOGS = 5.0
 @Operations.implementation_for(EncryptColumnsOp)
 def _encrypt_columns(operations: Operations, operation: EncryptColumnsOp) -> None:
     with _open(operations, operation, partial(require_keys, ENCRYPT)) as access:
-        _refuse_planted_plaintext(access)
+        refuse_planted_plaintext(access)
         report = rewrite_if_clear(
             access,
             ENCRYPT,
@@ -78,12 +77,12 @@ def _decrypt_columns(operations: Operations, operation: DecryptColumnsOp) -> Non
         with open_table(connection, _wanted(connection, operation)) as access:
             was_empty = Pages(access).is_empty()
         if not was_empty:
-            _require_consent(operations, operation)
+            require_consent(operations, operation)
 
     with _open(operations, operation, require) as access:
         is_empty = was_empty and Pages(access).is_empty()
         if was_empty and not is_empty:
-            _require_consent(operations, operation)
+            require_consent(operations, operation)
         findings = preflight.inspect_columns(access)
         preflight.refuse_obstacles(access, findings, DECRYPT, operation.accept, widens=False)
         if constraint.is_required(access):
@@ -101,7 +100,7 @@ def _bind_columns(operations: Operations, operation: BindColumnsOp) -> None:
     require_binding(BIND, operation.bind_to, operation.columns)
     refuse_legacy_reader(BIND, operation.legacy_reader)
     with _open(operations, operation, partial(require_keys, BIND)) as access:
-        _refuse_planted_copies(access)
+        refuse_planted_copies(access)
         report = rewrite_if_clear(access, BIND, operation.options, operation.accept, progress=_progress(operations))
     _log("bind", report)
 
@@ -115,7 +114,6 @@ def _unbind_columns(operations: Operations, operation: UnbindColumnsOp) -> None:
         with open_table(connection, _wanted(connection, operation)) as access:
             if Pages(access).is_empty():
                 return
-        _require_unbound_readers(connection, operation)
         require_keys(UNBIND, connection, columns)
 
     with _open(operations, operation, require) as access:
@@ -124,7 +122,7 @@ def _unbind_columns(operations: Operations, operation: UnbindColumnsOp) -> None:
         if constraint.required_columns(access, bound=True):
             # First try to read every value: otherwise the CHECK would be gone for nothing.
             run(access, UNBIND, replace(operation.options, dry_run=True))
-            constraint.allow_plaintext(access)
+            constraint.allow_unbound(access)
         report = rewrite_if_clear(access, UNBIND, operation.options, operation.accept, progress=_progress(operations))
     _log("unbind", report)
 
@@ -143,7 +141,7 @@ def _stay_wide(_operations: Operations, _operation: StayWideOp) -> None:
 
 @Operations.implementation_for(RequireEncryptionOp)
 def _require_encryption(operations: Operations, operation: RequireEncryptionOp) -> None:
-    with _open(operations, operation, require_strict) as access:
+    with _open(operations, operation, partial(require_strict, bound=operation.bound)) as access:
         constraint.require_encryption(access, bound=operation.bound)
 
 
@@ -153,72 +151,16 @@ def _allow_plaintext(operations: Operations, operation: AllowPlaintextOp) -> Non
         constraint.allow_plaintext(access)
 
 
+@Operations.implementation_for(AllowUnboundOp)
+def _allow_unbound(operations: Operations, operation: AllowUnboundOp) -> None:
+    with _open(operations, operation, columns=dict.fromkeys(operation.columns, "any")) as access:
+        constraint.allow_unbound(access)
+
+
 def _widen(access: Access) -> None:
     if columns := constraint.widen(access):
         name = access.target.name
         logger.warning("widen %s: %s: %s", name, ", ".join(columns), constraint.AFTER_WIDENING)
-
-
-def _refuse_planted_plaintext(access: Access) -> None:
-    """Refuse plaintext in a column that requires encryption, in stage strict: no process should have written it."""
-    keys, required = engine_keys(access.connection.dialect), constraint.required_columns(access)
-    for status in count_states(access) if required else ():
-        is_strict = keys.stage(status.context) is Rollout.STRICT
-        if status.column in required and status.plaintext and is_strict:
-            raise PlaintextFoundError(
-                f"encrypt_columns {status.table}.{status.column}: {status.plaintext} values are plaintext, although the"
-                " column requires encryption and the rollout stage is strict: they may have been planted, and"
-                " encrypting them would authenticate them for ever. Find out who wrote them and delete or correct them;"
-                " or drop the CHECK (op.allow_plaintext), go to stage migrate, and encrypt them there"
-            )
-
-
-def _require_unbound_readers(connection: Connection, operation: UnbindColumnsOp) -> None:
-    """Refuse to undo a binding while processes need it, or renew it."""
-    keys = engine_keys(connection.dialect)
-    stages = {keys.stage(context) for context in operation.columns.values()}
-    for stage in stages & {Rollout.STRICT, Rollout.BIND_MIGRATE}:
-        raise UnsupportedOperationError(
-            f"unbind_columns {operation.table_name}: the rollout stage is {stage}, in which processes write bound"
-            " values, or cannot read others. Bring every process to stage bind_migrate and then to bind_prepare first,"
-            " this one too: set <prefix>_ROLLOUT (INTEGRATION_TOKEN_ENCRYPTION_ROLLOUT for the ready-made table). To go"
-            " down to plaintext at once, with the application stopped, set it to migrate, and pass -x"
-            " allow-plaintext=yes as well"
-        )
-
-
-def _refuse_planted_copies(access: Access) -> None:
-    """Refuse values that are not bound where the database requires that they are: no process can have written them."""
-    required = constraint.required_columns(access, bound=True)
-    for status in count_states(access) if required else ():
-        if status.column in required and status.unbound:
-            raise DecryptionError(
-                f"bind_columns {status.table}.{status.column}: {status.unbound} values are not bound to their row,"
-                " although the column requires it: they may have been copied from other rows, and binding them would"
-                " authenticate that. Find out who wrote them, and restore them from a backup",
-                context=status.context,
-            )
-
-
-def _require_consent(operations: Operations, operation: DecryptColumnsOp) -> None:
-    """Refuse to write plaintext unless that was confirmed, and unless processes can read it."""
-    environment = operations.migration_context.environment_context
-    arguments = environment.get_x_argument(as_dictionary=True) if environment else {}
-    if arguments.get("allow-plaintext") != "yes":
-        raise UnsupportedOperationError(
-            f"decrypt_columns writes the plaintext of {', '.join(operation.columns.values())} into the database, its"
-            " logs and its backups. If that is what you want: alembic -x allow-plaintext=yes downgrade ..."
-        )
-    keys = engine_keys(operations.get_bind().dialect)
-    stages = {keys.stage(context) for context in operation.columns.values()}
-    for stage in stages - {Rollout.PREPARE, Rollout.MIGRATE}:
-        raise UnsupportedOperationError(
-            f"decrypt_columns {operation.table_name}: the rollout stage is {stage}, and processes in stage {stage}"
-            " cannot read plaintext. Bring every process to stage migrate first, this one too: set"
-            " <prefix>_ROLLOUT=migrate (INTEGRATION_TOKEN_ENCRYPTION_ROLLOUT for the ready-made table), or attach the"
-            " key ring with"
-            " rollout=Rollout.MIGRATE"
-        )
 
 
 @contextmanager

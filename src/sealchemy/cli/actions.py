@@ -27,7 +27,9 @@ from . import output
 from .project import Project
 
 
-def status(project: Project, *, as_json: bool, fail_if_plaintext: bool, fail_if_keys: list[str]) -> None:
+def status(
+    project: Project, *, as_json: bool, fail_if_plaintext: bool, fail_if_unbound: bool, fail_if_keys: list[str]
+) -> None:
     """Count values by state, and exit with 1 if any are in a state that must not be."""
     for key_id in fail_if_keys:
         if not re.fullmatch("[0-9a-f]{12}", key_id):
@@ -44,6 +46,11 @@ def status(project: Project, *, as_json: bool, fail_if_plaintext: bool, fail_if_
         Console().print(output.status_table(found, known))
     wrong = [f"{item.table}.{item.column}: {item.plaintext} values are plaintext" for item in found if item.plaintext]
     wrong = wrong if fail_if_plaintext else []
+    wrong += [
+        f"{item.table}.{item.column}: {item.unbound} values are not bound to their row"
+        for item in found
+        if fail_if_unbound and item.bind_to and item.unbound
+    ]
     wrong += [
         f"{item.table}.{item.column}: {item.keys[key_id]} values are under key {key_id}"
         for key_id in fail_if_keys

@@ -121,6 +121,9 @@ def status(
     fail_if_plaintext: Annotated[
         bool, typer.Option("--fail-if-plaintext", help="Exit with 1 while a value is plaintext.")
     ] = False,
+    fail_if_unbound: Annotated[
+        bool, typer.Option("--fail-if-unbound", help="Exit with 1 while a value is not bound that should be.")
+    ] = False,
     fail_if_key: Annotated[
         list[str] | None, typer.Option(help="Exit with 1 while a value is under the key of this id.")
     ] = None,
@@ -130,7 +133,13 @@ def status(
     from .project import Project
 
     project = Project(models, url, prefix, verbose)
-    actions.status(project, as_json=as_json, fail_if_plaintext=fail_if_plaintext, fail_if_keys=fail_if_key or [])
+    actions.status(
+        project,
+        as_json=as_json,
+        fail_if_plaintext=fail_if_plaintext,
+        fail_if_unbound=fail_if_unbound,
+        fail_if_keys=fail_if_key or [],
+    )
 
 
 @app.command()

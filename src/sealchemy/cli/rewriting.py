@@ -147,11 +147,6 @@ def _refuse_stage(project: Project, conversion: Conversion) -> None:
             f"bind: the rollout stage is {stage}: processes still write values that are not bound, and some may not"
             f" read bound ones yet; set {variable}=bind_migrate everywhere first"
         )
-    if conversion is UNBIND and stage is not Rollout.BIND_PREPARE:
-        raise UnsupportedOperationError(
-            f"bind --undo: the rollout stage is {stage}, in which processes write bound values, or cannot read others;"
-            f" set {variable}=bind_migrate and then bind_prepare everywhere first"
-        )
 
 
 def _refuse_planted(conversion: Conversion, report: Report, project: Project) -> None:

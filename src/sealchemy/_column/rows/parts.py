@@ -97,7 +97,7 @@ def part_kind(type_: Any) -> type[TypeEngine[Any]] | None:
         return None
     while isinstance(type_, TypeDecorator):
         type_ = type_.impl_instance
-    # A class of somebody else may convert values where this module cannot see it.
+    # A type from another package may convert values in a way that this module does not know.
     is_known = type(type_).__module__.startswith("sqlalchemy.") and not getattr(type_, "zerofill", False)
     if not is_known or isinstance(type_, Enum) or type_.__visit_name__ == "CITEXT":
         return None
@@ -132,10 +132,8 @@ def part_reader(part: Any, dialect: Dialect) -> Callable[[Any], str]:
     elif kind is Uuid:
         read = _read_uuid
     else:
-        # CHAR and MariaDB's collations take texts for equal that differ in blanks at the end.
-        actual: Any = type_.dialect_impl(dialect)
-        while isinstance(actual, TypeDecorator):
-            actual = actual.impl_instance
+        # CHAR and MariaDB's collations treat texts as equal that differ in blanks at the end.
+        actual: Any = _declared_type(type_, dialect)
         pads = isinstance(actual, CHAR | NCHAR) or "mediumtext" in getattr(dialect, "ischema_names", {})
         read = _text_reader(actual.length, pads=pads)
     if not isinstance(type_, TypeDecorator):
@@ -144,13 +142,28 @@ def part_reader(part: Any, dialect: Dialect) -> Callable[[Any], str]:
     return read if convert is None else lambda value: read(convert(value))
 
 
+def _declared_type(type_: Any, dialect: Dialect) -> Any:
+    """Return the type that a column has on a dialect, without wrappers, and before the dialect adapts it."""
+    while True:
+        if (variant := type_._variant_mapping.get(dialect.name)) is not None:
+            type_ = variant
+        elif isinstance(type_, TypeDecorator):
+            type_ = type_.load_dialect_impl(dialect)
+        else:
+            return type_
+
+
 def refuse_part(part: Any, value: object) -> NoReturn:
     """Raise `UnsupportedOperationError` for a value that a function of `part_reader` did not take."""
-    raise UnsupportedOperationError(
-        f"{part}: {type(value).__name__} is not a value that another value can be bound to: it takes"
-        f" {part_kind(part.type).__name__}, not NULL; text without NUL, newline, lone surrogate, or blanks that the"  # type: ignore[union-attr] # it has one
-        " database would cut off; UUIDs in lower case"
-    )
+    kind = part_kind(part.type)
+    wanted = {Integer: "an int", Uuid: "a UUID, or its hex digits in lower case"}.get(kind, "a str")  # type: ignore[arg-type]
+    problem = f"it takes {wanted}, not {type(value).__name__}"
+    if kind is String and isinstance(value, str):
+        problem = (
+            "the text has a NUL, a newline or a lone surrogate, is too long for the column, or ends with blanks that"
+            " the database would cut off"
+        )
+    raise UnsupportedOperationError(f"{part}: a value cannot be bound to this: {problem}")
 
 
 def _read_integer(value: Any) -> str:
