@@ -70,8 +70,7 @@ def postgresql_server(request: pytest.FixtureRequest) -> str:
     """The URL of a database on the server that accepts connections."""
     config = request.config
     if config.option.no_postgres:
-        # The developer asked for it; `.ci/run` does not, and without the option a missing server is an error.
-        pytest.skip("--no-postgres")
+        pytest.skip("left out with --no-postgres, for a quick run without a server; .ci/run never passes that option")
     return config.workerinput["postgresql"] if hasattr(config, "workerinput") else config.stash[SERVER].url
 
 
@@ -121,9 +120,7 @@ def _empty_database(config: pytest.Config) -> Iterator[str]:
     else:
         server = config.stash[MARIADB].url if MARIADB in config.stash else None
     if server is None:
-        # Contributors may work without MariaDB, which needs root to install: the header of the run says that it is
-        # missing. `.ci/run` installs it, so these tests always run there.
-        pytest.skip(mariadb.WHAT_TO_INSTALL)
+        pytest.skip(f"only root can install MariaDB, so its tests are optional. {mariadb.WHAT_TO_INSTALL}")
     name = f"t_{secrets.token_hex(6)}"
     engine = create_engine(server)
     with engine.begin() as connection:

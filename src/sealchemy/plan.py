@@ -1,98 +1,24 @@
 """Where each encrypted column stands, what is in the way of the next step, and the steps that are left."""
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 
 from sqlalchemy import Connection, Engine, MetaData
 
 from sealchemy._column.engine_keys import engine_keys
 from sealchemy._databases.access import Access, open_table
 from sealchemy._databases.table import TableColumns
-from sealchemy._inspection.findings import ABOUT_ROWS, WIDENED, Finding, Severity
-from sealchemy._inspection.preflight import (
-    hidden_rows,
-    inspect_columns,
-    is_obstacle,
-    parse_accept,
-    sample_problems,
-)
-from sealchemy._inspection.steps import VALUES_A_SECOND, steps
+from sealchemy._inspection.findings import WIDENED, Finding, Severity
+from sealchemy._inspection.preflight import hidden_rows, inspect_columns, sample_problems
+from sealchemy._inspection.steps import steps
+from sealchemy._inspection.table_plan import ColumnPlan, TablePlan
 from sealchemy._inspection.width import count_plaintext_bytes
-from sealchemy._rewriting.column_states import ColumnStatus, count_states
+from sealchemy._rewriting.column_states import count_states
 from sealchemy._rewriting.constraint import existing_constraints
 from sealchemy._rewriting.declared import declared_tables
 from sealchemy._rewriting.pages import Pages
 from sealchemy.errors import ColumnDefinitionError
 
 __all__ = ["ColumnPlan", "Finding", "Severity", "TablePlan", "plan", "steps"]
-
-
-@dataclass
-class ColumnPlan:
-    """Where one column stands.
-
-    Attributes:
-        status: its values by state.
-        is_required: the database refuses plaintext in it, and values that are not bound to their row if it has
-            `bind_to`.
-        is_narrow: its type has no room for ciphertext, or is not text.
-    """
-
-    status: ColumnStatus
-    is_required: bool = False
-    is_narrow: bool = False
-
-    @property
-    def state(self) -> str:
-        """`required`, `encrypted`, `not bound`, `partly encrypted`, `plaintext` or `empty`."""
-        encrypted = sum(self.status.keys.values()) + self.status.unknown
-        if self.status.bind_to and self.status.unbound and not self.status.plaintext:
-            return "not bound"
-        if self.is_required and not self.status.plaintext:
-            return "required"
-        if self.status.plaintext:
-            return "partly encrypted" if encrypted else "plaintext"
-        return "encrypted" if encrypted else "empty"
-
-
-@dataclass
-class TablePlan:
-    """Where the columns of one table stand, and what was found about it.
-
-    Attributes:
-        table: the table's name.
-        schema: its schema, if it is not the default one.
-        columns: its encrypted columns.
-        findings: what blocks, must be accepted or must be known.
-        rows: its rows.
-        plaintext_bytes: the size of its plaintext values.
-    """
-
-    table: str
-    schema: str | None = None
-    columns: list[ColumnPlan] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    rows: int = 0
-    plaintext_bytes: int = 0
-
-    @property
-    def seconds(self) -> float:
-        """An estimate of the time that one process takes to encrypt the plaintext, without pauses."""
-        return sum(column.status.plaintext for column in self.columns) / VALUES_A_SECOND
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the table has values, and all of them are encrypted, and bound if they are to be."""
-        return bool(self.columns) and all(
-            column.state in {"encrypted", "required"} or (column.state == "empty" and self.rows)
-            for column in self.columns
-        )
-
-    def obstacles(self, accept: Collection[str] = ()) -> list[Finding]:
-        """Return the findings that stop the rewrite that is left to do, unless the operator accepts them by label."""
-        labels = parse_accept(accept)
-        found = [item for item in self.findings if is_obstacle(item, labels)]
-        return [item for item in found if item.code in ABOUT_ROWS] if self.is_done else found
 
 
 def plan(bind: Engine | Connection, metadata: MetaData) -> list[TablePlan]:

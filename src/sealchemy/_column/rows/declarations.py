@@ -64,7 +64,7 @@ def _find_problem(part: Column[Any]) -> str | None:
         return "it may be NULL; declare it with nullable=False"
     collation = getattr(part.type, "collation", None)
     if collation is not None and _CASE_INSENSITIVE.fullmatch(collation):
-        return f"its collation {collation} takes different texts for equal; use a binary one"
+        return f"its collation {collation} treats different texts as equal; use a binary one"
     actions = {str(action).upper() for key in part.foreign_keys for action in (key.onupdate, key.ondelete)}
     is_changed = any(item is not None for item in (part.onupdate, part.server_onupdate, part.computed))
     if is_changed or actions & {"SET DEFAULT", "SET NULL"} or any(_cascades(key) for key in part.foreign_keys):
