@@ -11,6 +11,7 @@ from sqlalchemy.pool import StaticPool
 
 from sealchemy import DecryptionError, EncryptedJSON, EncryptedString, Key, KeyRing, Rollout, attach_key_ring
 from sealchemy._values import envelope, rows
+from sealchemy._values.codecs import TEXT
 
 RING = KeyRing(primary=Key.generate())
 BOUND_STAGES = [Rollout.MIGRATE, Rollout.BIND_MIGRATE, Rollout.STRICT]
@@ -102,3 +103,16 @@ def test_the_format_is_that_of_the_documentation() -> None:
     key = RING.primary._data_key
     assert key.associated_data("a.b", bound=True) == f"sealchemy:v1:{RING.primary.id}:row:a.b".encode()
     assert envelope.header(RING.primary.id, bound=True) == f"sealchemy:v1:{RING.primary.id}:row:"
+
+
+line = st.text(st.sampled_from("a7\n"), max_size=5)
+part = st.text(st.sampled_from("a7"), max_size=2)
+
+
+@given(read=st.lists(st.tuples(line, st.lists(part, min_size=1, max_size=3)), max_size=8))
+def test_plaintext_keeps_its_newlines_whatever_was_read_before(read: list[tuple[str, list[str]]]) -> None:
+    for plaintext, parts in read:
+        decrypt = rows.text_decryptor(RING, "a.b", TEXT.value, parts, lambda stored: f"plaintext: {stored}")
+        assert decrypt("\n".join([plaintext, *parts])) == f"plaintext: {plaintext}"
+        bound = rows.encryptor(RING, "a.b", TEXT.value)(plaintext, rows.associated_data(parts))
+        assert decrypt("\n".join([bound, *parts])) == plaintext

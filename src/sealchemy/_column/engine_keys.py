@@ -73,7 +73,7 @@ class EngineKeys:
     def encryptor(self, context: str, kind: Plaintext, bind_to: tuple[str, ...] = ()) -> Callable[[Any], Any]:
         """Return a function that encodes a value with whatever ring is attached when it is called.
 
-        Where the values are bound to their row, it takes a pair: the value, and the parts of the row.
+        Where the values are bound to their row, it takes a pair: the value, and the associated data of the row.
         """
         return self._current(self._encryptors, self._make_encryptor, context, kind, bind_to)
 

@@ -5,6 +5,7 @@ part of the row `0x00 || length (4 bytes, big-endian) || UTF-8`. A part is the t
 in decimal, a UUID as 32 hex digits, text as it is, without NUL and newline.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -18,23 +19,17 @@ from .secret import reveal
 SEPARATOR = "\n"
 """What separates a stored value from the parts of its row, where both are read as one text."""
 
-
-_last_row: list[tuple[str | None, bytes]] = [(None, b"")]
-"""The row that was read last, and its associated data: several values are often read with one row."""
-
-_LENGTHS = [b"\0" + number.to_bytes(4, "big") for number in range(256)]
+_last_rows: defaultdict[int, list[tuple[str | None, bytes]]] = defaultdict(lambda: [(None, b"")])
+"""The row with so many parts that was read last, and its associated data: a row often has several values."""
 
 
 def associated_data(parts: Iterable[str]) -> bytes:
     """Return the associated data of a row."""
-    return _join([part.encode() for part in parts])
-
-
-def _join(parts: list[bytes]) -> bytes:
-    try:
-        return b"".join([_LENGTHS[len(part)] + part for part in parts])
-    except IndexError:
-        return b"".join([b"\0" + len(part).to_bytes(4, "big") + part for part in parts])
+    data = b""
+    for part in parts:
+        encoded = part.encode()
+        data += len(encoded).to_bytes(5, "big") + encoded  # 0x00, and four bytes
+    return data
 
 
 def encryptor(key_ring: KeyRing, context: str, codec: Codec) -> Callable[[Any, bytes], Any]:
@@ -68,29 +63,30 @@ def decryptor(
 
 
 def pair_encryptor(key_ring: KeyRing, context: str, codec: Codec) -> Callable[[Any], Any]:
-    """Return `encryptor` for a pair of a value and the parts of its row."""
+    """Return `encryptor` for a pair of a value and the data of its row."""
     encrypt = encryptor(key_ring, context, codec)
-    return lambda pair: encrypt(pair[0], associated_data(pair[1]))
+    return lambda pair: encrypt(*pair)
 
 
 def text_decryptor(
     key_ring: KeyRing, context: str, codec: Codec, names: Sequence[str], on_unbound: Callable[[Any], Any]
 ) -> Callable[[Any], Any]:
     """Return `decryptor` for a text that is read with the parts of its row behind it."""
-    decrypt, count, prefix = decryptor(key_ring, context, codec, on_unbound), len(names), envelope.PREFIX
+    decrypt, count = decryptor(key_ring, context, codec, on_unbound), len(names)
+    last_row = _last_rows[count]
 
     def decrypt_text(text: Any) -> Any:
         if text is None:
             return None
-        if isinstance(text, str) and text.startswith(prefix):
+        if isinstance(text, str):
             stored, _, row = text.partition(SEPARATOR)
-            before, data = _last_row[0]
+            before, data = last_row[0]
             if row == before:
                 return decrypt(stored, data)
-            parts = row.encode().split(b"\n")
+            parts = row.split(SEPARATOR)
             if row and len(parts) == count:
-                data = _join(parts)
-                _last_row[0] = row, data
+                data = associated_data(parts)
+                last_row[0] = row, data
                 return decrypt(stored, data)
         # Plaintext may have newlines of its own, and the parts have none.
         stored, *others = text.rsplit(SEPARATOR, count) if isinstance(text, str) else [text]

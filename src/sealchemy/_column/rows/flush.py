@@ -94,13 +94,15 @@ def listen(mapper: Mapper[Any], attributes: list[BoundAttribute]) -> None:
 def _put_back(state: Any, attributes: Iterable[BoundAttribute]) -> None:
     for item in attributes:
         value = state.dict.get(item.key)
-        if isinstance(value, _FlushValue):
-            state.dict[item.key] = value.before
-        elif isinstance(value, RowValue):
+        if not isinstance(value, RowValue):
+            continue
+        if not isinstance(value, _FlushValue):
             _take_value(state, item, value)
-        if state.dict.get(item.key) is _UNLOADED:
+        elif value.before is _UNLOADED:
             state.dict.pop(item.key)
             state.committed_state.pop(item.key, None)
+        else:
+            state.dict[item.key] = value.before
 
 
 def _take_value(state: Any, attribute: BoundAttribute, value: RowValue) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.util import memoized_property
 
 from sealchemy._column.encrypted_type import EncryptedType, bound_columns, encrypted_type, require_encrypted
 from sealchemy._column.engine_keys import engine_keys
-from sealchemy._values.rows import RowValue
+from sealchemy._values.rows import RowValue, associated_data
 from sealchemy._values.secret import hide
 from sealchemy.errors import UnsupportedOperationError
 
@@ -23,6 +23,7 @@ class _Place(NamedTuple):
     """A `BoundValue` by the names of its parameters: of each part, its source and its guard.
 
     `sources` has what the usual case needs: of each part, the function that reads it and the name of its source.
+    Values with the same `row` are bound to the same parameters.
     """
 
     name: str
@@ -30,6 +31,7 @@ class _Place(NamedTuple):
     encrypted: EncryptedType[Any]
     parts: tuple[tuple[Part, str | None, str | None], ...]
     sources: tuple[tuple[Callable[[Any], str], str | None], ...]
+    row: tuple[tuple[str, str | None], ...]
 
 
 class Pair:
@@ -38,11 +40,13 @@ class Pair:
     SQLAlchemy puts the defaults of other columns into these later, so they are read when the value is encrypted.
     """
 
-    __slots__ = ("_parameters", "_parts", "_place", "_row", "value")
+    __slots__ = ("_parameters", "_place", "_row", "_rows", "value")
 
-    def __init__(self, value: Any, row: dict[str, Any], parameters: dict[str, Any], place: _Place) -> None:
+    def __init__(
+        self, value: Any, row: dict[str, Any], parameters: dict[str, Any], place: _Place, rows: dict[Any, bytes]
+    ) -> None:
         self.value, self._row, self._parameters, self._place = value, row, parameters, place
-        self._parts: list[str] | None = None
+        self._rows = {} if row else rows  # by `_Place.row`, for all pairs of these parameters
 
     def __repr__(self) -> str:
         """Show nothing: SQLAlchemy's frames hold it."""
@@ -60,15 +64,17 @@ class Pair:
         """Return the bytes of the value."""
         return bytes(self.get_secret_value())
 
-    def parts(self) -> list[str]:
-        """Return the texts of the parts; raises `UnsupportedOperationError` if one is not said."""
-        if self._parts is None:
+    def row_data(self) -> bytes:
+        """Return the associated data of the row; raises `UnsupportedOperationError` if a part is not said."""
+        data = self._rows.get(self._place.row)
+        if data is None:
             try:
-                self._parts = self._read() if self._row else self._read_quickly()
+                parts = self._read() if self._row else self._read_quickly()
             except (KeyError, *NOT_A_PART):
-                self._parts = self._read()  # which says what is wrong
-            self._parameters = {}  # which hold this object
-        return self._parts
+                parts = self._read()  # which says what is wrong
+            data = self._rows[self._place.row] = associated_data(parts)
+        self._parameters = {}  # which hold this object
+        return data
 
     def _read_quickly(self) -> list[str]:
         parameters = self._parameters
@@ -116,6 +122,8 @@ class RowsCompiler(SQLCompiler):
         )
         self._bound_values.extend(writes.pair())
         self.names_one_row = writes.names_one_row
+        if self._bound_values:  # other statements pay nothing
+            self.construct_params = self._construct_params_of_rows  # type: ignore[method-assign]
 
     @memoized_property
     def _bound_values(self) -> list[BoundValue]:
@@ -131,6 +139,7 @@ class RowsCompiler(SQLCompiler):
                 require_encrypted(item.type_),
                 tuple((part, self._name_of(part.source), self._name_of(part.guard)) for part in item.parts),
                 tuple((part.read, self._name_of(part.source)) for part in item.parts),
+                tuple((part.name, self._name_of(part.source)) for part in item.parts),
             )
             for item in self._bound_values
         ]
@@ -149,15 +158,14 @@ class RowsCompiler(SQLCompiler):
             type_ = require_encrypted(column.type)
             refuse_without_row(type_.context, type_.bind_to)
 
-    def construct_params(self, *args: Any, **kwargs: Any) -> Any:
+    def _construct_params_of_rows(self, *args: Any, **kwargs: Any) -> Any:
         """Return the parameters of one row, in which values for bound columns know their row."""
         try:
             parameters: Any = super().construct_params(*args, **kwargs)
         except BaseException:
             args, kwargs = (), {}  # this frame is in the traceback
             raise
-        if not self._bound_values:
-            return parameters
+        rows: dict[Any, bytes] = {}
         for place in self.places:
             value = parameters.get(place.name)
             if value is None and place.type_ is place.encrypted:
@@ -168,7 +176,7 @@ class RowsCompiler(SQLCompiler):
                     if guard is not None:
                         parameters[guard] = row.get(part.name)
             if place.name in parameters:
-                parameters[place.name] = Pair(value, row, parameters, place)
+                parameters[place.name] = Pair(value, row, parameters, place, rows)
         return parameters
 
     @memoized_property
@@ -208,7 +216,7 @@ def _processor(place: _Place, dialect: Any) -> Callable[[Any], Any]:
         try:
             for convert in converters:
                 value = convert(value, dialect)
-            return None if value is None else encrypt((value, pair.parts()))
+            return None if value is None else encrypt((value, pair.row_data()))
         except BaseException:
             value = hide(value)  # this frame is in the traceback
             raise
