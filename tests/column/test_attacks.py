@@ -43,7 +43,7 @@ from sqlalchemy.dialects import mssql, mysql, oracle, postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
 from sqlalchemy.pool import StaticPool
-from sqlalchemy.sql.elements import Grouping
+from sqlalchemy.sql.elements import ClauseElement, Grouping
 
 from sealchemy import EncryptedString, Key, KeyRing, SecretString, UnsupportedOperationError, attach_key_ring
 from sealchemy._column.statements import protect
@@ -482,3 +482,48 @@ def test_session_and_statement_agree_after_evaluating(engine: Engine) -> None:
             execution_options={"synchronize_session": "evaluate"},
         )
         assert item.note == "hit"
+
+
+def chained(values: dict[str, Any]) -> Any:
+    """Return an INSERT with two clauses for conflicts, which only SQLAlchemy 2.1 takes, and only for SQLite."""
+    statement = sqlite.insert(t).values(id=1, tok="new")
+    try:
+        return statement.on_conflict_do_nothing(index_elements=["note"]).on_conflict_do_update(
+            index_elements=["id"], set_=values
+        )
+    except exc.InvalidRequestError:
+        pytest.skip("SQLAlchemy 2.0 takes one clause for conflicts")
+
+
+@pytest.mark.parametrize(
+    "value", [func.upper("plaintext"), t.c.note, literal("plaintext", String), literal_column("'plaintext'")], ids=str
+)
+def test_each_of_several_clauses_for_conflicts_is_checked(value: Any) -> None:
+    engine = attach_key_ring(create_engine("sqlite://", poolclass=StaticPool), RING)
+    with pytest.raises(UnsupportedOperationError, match="stored in clear"):
+        chained({"tok": value}).compile(engine)
+
+
+def test_several_clauses_for_conflicts_store_ciphertext() -> None:
+    engine = attach_key_ring(create_engine("sqlite://", poolclass=StaticPool), RING)
+    Base.metadata.create_all(engine)
+    with engine.begin() as opened:
+        opened.exec_driver_sql("CREATE UNIQUE INDEX uq_note ON t (note)")
+        opened.execute(insert(t), {"id": 1, "tok": "old", "note": "n"})
+        opened.execute(chained({"tok": "set", "note": "m"}))
+        opened.execute(chained({"other": S}))
+        assert opened.execute(select(t.c.tok, t.c.other, t.c.note)).one() == ("set", S, "m")
+        stored = opened.exec_driver_sql("SELECT tok, other FROM t").one()
+        assert all(value.startswith("sealchemy:v1:") for value in stored)
+
+
+def test_an_unknown_clause_behind_values_is_refused() -> None:
+    class Clause(ClauseElement):
+        __visit_name__ = "sealchemy_test_clause"
+
+    statement = sqlite.insert(t).values(id=1, tok=S)
+    statement._post_values_clause = Clause()
+    engine = attach_key_ring(create_engine("sqlite://"), RING)
+    with pytest.raises(UnsupportedOperationError, match="unknown clause") as caught:
+        statement.compile(engine)
+    assert S not in str(caught.value)

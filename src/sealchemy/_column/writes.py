@@ -18,6 +18,13 @@ from sealchemy.errors import UnsupportedOperationError
 from .elements import PERMIT, column_of, is_null, outputs, unwrap
 from .encrypted_type import context_of
 
+_VALUES = {
+    "on_conflict_do_nothing": "update_values_to_set",
+    "on_conflict_do_update": "update_values_to_set",
+    "on_duplicate_key_update": "update",
+}
+"""The clauses behind the VALUES of an INSERT that are known, by `__visit_name__`, and the attribute with what they set."""
+
 
 class WriteRules:
     """The rules for values, with the types of columns as one dialect has them."""
@@ -41,6 +48,8 @@ class WriteRules:
             self._require_same_contexts(statement)
         if self._first_context(tables) is None:
             return []
+        if any(clause.__visit_name__ not in _VALUES for clause in upsert_clauses(statement)):
+            _refuse(str(self._first_context(tables)), "an unknown clause behind the VALUES of an INSERT")
         accepted: list[object] = []
 
         def replace(columns: list[Any], target: Any, value: Any) -> Any:
@@ -181,17 +190,42 @@ def replace_values(state: Any, replace: Callable[[Any, Any], Any]) -> None:
         state._ordered_values = [(key, state._dict_parameters[key]) for key, _ in state._ordered_values]
 
 
+def upsert_clauses(statement: Any) -> tuple[Any, ...]:
+    """Return the ON CONFLICT and ON DUPLICATE KEY clauses of an INSERT, and whatever else it has behind its VALUES."""
+    clause = getattr(statement, "_post_values_clause", None)
+    if clause is None:
+        return ()
+    return tuple(clause.clauses) if clause.__visit_name__ == "element_list" else (clause,)
+
+
+def values_of_upsert(clause: Any) -> list[tuple[Any, Any]]:
+    """Return what a clause sets."""
+    values = getattr(clause, _VALUES[clause.__visit_name__], None) or ()
+    return list(values.items() if isinstance(values, dict) else values)
+
+
 def replace_in_upsert(state: Any, replace: Callable[[Any, Any], Any]) -> None:
-    """Replace the values in the ON CONFLICT or ON DUPLICATE KEY clause of an INSERT."""
-    clause: Any = getattr(state.statement, "_post_values_clause", None)
-    for name in ("update_values_to_set", "update"):
-        values = getattr(clause, name, None)
-        if values:
-            pairs = values.items() if isinstance(values, dict) else values
-            replaced = [(key, replace(key, value)) for key, value in pairs]
-            state.statement, clause = state.statement._clone(), clause._clone()
-            setattr(clause, name, dict(replaced) if isinstance(values, dict) else replaced)
-            state.statement._post_values_clause = clause
+    """Replace the values in the ON CONFLICT or ON DUPLICATE KEY clauses of an INSERT."""
+    clauses = upsert_clauses(state.statement)
+    replaced = [_replaced(clause, replace) for clause in clauses]
+    if any(new is not old for new, old in zip(replaced, clauses, strict=True)):
+        state.statement = state.statement._clone()
+        whole = state.statement._post_values_clause
+        if whole.__visit_name__ == "element_list":
+            whole = type(whole)(replaced)
+        else:
+            (whole,) = replaced
+        state.statement._post_values_clause = whole
+
+
+def _replaced(clause: Any, replace: Callable[[Any, Any], Any]) -> Any:
+    pairs = values_of_upsert(clause)
+    if not pairs:
+        return clause
+    new, name = clause._clone(), _VALUES[clause.__visit_name__]
+    found = [(key, replace(key, value)) for key, value in pairs]
+    setattr(new, name, dict(found) if isinstance(getattr(clause, name), dict) else found)
+    return new
 
 
 def _refuse(context: str, what: str) -> NoReturn:

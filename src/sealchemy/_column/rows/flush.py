@@ -83,7 +83,10 @@ def listen(mapper: Mapper[Any], attributes: list[BoundAttribute]) -> None:
 
     def refresh(state: Any, *_: object) -> None:
         """Take the value of a `RowValue`, which synchronize_session="evaluate" assigns."""
-        _put_back(state, attributes)
+        for item in attributes:
+            value = state.dict.get(item.key)
+            if isinstance(value, RowValue) and not isinstance(value, _FlushValue):  # a flush is still to write that
+                _take_value(state, item, value)
 
     event.listen(mapper, "before_update", before_update, raw=True)
     event.listen(mapper, "after_insert", after_flush, raw=True)

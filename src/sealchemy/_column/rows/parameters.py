@@ -1,6 +1,7 @@
 """How a parameter for a bound column meets the parameters of its row, when a statement is executed."""
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, NamedTuple, NoReturn
 
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -105,6 +106,39 @@ def _text_of(part: Part, value: object) -> str:
     return refuse_part(part.column, value)
 
 
+class _ConstructsRows(SQLCompiler):
+    """The part of `RowsCompiler` that other statements would pay for: it runs for each row of parameters."""
+
+    places: list[_Place]
+
+    def construct_params(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the parameters of one row, in which values for bound columns know their row."""
+        try:
+            parameters: Any = super().construct_params(*args, **kwargs)
+        except BaseException:
+            args, kwargs = (), {}  # this frame is in the traceback
+            raise
+        rows: dict[Any, bytes] = {}
+        for place in self.places:
+            value = parameters.get(place.name)
+            if value is None and place.type_ is place.encrypted:
+                continue
+            row = value.row if isinstance(value, RowValue) else {}
+            if row:
+                for part, _, guard in place.parts:
+                    if guard is not None:
+                        parameters[guard] = row.get(part.name)
+            if place.name in parameters:
+                parameters[place.name] = Pair(value, row, parameters, place, rows)
+        return parameters
+
+
+@cache
+def _constructing_rows(compiler: type[Any]) -> type[Any]:
+    """Return the class of compilers whose parameters know their row."""
+    return type(compiler.__name__, (_ConstructsRows, compiler), {})
+
+
 class RowsCompiler(SQLCompiler):
     """The part of `ProtectedCompiler` for columns whose values are bound to their row."""
 
@@ -122,8 +156,8 @@ class RowsCompiler(SQLCompiler):
         )
         self._bound_values.extend(writes.pair())
         self.names_one_row = writes.names_one_row
-        if self._bound_values:  # other statements pay nothing
-            self.construct_params = self._construct_params_of_rows  # type: ignore[method-assign]
+        if self._bound_values and not isinstance(self, _ConstructsRows):
+            self.__class__ = _constructing_rows(type(self))
 
     @memoized_property
     def _bound_values(self) -> list[BoundValue]:
@@ -157,27 +191,6 @@ class RowsCompiler(SQLCompiler):
         for column in bound_columns(columns):
             type_ = require_encrypted(column.type)
             refuse_without_row(type_.context, type_.bind_to)
-
-    def _construct_params_of_rows(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the parameters of one row, in which values for bound columns know their row."""
-        try:
-            parameters: Any = super().construct_params(*args, **kwargs)
-        except BaseException:
-            args, kwargs = (), {}  # this frame is in the traceback
-            raise
-        rows: dict[Any, bytes] = {}
-        for place in self.places:
-            value = parameters.get(place.name)
-            if value is None and place.type_ is place.encrypted:
-                continue
-            row = value.row if isinstance(value, RowValue) else {}
-            if row:
-                for part, _, guard in place.parts:
-                    if guard is not None:
-                        parameters[guard] = row.get(part.name)
-            if place.name in parameters:
-                parameters[place.name] = Pair(value, row, parameters, place, rows)
-        return parameters
 
     @memoized_property
     def _bind_processors(self) -> Any:

@@ -70,8 +70,10 @@ def find_parts(column: Any, names: Sequence[str]) -> tuple[ColumnElement[Any], .
 def _sources(column: Any) -> list[Any]:
     """Return what a column of a subquery selects, one expression for each SELECT of a UNION."""
     found = column._proxies
-    of_union = [item for item in found if "weight" in item._annotations]  # SQLAlchemy adds a label of the first again
-    return [unwrap(item) for item in of_union or found]
+    of_union = [item for item in found if "weight" in item._annotations]
+    sources = {hash(source): source for item in found if (source := unwrap(item)) is not None}
+    # SQLAlchemy adds a label of one again.
+    return [unwrap(item) for item in of_union] or list(sources.values())
 
 
 def _are_these(hashes: list[int], of_sources: list[Any], at: int) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from sqlalchemy import Index, PrimaryKeyConstraint, Table, UniqueConstraint
+from sqlalchemy import Column, Index, PrimaryKeyConstraint, Table, UniqueConstraint
 from sqlalchemy.sql.elements import ColumnClause
 
 from sealchemy._column.elements import unwrap
@@ -37,12 +37,19 @@ def _unique_keys(clause: Any, table: Table, written: Collection[str]) -> list[se
         return [{by_name.get(item, item) for item in found if item is not None}]
     constraints: list[Any] = [item for item in (*table.constraints, *table.indexes) if _is_unique(item)]
     if (name := getattr(clause, "constraint_target", None)) is not None:
-        named = [item for item in constraints if item.name == name]
-        return [{column.key for column in item.columns} for item in named] or [set()]
+        return [_exact_keys(item) for item in constraints if item.name == name] or [set()]
     generated = table.autoincrement_column
-    uniques = [{column.key for column in item.columns} for item in constraints]
+    uniques = [_exact_keys(item) for item in constraints]
     # A key that the database makes is new.
     return [keys for keys in uniques if generated is None or generated.key not in keys or generated.key in written]
+
+
+def _exact_keys(item: Any) -> set[str]:
+    """Return the keys of the columns that are equal, as they are, in rows that conflict."""
+    expressions = getattr(item, "expressions", item.columns)
+    is_exact = all(isinstance(each, Column) for each in expressions)
+    has_prefix = any(item.dialect_kwargs.get(f"{dialect}_length") for dialect in ("mysql", "mariadb"))
+    return {column.key for column in item.columns} if is_exact and not has_prefix else set()
 
 
 def _is_unique(item: Any) -> bool:

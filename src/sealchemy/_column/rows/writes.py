@@ -14,7 +14,7 @@ from sqlalchemy.sql.selectable import FromClause
 
 from sealchemy._column.elements import is_null, outputs, unwrap
 from sealchemy._column.encrypted_type import bound_columns, require_encrypted
-from sealchemy._column.writes import replace_in_upsert, replace_values
+from sealchemy._column.writes import replace_in_upsert, replace_values, upsert_clauses, values_of_upsert
 from sealchemy.errors import UnsupportedOperationError
 
 from .bound_values import BoundValue, Parameter, Part, equalities, is_bound_as, key_of, refuse, refuse_known_value
@@ -63,7 +63,9 @@ class RowWrites:
         self._give_types({*bound, *(part for parts in bound.values() for part in parts)})
         rows = self._state._multi_parameters or [self._state._dict_parameters or {}]
         found = [item for number, row in enumerate(rows) for item in self._values_of(bound, self._named(row), number)]
-        found += self._values_of_upsert(bound, [self._named(row) for row in rows])
+        named = [self._named(row) for row in rows]
+        for clause in upsert_clauses(self._state.statement):
+            found += self._values_of_upsert(clause, bound, named)
         for item in found:
             refuse_known_value(item)
         return found
@@ -178,11 +180,9 @@ class RowWrites:
                     refuse(column, "INSERT ... SELECT")
 
     def _values_of_upsert(
-        self, bound: Mapping[Any, tuple[Any, ...]], rows: list[dict[str, Any]]
+        self, clause: Any, bound: Mapping[Any, tuple[Any, ...]], rows: list[dict[str, Any]]
     ) -> Iterator[BoundValue]:
-        clause: Any = getattr(self._state.statement, "_post_values_clause", None)
-        pairs = getattr(clause, "update_values_to_set", None) or getattr(clause, "update", None) or ()
-        values = self._named(dict(pairs.items() if isinstance(pairs, dict) else pairs))
+        values = self._named(dict(values_of_upsert(clause)))
         written = {key for row in rows for key in row} | set(self._keys or ())
         if self._keys is None and not any(rows):
             written = set(self._table.c.keys())
