@@ -74,8 +74,10 @@ def test_plaintext_to_bound_by_the_steps_of_the_plan(  # noqa: PLR0915 - one sto
     assert "nothing to do" in run("rekey", stage="strict")
 
     # As if the column had been encrypted before it was bound.
-    assert "its rollout stage is strict" in run("bind", "--undo", status=1)
-    assert "its rollout stage is bind_migrate" in run("bind", "--undo", status=1, stage="bind_migrate")
+    for stage in ("prepare", "migrate", "bind_migrate", "strict"):
+        said = run("bind", "--undo", status=1, stage=stage)
+        assert f"the rollout stage is {stage}" in said
+        assert "set SHOP_ROLLOUT=bind_prepare everywhere first" in said
     assert "unbind accounts: 2 rows" in run("bind", "--undo", stage="bind_prepare")
     assert "2 values are not bound" in run("check", status=1)
     run("check", stage="bind_prepare")

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table, Uuid, create_engine, insert, select, text
 from sqlalchemy.pool import StaticPool
 
-from sealchemy import DecryptionError, EncryptedJSON, EncryptedString, Key, KeyRing, Rollout, attach_key_ring
+from sealchemy import (
+    DecryptionError,
+    EncryptedJSON,
+    EncryptedString,
+    Key,
+    KeyRing,
+    Rollout,
+    UnsupportedOperationError,
+    attach_key_ring,
+)
 from sealchemy._values import envelope, rows
 from sealchemy._values.codecs import TEXT
 
@@ -116,3 +126,14 @@ def test_plaintext_keeps_its_newlines_whatever_was_read_before(read: list[tuple[
         assert decrypt("\n".join([plaintext, *parts])) == f"plaintext: {plaintext}"
         bound = rows.encryptor(RING, "a.b", TEXT.value)(plaintext, rows.associated_data(parts))
         assert decrypt("\n".join([bound, *parts])) == plaintext
+
+
+def test_a_newline_in_a_part_does_not_damage_a_value_that_is_not_bound() -> None:
+    unbound = RING.encryptor("a.b")("plain\ntext")
+    bound = rows.encryptor(RING, "a.b", TEXT.value)("text", rows.associated_data(["x", "z"]))
+    decrypt = rows.text_decryptor(RING, "a.b", TEXT.value, ("u", "p"), RING.decryptor("a.b"))
+    for row in ("x\ny\nz", "x\n", "\n\n", "x\nz"):
+        assert decrypt(f"{unbound}\n{row}") == "plain\ntext"
+    for row in ("x\ny\nz", "x", "\n\n", "x\nz\n", "\nx\nz"):
+        with pytest.raises((DecryptionError, UnsupportedOperationError)):
+            decrypt(f"{bound}\n{row}")

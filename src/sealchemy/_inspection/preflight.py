@@ -12,7 +12,7 @@ from sealchemy._rewriting.conversions import BIND, ENCRYPT, Conversion
 from sealchemy._values.codecs import BYTES, KINDS
 from sealchemy._values.key_ring import KeyRing, decryptor
 from sealchemy._values.rows import text_decryptor
-from sealchemy.errors import SealchemyError, UnknownKeyError, UnsupportedOperationError
+from sealchemy.errors import DecryptionError, SealchemyError, UnknownKeyError, UnsupportedOperationError
 
 from . import mysql, postgresql, sqlite
 from .findings import ABOUT_ROWS, WIDENED, Finding, Severity
@@ -182,8 +182,8 @@ def settings_problems(access: Access, keys: EngineKeys) -> Iterator[SealchemyErr
         if keys.stage(context) is Rollout.BIND_PREPARE and any(item.is_bound for item in required[name]):
             yield UnsupportedOperationError(
                 f"{access.target.name}.{name}: its rollout stage is bind_prepare, in which values are written that are"
-                " not bound to their row, and its CHECK refuses these; go to stage bind_migrate, or drop it first"
-                " (op.allow_plaintext)"
+                " not bound to their row, and its CHECK refuses these; go to stage bind_migrate, or have it require"
+                " encrypted values alone first (op.allow_unbound)"
             )
 
 
@@ -201,6 +201,12 @@ def sample_problems(key_ring: KeyRing, found: Iterable[ColumnStatus]) -> Iterato
             try:
                 if key_id.partition(":")[0] in known:
                     decrypt(sample)
+            except DecryptionError as error:
+                problem: SealchemyError = DecryptionError(
+                    f"{status.column}: {error}. `sealchemy verify` names all such rows",
+                    context=status.context,
+                    key_id=error.key_id,
+                )
             except SealchemyError as error:
                 problem = error
             else:

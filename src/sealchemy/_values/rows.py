@@ -23,6 +23,10 @@ _last_rows: defaultdict[int, list[tuple[str | None, bytes]]] = defaultdict(lambd
 """The row with so many parts that was read last, and its associated data: a row often has several values."""
 
 
+_NO_ROW = b"\n"
+"""The data of no row."""
+
+
 def associated_data(parts: Iterable[str]) -> bytes:
     """Return the associated data of a row."""
     data = b""
@@ -88,6 +92,9 @@ def text_decryptor(
                 data = associated_data(parts)
                 last_row[0] = row, data
                 return decrypt(stored, data)
+            if row and stored.startswith(envelope.PREFIX):
+                # A part has a newline. To such a row nothing is bound, but the value may not be bound at all.
+                return decrypt(stored, _NO_ROW)
         # Plaintext may have newlines of its own, and the parts have none.
         stored, *others = text.rsplit(SEPARATOR, count) if isinstance(text, str) else [text]
         if len(others) == count:

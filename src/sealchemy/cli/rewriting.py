@@ -121,8 +121,8 @@ def _rewrite_table(
             )
         if conversion is UNBIND and (required := constraint.required_columns(access, bound=True)):
             raise UnsupportedOperationError(
-                f"unbind {table.name}: its CHECK requires bound values in {', '.join(sorted(required))}; drop it first,"
-                " in a revision (op.allow_plaintext)"
+                f"unbind {table.name}: its CHECK requires bound values in {', '.join(sorted(required))}; have it"
+                " require encrypted values alone first, in a revision (op.allow_unbound)"
             )
         if conversion is ENCRYPT:
             print(f"encrypt {table.name}: with key {key_ring.primary.id}", file=sys.stderr)
@@ -146,6 +146,11 @@ def _refuse_stage(project: Project, conversion: Conversion) -> None:
         raise UnsupportedOperationError(
             f"bind: the rollout stage is {stage}: processes still write values that are not bound, and some may not"
             f" read bound ones yet; set {variable}=bind_migrate everywhere first"
+        )
+    if conversion is UNBIND and stage is not Rollout.BIND_PREPARE:
+        raise UnsupportedOperationError(
+            f"bind --undo: the rollout stage is {stage}: processes still write values that are bound, or cannot read"
+            f" others; set {variable}=bind_prepare everywhere first, from strict by way of bind_migrate"
         )
 
 

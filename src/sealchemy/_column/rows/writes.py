@@ -195,7 +195,11 @@ class RowWrites:
             if not writes_value and not any(part.key in values for part in parts):
                 continue
             if not is_row_fixed(clause, self._table, parts, written):
-                refuse(column, "an upsert that may find a row with other values in the columns it is bound to")
+                refuse(
+                    column,
+                    "an upsert that may find a row with other values in the columns it is bound to",
+                    "Name a unique key of these columns as the target of the conflict, or load the row and change it",
+                )
             if not writes_value:
                 continue
             if isinstance(value, BindParameter) and len(rows) == 1 and not self._is_executemany:
