@@ -29,6 +29,8 @@ BEFORE, AFTER = ("user_id", "provider"), ("user_id", "provider", "account")
 
 def upgrade() -> None:
     op.allow_plaintext(TABLE, CONTEXTS)  # 0006 adds the CHECK again, for bound values
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("SET lock_timeout = '5s'")  # fail, to be run again, rather than have the application queue
     columns = {item["name"] for item in sa.inspect(op.get_bind()).get_columns(TABLE)}
     if "account" not in columns:
         op.add_column(TABLE, sa.Column("account", sa.String(255), server_default="", nullable=False))
@@ -37,6 +39,8 @@ def upgrade() -> None:
     if op.get_bind().dialect.name in {"mysql", "mariadb"}:
         compare_exactly()
     replace_unique(BEFORE, AFTER)
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("RESET lock_timeout")
 
 
 def downgrade() -> None:

@@ -140,7 +140,7 @@ def test_a_live_application_goes_through_the_stages(url: str, oauth_provider: Pr
 
 
 def test_a_run_that_was_killed_is_continued(url: str) -> None:
-    """As if the process had died after each of its steps."""
+    """As if the process had died after its first steps, and after its last one."""
     engine = old_table(url)
     is_sqlite = engine.dialect.name == "sqlite"
     with engine.begin() as connection:
@@ -219,8 +219,7 @@ def test_a_table_that_is_made_otherwise_is_left_alone_on_sqlite(tmp_path: Any) -
     engine.dispose()
 
 
-def test_a_swap_before_binding_is_bound_as_it_is_and_said(url: str, make_engine: Callable[..., Engine]) -> None:
-    """Binding cannot know what was swapped before; the guide says so. After it, a swap is an error."""
+def test_a_swap_after_binding_is_an_error(url: str, make_engine: Callable[..., Engine]) -> None:
     engine = old_table(url)
     alembic(url, "upgrade", "head")
     with engine.begin() as connection:

@@ -6,15 +6,53 @@ import gc
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import ForeignKey, Index, String, create_engine, event, func, insert, select
+from sqlalchemy import (
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    event,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects import mysql, sqlite
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    mapped_column,
+    registry,
+    relationship,
+    selectin_polymorphic,
+)
+from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.types import TypeDecorator
 
-from sealchemy import EncryptedString, Key, KeyRing, UnsupportedOperationError, attach_key_ring
+from sealchemy import (
+    ColumnDefinitionError,
+    DecryptionError,
+    EncryptedString,
+    Key,
+    KeyRing,
+    UnsupportedOperationError,
+    attach_key_ring,
+)
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from collections.abc import Callable
+
+    from sqlalchemy import Dialect, Engine
+
+UNSYNCHRONIZED = {"synchronize_session": False}
 
 
 class Base(DeclarativeBase):
@@ -193,3 +231,176 @@ def test_statements_do_not_wait_for_the_garbage_collector(filled: Engine) -> Non
         assert after - before < 20
     finally:
         gc.enable()
+
+
+def bound_table(metadata: MetaData, name: str = "bound", **columns: Any) -> Table:
+    made = [Column(key, type_, nullable=False) for key, type_ in columns.items()]
+    secret = Column("token", EncryptedString("flush.bound", bind_to=tuple(columns)))
+    return Table(name, metadata, Column("id", Integer, primary_key=True), *made, secret)
+
+
+class LowerCase(TypeDecorator[str]):
+    """A part that is not stored as it is given."""
+
+    impl = String(16)
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return value and value.lower()
+
+
+def test_a_part_that_its_type_converts_can_move(filled: Engine) -> None:
+    table = bound_table(MetaData(), login=LowerCase())
+    mapped = type("Mapped", (), {})
+    registry().map_imperatively(mapped, table)
+    table.metadata.create_all(filled)
+    with Session(filled) as session:
+        item = mapped()
+        item.id, item.login, item.token = 1, "Ada", "x"
+        session.add(item)
+        session.flush()
+        item.login = "Bob"
+        session.flush()
+        session.expire_all()
+        assert (item.login, item.token) == ("bob", "x")
+
+
+@pytest.mark.parametrize("has_key", [False, True])
+def test_a_mapper_may_have_another_key_than_its_table(filled: Engine, has_key: bool) -> None:
+    metadata = MetaData()
+    key = [Column("id", Integer, primary_key=True, autoincrement=False)] if has_key else []
+    table = Table(
+        "other_key",
+        metadata,
+        *key,
+        Column("name", Integer, nullable=False),
+        Column("owner", Integer, nullable=False),
+        Column("token", EncryptedString("flush.key", bind_to=("owner",))),
+    )
+    mapped = type("Mapped", (), {})
+    registry().map_imperatively(mapped, table, primary_key=[table.c.name])
+    metadata.create_all(filled)
+    with Session(filled) as session:
+        session.execute(insert(table), [{"name": 1, "owner": 1, "token": "x", **({"id": 5} if has_key else {})}])
+        item = session.get_one(mapped, 1)
+        item.owner = 2
+        session.commit()
+        assert item.token == "x"
+
+
+def test_a_second_class_cannot_bind_the_same_column_to_others() -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    table = Table(
+        "two",
+        Base.metadata,
+        Column("id", Integer, primary_key=True),
+        Column("owner", Integer, nullable=False),
+        Column("buyer", Integer, nullable=False),
+        Column("token", EncryptedString("flush.two", bind_to=("owner",))),
+    )
+    type("First", (Base,), {"__table__": table})
+    with pytest.raises(ColumnDefinitionError, match="another class binds it to"):
+        type("Second", (Base,), {"__table__": table, "owner": table.c.buyer, "other": table.c.owner})
+
+
+def test_values_of_two_tables_cannot_be_swapped(filled: Engine) -> None:
+    """Not even with one context, if what they are bound to differs; see `EncryptedString` for the same."""
+    metadata = MetaData()
+    one, two = (bound_table(metadata, name, owner=Integer(), place=String(16)) for name in ("one", "two"))
+    metadata.create_all(filled)
+    with filled.begin() as connection:
+        connection.execute(insert(one), {"id": 1, "owner": 1, "place": "a", "token": "victim"})
+        connection.execute(insert(two), {"id": 1, "owner": 2, "place": "evil", "token": "mine"})
+        connection.execute(text("UPDATE two SET token = (SELECT token FROM one)"))
+        with pytest.raises(DecryptionError):
+            connection.execute(select(two)).all()
+
+
+def test_a_swapped_secret_of_a_joined_table_is_an_error(filled: Engine) -> None:
+    with Session(filled) as session:
+        session.add(Joined(id=5, owner_id=1, token="t5", seal="s5", place="there"))
+        session.commit()
+        session.execute(
+            text("UPDATE flush_joined SET seal = (SELECT seal FROM flush_joined WHERE id = 4) WHERE id = 5")
+        )
+        for query in (
+            select(Joined),
+            select(Joined.seal),
+            select(Loaded).options(selectin_polymorphic(Loaded, [Joined])),
+        ):
+            with pytest.raises(DecryptionError, match=r"flush\.seal"):
+                session.execute(query.where(Loaded.id == 5)).all()
+
+
+@pytest.mark.parametrize("makes_join", [False, True])
+def test_an_update_of_several_tables_is_refused(makes_join: bool) -> None:
+    """MySQL writes to all of them, and SQLAlchemy tells their columns apart by name alone."""
+    metadata = MetaData()
+    mine = bound_table(metadata, "mine", owner=Integer(), place=String(16, collation="utf8mb4_bin"))
+    other = Table("other", metadata, Column("id", Integer, primary_key=True), Column("place", String(16)))
+    where = (mine.c.id == other.c.id, mine.c.owner == 1, mine.c.place == "a")
+    target = mine.join(other, mine.c.id == other.c.id) if makes_join else mine
+    engine = create_engine("mariadb+pymysql://nobody@127.0.0.1:1/none")
+    attach_key_ring(engine, KeyRing(primary=Key.generate()))
+    for values in ({other.c.place: "new", mine.c.token: "T"}, {other.c.place: "new"}):
+        with pytest.raises(UnsupportedOperationError, match="an UPDATE of several tables"):
+            update(target).where(*where).values(values).compile(engine)
+
+
+def interrupted(engine: Engine, call: Callable[[], None]) -> None:
+    """Call something once, when the next flush has read the secrets that are to move."""
+    calls = [call]
+
+    def at_the_update(_c: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("UPDATE flush_loaded SET owner_id") and calls:
+            calls.pop()()
+
+    event.listen(engine, "before_cursor_execute", at_the_update)
+
+
+def test_a_secret_that_is_written_while_its_row_moves_waits(filled: Engine) -> None:
+    """Without the lock, the token that was read before would replace the new one."""
+    waited: list[str] = []
+
+    def write() -> None:
+        with Session(filled) as other:
+            try:
+                if filled.dialect.name == "postgresql":
+                    other.execute(text("SET LOCAL lock_timeout = '200ms'"))
+                own = (Loaded.id == 1, Loaded.owner_id == 1)
+                other.execute(update(Loaded).where(*own).values(token="newer"), execution_options=UNSYNCHRONIZED)
+                other.commit()
+            except OperationalError as error:
+                waited.append(type(error).__name__)
+
+    filled.dispose()
+    with Session(filled) as session:
+        found = session.get_one(Loaded, 1)
+        interrupted(filled, write)
+        found.owner_id = 2
+        session.commit()
+        assert (found.token, waited) == ("t1", ["OperationalError"])
+
+
+def test_two_sessions_that_move_a_row_by_the_same_part(filled: Engine) -> None:
+    """The second one read the row before the first one moved it."""
+    table = bound_table(MetaData(), owner=Integer())
+    mapped = type("Mapped", (), {})
+    registry().map_imperatively(mapped, table)
+    table.metadata.create_all(filled)
+    with filled.begin() as connection:
+        connection.execute(insert(table), {"id": 1, "owner": 1, "token": "x"})
+    with Session(filled, expire_on_commit=False) as session:
+        item = session.get_one(mapped, 1)
+        session.commit()
+        with Session(filled) as other:
+            other.get_one(mapped, 1).owner = 2
+            other.commit()
+        item.owner = 3
+        with pytest.raises(StaleDataError, match="moved or deleted by another session"):
+            session.commit()
+    with Session(filled) as session:
+        found = session.get_one(mapped, 1)
+        assert (found.owner, found.token) == (2, "x")

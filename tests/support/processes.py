@@ -27,6 +27,9 @@ from sealchemy.integrations import OAuthClient, get_valid_token, service
 from .provider import CLIENT_ID, CLIENT_SECRET
 
 ROOT = Path(__file__).parents[2]
+CONVERSIONS = {
+    item.name: item for item in (rewrite.ENCRYPT, rewrite.REKEY, rewrite.DECRYPT, rewrite.BIND, rewrite.UNBIND)
+}
 
 
 def start(name: str, **arguments: Any) -> subprocess.Popen[str]:
@@ -65,9 +68,9 @@ def rewriting(
     print("ready", flush=True)
     if isinstance(options.get("shard"), list):
         options["shard"] = tuple(options["shard"])
-    conversions = (rewrite.ENCRYPT, rewrite.REKEY, rewrite.DECRYPT, rewrite.BIND, rewrite.UNBIND)
-    what = {item.name: item for item in conversions}[operation]
-    report = rewrite.rewrite(what, engine, "grants", columns, options=rewrite.Options(**options), bind_to=bind_to or ())
+    report = rewrite.rewrite(
+        CONVERSIONS[operation], engine, "grants", columns, options=rewrite.Options(**options), bind_to=bind_to or ()
+    )
     print(report.rewritten, flush=True)
 
 

@@ -23,7 +23,7 @@ _VALUES = {
     "on_conflict_do_update": "update_values_to_set",
     "on_duplicate_key_update": "update",
 }
-"""The clauses behind the VALUES of an INSERT that are known, by `__visit_name__`, and the attribute with what they set."""
+"""The known clauses behind the VALUES of an INSERT, by `__visit_name__`: the attribute with what they set."""
 
 
 class WriteRules:
@@ -43,7 +43,7 @@ class WriteRules:
             UnsupportedOperationError: a value for an encrypted column would be stored in clear, or a key could be one.
         """
         statement = state.statement
-        tables = _tables(statement.table) + list(getattr(state, "_extra_froms", ()))
+        tables = tables_of(statement.table) + list(getattr(state, "_extra_froms", ()))
         if getattr(statement, "select", None) is not None:
             self._require_same_contexts(statement)
         if self._first_context(tables) is None:
@@ -166,7 +166,7 @@ class WriteRules:
         return isinstance(table, TableClause | Values)
 
 
-def _tables(table: Any) -> list[FromClause]:
+def tables_of(table: Any) -> list[FromClause]:
     """Return the tables of a target, which may be a join."""
     return [item for item in table._from_objects if not isinstance(item, Join)]
 

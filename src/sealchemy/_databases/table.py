@@ -20,6 +20,7 @@ from sqlalchemy import (
     column,
     func,
     inspect,
+    literal_column,
     table,
     type_coerce,
 )
@@ -147,6 +148,8 @@ def _find_wrong_part(name: str, found: Mapping[str, TypeEngine[Any]], contexts: 
     type_ = found.get(name)
     if type_ is None:
         return f"it has no column {name}, which values are to be bound to; its columns are {', '.join(found)}"
+    if getattr(type_, "zerofill", False):
+        return f"column {name} is ZEROFILL, which adds digits to the texts that values would be bound to"
     if isinstance(type_, Integer | Uuid) or (
         isinstance(type_, String) and not isinstance(type_, Enum) and type_.__visit_name__ != "CITEXT"
     ):
@@ -157,7 +160,7 @@ def _find_wrong_part(name: str, found: Mapping[str, TypeEngine[Any]], contexts: 
 def _text_of_part(part: ColumnElement[Any], type_: TypeEngine[Any]) -> ColumnElement[str]:
     """Return a column that values are bound to as text, as `sealchemy._column.rows.parts` has it."""
     if isinstance(type_, String):
-        return type_coerce(part, Text())
+        return type_coerce(part, Text()) + literal_column("''", Text())  # cuts the blanks of CHAR where reading does
     text = cast(part, String())
     return func.replace(text, "-", "") if isinstance(type_, Uuid) else text
 

@@ -1,7 +1,6 @@
 """Columns to which values are bound, and which do not name a row exactly."""
 
-from sqlalchemy import ColumnElement, Text, false, func, literal, or_, select, union
-from sqlalchemy.sql.elements import TypeCoerce
+from sqlalchemy import ColumnElement, Text, false, func, literal, or_, select, type_coerce, union
 
 from sealchemy._databases.access import Access
 from sealchemy._values.rows import SEPARATOR
@@ -20,7 +19,7 @@ def find_inexact_parts(access: Access) -> list[Finding]:
     """
     found = []
     for name, text in access.target.parts.items():
-        is_text = isinstance(text, TypeCoerce)  # others are numbers and UUIDs
+        is_text = isinstance(text.type, Text)  # others are numbers and UUIDs
         if is_text and not _is_exact(access, name):
             found.append(findings.collation(name))
         if _has_nameless_rows(access, name, is_text=is_text):
@@ -39,6 +38,7 @@ def _has_nameless_rows(access: Access, name: str, *, is_text: bool) -> bool:
 
 def _is_exact(access: Access, name: str) -> bool:
     # The first SELECT of a UNION decides by which collation rows count as equal.
-    first = select(access.target.parts[name].label("part")).select_from(access.target.table).where(false())
+    part = type_coerce(access.target.table.c[name], Text())
+    first = select(part.label("part")).select_from(access.target.table).where(false())
     texts = union(first, *(select(literal(text, Text(), literal_execute=True)) for text in _DIFFERENT)).subquery()
     return access.connection.scalar(select(func.count()).select_from(texts)) == len(_DIFFERENT)

@@ -43,5 +43,5 @@ def part_names(columns: Iterable[Any], name: str, type_: EncryptedType[Any]) -> 
     column = next(item for item in columns if item.name == name)
     parts = find_parts(column, type_.bind_to)
     if parts is None:
-        raise ColumnDefinitionError(f"{column}: its table has not all of {', '.join(type_.bind_to)}")
+        raise ColumnDefinitionError(f"{column}: its table lacks one of {', '.join(type_.bind_to)}")
     return tuple(str(getattr(part, "name", "")) for part in parts)

@@ -73,8 +73,8 @@ def refuse_unsaid(type_: EncryptedType[Any], name: str) -> NoReturn:
     """Raise `UnsupportedOperationError` for a value whose row the statement does not name."""
     row = ", ".join(f"{part}=..." for part in type_.bind_to)
     raise UnsupportedOperationError(
-        f"{type_.context}: its values are bound to {', '.join(type_.bind_to)}, and the statement does not say {name},"
-        " or says NULL. Give it a value in the same statement (one that the database makes comes too late); or, in an"
+        f"{type_.context}: its values are bound to {', '.join(type_.bind_to)}, and the statement gives no value for"
+        f" {name}, or NULL. Give it one in the same statement (one that the database makes comes too late); or, in an"
         f" UPDATE, compare it with one value in WHERE (not with IN or OR), or pass RowValue(value, {row})"
     )
 

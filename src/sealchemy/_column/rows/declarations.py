@@ -33,7 +33,9 @@ def _find_columns(mapper: Mapper[Any], _class: type) -> None:
                 )
             if not _is_mapped(mapper, part):
                 _refuse(column, f"{name!r} is not mapped, so a flush would not know its value")
-        column.info[COLUMN_KEYS] = tuple(part.key for part in found if part is not None)
+        keys = tuple(part.key for part in found if part is not None)
+        if column.info.setdefault(COLUMN_KEYS, keys) != keys:
+            _refuse(column, f"another class binds it to {column.info[COLUMN_KEYS]}, and this one to {keys}")
         _check_column(column)
 
 

@@ -157,7 +157,7 @@ class RowsCompiler(SQLCompiler):
         self._bound_values.extend(writes.pair())
         self.names_one_row = writes.names_one_row
         if self._bound_values and not isinstance(self, _ConstructsRows):
-            self.__class__ = _constructing_rows(type(self))
+            self.__class__ = _constructing_rows(type(self))  # type: ignore[arg-type] # a class can be hashed
 
     @memoized_property
     def _bound_values(self) -> list[BoundValue]:

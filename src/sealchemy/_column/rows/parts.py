@@ -212,8 +212,9 @@ def require_names(names: Any, context: str) -> tuple[str, ...]:
 
 def refuse_unpaired(context: str, names: Sequence[str], value: object) -> None:
     """Refuse a value that reached a driver without its row; None is NULL."""
-    value = None if value is None else ""
-    if value is not None:
+    is_null_value = value is None
+    value = None  # this frame is in the traceback
+    if not is_null_value:
         raise UnsupportedOperationError(
             f"{context}: its values are bound to {', '.join(names)}, and this parameter is not a value of an INSERT or"
             " UPDATE that says them; write to the table with one of these, not with text() or a literal"

@@ -10,11 +10,17 @@ from typing import Any
 from sqlalchemy import func
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.elements import BindParameter, ClauseElement, ColumnElement
-from sqlalchemy.sql.selectable import FromClause
+from sqlalchemy.sql.selectable import FromClause, Join
 
 from sealchemy._column.elements import is_null, outputs, unwrap
 from sealchemy._column.encrypted_type import bound_columns, require_encrypted
-from sealchemy._column.writes import replace_in_upsert, replace_values, upsert_clauses, values_of_upsert
+from sealchemy._column.writes import (
+    replace_in_upsert,
+    replace_values,
+    tables_of,
+    upsert_clauses,
+    values_of_upsert,
+)
 from sealchemy.errors import UnsupportedOperationError
 
 from .bound_values import BoundValue, Parameter, Part, equalities, is_bound_as, key_of, refuse, refuse_known_value
@@ -155,7 +161,7 @@ class RowWrites:
         names = require_encrypted(column.type).bind_to
         parts = find_parts(column, names)
         if parts is None:
-            raise UnsupportedOperationError(f"{column}: {self._table} has not all of {', '.join(names)}")
+            raise UnsupportedOperationError(f"{column}: {self._table} lacks one of {', '.join(names)}")
         return parts
 
     def _refuse_move(self, column: Any, parts: tuple[Any, ...], row: Mapping[str, Any]) -> None:
@@ -164,10 +170,13 @@ class RowWrites:
             refuse(column, f"an UPDATE that sets {', '.join(moved)} and leaves this column as it is")
 
     def _refuse_other_tables(self) -> None:
-        for table in getattr(self._state, "_extra_froms", ()):
-            own = {key for key in self._state._dict_parameters or () if getattr(unwrap(key), "table", None) is table}
-            if own and (columns := bound_columns(table.c)):
-                refuse(columns[0], "an UPDATE of several tables")
+        """Refuse an UPDATE of several tables, as MySQL has it: its values are told apart by the names of columns."""
+        tables = [*tables_of(self._table), *getattr(self._state, "_extra_froms", ())]
+        keys = [unwrap(key) for key in self._state._dict_parameters or ()]
+        written = {hash(table) for key in keys if (table := getattr(key, "table", None)) is not None}
+        columns = [column for table in tables for column in bound_columns(table.c)]
+        if columns and (isinstance(self._table, Join) or not written <= {hash(self._table)}):
+            refuse(columns[0], "an UPDATE of several tables")
 
     def _refuse_insert_from_select(self, bound: Iterable[Any]) -> None:
         statement = self._state.statement
