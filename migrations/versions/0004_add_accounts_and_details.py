@@ -1,4 +1,4 @@
-"""Tell the accounts of a user apart, and add details; tokens are bound to user, provider and account in 0005.
+"""Tell the accounts of a user apart, add details, and note failed refreshes; 0005 binds tokens to their row.
 
 Each step is left out if it is done already, so that a run that was killed can be continued.
 
@@ -31,11 +31,10 @@ def upgrade() -> None:
     op.allow_plaintext(TABLE, CONTEXTS)  # 0006 adds the CHECK again, for bound values
     if op.get_bind().dialect.name == "postgresql":
         op.execute("SET lock_timeout = '5s'")  # fail, to be run again, rather than have the application queue
-    columns = {item["name"] for item in sa.inspect(op.get_bind()).get_columns(TABLE)}
-    if "account" not in columns:
-        op.add_column(TABLE, sa.Column("account", sa.String(255), server_default="", nullable=False))
-    if "details" not in columns:
-        op.add_column(TABLE, sa.Column("details", sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")))
+    found = {item["name"] for item in sa.inspect(op.get_bind()).get_columns(TABLE)}
+    for column in new_columns():
+        if column.name not in found:
+            op.add_column(TABLE, column)
     if op.get_bind().dialect.name in {"mysql", "mariadb"}:
         compare_exactly()
     replace_unique(BEFORE, AFTER)
@@ -49,8 +48,20 @@ def downgrade() -> None:
         raise RuntimeError(f"{lost} integrations have an account or details, which would be lost; remove these first")
     op.allow_plaintext(TABLE, ["details"])  # the CHECK of the tokens stays, as revision 0003 made it
     replace_unique(AFTER, BEFORE)
-    op.drop_column(TABLE, "details")
-    op.drop_column(TABLE, "account")
+    for column in reversed(new_columns()):
+        op.drop_column(TABLE, column.name)
+
+
+def new_columns() -> list[sa.Column[object]]:
+    return [
+        sa.Column("account", sa.String(255), server_default="", nullable=False),
+        sa.Column("details", sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")),
+        sa.Column("refreshed_at", sa.DateTime(timezone=True)),
+        sa.Column("failing_since", sa.DateTime(timezone=True)),
+        sa.Column("failures", sa.Integer, server_default="0", nullable=False),
+        sa.Column("last_error", sa.String(64)),
+        sa.Column("next_attempt_at", sa.DateTime(timezone=True)),
+    ]
 
 
 def compare_exactly() -> None:

@@ -134,7 +134,16 @@ class RewriteError(SealchemyError):
 
 
 class IntegrationError(SealchemyError):
-    """Base of the errors of `sealchemy.integrations`."""
+    """Base of the errors of `sealchemy.integrations`.
+
+    Attributes:
+        code: what the provider calls the problem, such as `invalid_grant` or `AADSTS70008`, in at most 64 characters:
+            `unrecognized_error` if it says nothing that is known to be no secret; None if it was not asked.
+    """
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class IntegrationNotFoundError(IntegrationError):
@@ -149,11 +158,12 @@ class RefreshFailedError(IntegrationError):
     """The provider issued no new token; the stored ones are unchanged. Try again later.
 
     Attributes:
-        retry_after: the seconds that the provider asked to wait (its Retry-After header), if it did.
+        retry_after: the seconds until the provider is asked again, where that is known: it said so (its Retry-After
+            header), or it failed several times.
     """
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, retry_after: float | None = None, *, code: str | None = None) -> None:
+        super().__init__(message, code=code)
         self.retry_after = retry_after
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from requests import ConnectionError as ConnectionFailed
 from requests import PreparedRequest, ReadTimeout, Response
 from requests.adapters import HTTPAdapter
+from requests.exceptions import ContentDecodingError
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import ProxyManager
@@ -129,8 +130,10 @@ class Transport(HTTPAdapter):
 
 
 def _whole(response: Response) -> bytes:
+    if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise ContentDecodingError  # a kilobyte can inflate to a gigabyte
     body = bytearray()
-    for piece in response.iter_content(65536):
+    for piece in response.raw.stream(65536, decode_content=False):
         body += piece
         if len(body) > _LONGEST_BODY:
             raise ConnectionFailed

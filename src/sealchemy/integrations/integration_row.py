@@ -18,6 +18,7 @@ from sealchemy import (
     SecretString,
 )
 
+from .failures import REJECTED, Failures
 from .models import IntegrationMixin, utc_now
 from .token_grant import TokenGrant
 
@@ -28,17 +29,24 @@ _NO_LEASE = {"refresh_lease": None, "refresh_lease_until": None}
 
 Seen: TypeAlias = tuple[SecretString | None, datetime | None]
 
+_SHARE_OF_A_LIFE = 0.5
+"""How much of the life of a refreshed token a leeway may take; a longer one would refresh it at every call."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
     """The row as it is read before anything is locked; it has no refresh token."""
 
-    id: int
+    id: Any
     access_token: SecretString | None
     has_refresh_token: bool
     expires_at: datetime | None
+    refreshed_at: datetime | None
     reauthorization_required: bool
+    last_error: str | None
+    next_attempt_at: datetime | None
     lease: str | None
+    lease_until: datetime | None
     now: datetime
 
     @property
@@ -46,14 +54,34 @@ class Snapshot:
         """The values that a refresh changes."""
         return (self.access_token, self.expires_at)
 
+    def token(self, leeway: float, rejected: str | None) -> SecretString | None:
+        """Return the access token if it is valid for so many seconds, and not the one that the provider rejected."""
+        if not self.access_token or self.access_token == rejected:
+            return None
+        if self.expires_at is None:
+            return self.access_token
+        ahead = timedelta(seconds=leeway if self.has_refresh_token else 0)
+        if self.refreshed_at is not None:
+            ahead = min(ahead, (self.expires_at - self.refreshed_at) * _SHARE_OF_A_LIFE)
+        return self.access_token if self.expires_at > self.now + ahead else None
+
+    def is_leased(self) -> bool:
+        """Return whether a refresh is under way."""
+        return self.lease is not None and self.lease_until is not None and self.lease_until > self.now
+
+    def seconds_to_wait(self) -> float:
+        """Return the seconds until the provider may be asked again."""
+        return (self.next_attempt_at - self.now).total_seconds() if self.next_attempt_at else 0.0
+
 
 @dataclass(frozen=True)
 class Claim:
     """The tokens that the holder of the lease works with."""
 
-    id: int
+    id: Any
     access_token: SecretString | None
     refresh_token: SecretString | None
+    is_expired: bool
 
 
 class IntegrationRow:
@@ -62,40 +90,67 @@ class IntegrationRow:
     Its tokens are bound to these three. One that is not authentic is a `SealchemyError`, and nothing else happens.
     """
 
-    def __init__(self, model: type[IntegrationMixin], user_id: str, provider: str, account: str) -> None:
+    def __init__(self, model: type[IntegrationMixin], user_id: Any, provider: str, account: str) -> None:
         require_identity(user_id, provider, account)
         self.model, self.user_id, self.provider, self.account = model, user_id, provider, account
+
+    def label(self, number: object) -> str:
+        """Return what errors and the log call the row."""
+        return label(number, self.provider)
 
     def look(self, session: Session) -> Snapshot:
         """Read the row, locking nothing."""
         m = self.model
-        columns = (m.access_token, m.has_refresh_token, m.expires_at, m.reauthorization_required, m.refresh_lease)
-        row = self._read(session, self._find(m.id, *columns, utc_now()))
+        columns = (
+            m.id,
+            m.access_token,
+            m.has_refresh_token,
+            m.expires_at,
+            m.refreshed_at,
+            m.reauthorization_required,
+            m.last_error,
+            m.next_attempt_at,
+            m.refresh_lease,
+            m.refresh_lease_until,
+            utc_now(),
+        )
+        row = self._read(session, self._find(*columns))
         if row is None:
-            account = f", account {self.account!r}" if self.account else ""
-            raise IntegrationNotFoundError(
-                f"user {self.user_id!r} has no integration with {self.provider!r}{account}; connect it first"
-            )
+            self._refuse_unknown()
         return Snapshot(*row)
+
+    def number(self, session: Session) -> Any:
+        """Return the id of the row, whose tokens are not read."""
+        found = session.scalar(self._find(self.model.id))
+        return self._refuse_unknown() if found is None else found
+
+    def _refuse_unknown(self) -> NoReturn:
+        account = f", account {self.account!r}" if self.account else ""
+        raise IntegrationNotFoundError(
+            f"user {self.user_id!r} has no integration with {self.provider!r}{account}; connect it first"
+        )
 
     def claim(self, session: Session, lease: str, seconds: float, to_replace: Seen | None = None) -> Claim | None:
         """Take the lease; None if another caller has it, or if there is nothing left to do.
 
-        There is nothing left to do if the token is not the one `to_replace`, or the provider has revoked the grant.
+        There is nothing left to do if the token is not the one `to_replace`, or the provider is not to be asked now.
         """
         row = self._lock(session, skip_locked=True)
         if row is None:
             return None
         seen = (row.access_token, row.expires_at)
-        if to_replace is not None and (row.reauthorization_required or seen != to_replace):
-            return None
+        if to_replace is not None:
+            waits = row.next_attempt_at is not None and row.next_attempt_at > row.now
+            if row.reauthorization_required or waits or seen != to_replace:
+                return None
         if row.refresh_lease not in (None, lease) and row.refresh_lease_until > row.now:
             return None
         if row.refresh_lease not in (None, lease):
-            logger.warning("integration %s (%s): taking over a refresh that did not end", row.id, self.provider)
+            logger.warning("%s: taking over a refresh that did not end", self.label(row.id))
         until = row.now + timedelta(seconds=seconds)
         self._update(session, row.id, refresh_lease=lease, refresh_lease_until=until)
-        return Claim(row.id, row.access_token, row.refresh_token)
+        is_expired = row.expires_at is not None and row.expires_at <= row.now
+        return Claim(row.id, row.access_token, row.refresh_token, is_expired)
 
     def store(self, session: Session, lease: str, sent: SecretString, grant: TokenGrant) -> bool:
         """Store a grant if the row still has the refresh token that was sent for it; return whether it had."""
@@ -103,16 +158,38 @@ class IntegrationRow:
         if row is None or row.refresh_token != sent:
             self.release(session, lease)
             return False
-        self._update(session, row.id, **values_of(grant, row.now), **_freed(row, lease), updated_at=utc_now())
+        values = {**values_of(grant, row.now), **WORKS, "refreshed_at": row.now}
+        if grant.refresh_token is None and row.reauthorization_required:
+            values |= {"refresh_token": None}  # another caller sent it, too, and was refused
+        self._update(session, row.id, **values, **_freed(row, lease), updated_at=utc_now())
         return True
 
-    def give_up(self, session: Session, lease: str, sent: SecretString | None) -> None:
-        """Record that the user must connect again, if the row still has the refresh token that was refused."""
+    def fail(
+        self,
+        session: Session,
+        lease: str,
+        sent: SecretString | None,
+        code: str,
+        *,
+        retry_after: float | None = None,
+        is_dead: bool = False,
+    ) -> bool:
+        """Record a failure, if the row still has the refresh token that was sent.
+
+        Returns:
+            whether the user must connect again: the grant is dead, or was refused too often.
+        """
         row = self._lock(session)
-        if row is not None and row.refresh_token == sent:
-            self._update(session, row.id, reauthorization_required=True, **_freed(row, lease), updated_at=utc_now())
-        else:
+        if row is None or row.refresh_token != sent:
             self.release(session, lease)
+            return False
+        before = Failures(*(getattr(row, name) for name in Failures._fields))
+        after = before.and_then(code, row.now, retry_after)
+        values = {**after._asdict(), **_freed(row, lease)}
+        if must_connect := is_dead or after.shows_a_dead_grant:
+            values |= {"reauthorization_required": True, "updated_at": utc_now()}
+        self._update(session, row.id, **values)
+        return must_connect
 
     def release(self, session: Session, lease: str) -> None:
         """Give up the lease, if it is still this one."""
@@ -131,11 +208,19 @@ class IntegrationRow:
         session.execute(delete(self.model).where(self.model.id == row.id), **_PLAIN)
         return True
 
+    def forget(self, session: Session) -> bool:
+        """Delete the row, whatever its tokens are; return whether there was one."""
+        return bool(session.execute(self._where(delete(self.model)), **_PLAIN).rowcount)  # type: ignore[attr-defined]
+
     def refuse(self, snapshot: Snapshot) -> NoReturn:
         """Raise the error that tells the user to connect again."""
-        reason = "the provider has revoked its grant" if snapshot.has_refresh_token else "it has no refresh token"
+        code = snapshot.last_error
+        reason = f"the provider refuses its grant ({code or 'revoked'})"
+        if not snapshot.has_refresh_token:
+            reason = "it has no refresh token, and the provider rejected its access token"
+            reason = reason if code == REJECTED else "it has no refresh token, and its access token has expired"
         raise ReauthorizationRequiredError(
-            f"integration {snapshot.id} ({self.provider}): {reason}; user {self.user_id!r} must connect again"
+            f"{self.label(snapshot.id)}: {reason}; user {self.user_id!r} must connect again", code=code
         )
 
     def _lock(self, session: Session, *, skip_locked: bool = False) -> Any:
@@ -147,6 +232,7 @@ class IntegrationRow:
             m.refresh_token,
             m.expires_at,
             m.reauthorization_required,
+            *(getattr(m, name) for name in Failures._fields),
             m.refresh_lease,
             m.refresh_lease_until,
             utc_now().label("now"),
@@ -159,10 +245,10 @@ class IntegrationRow:
             return session.execute(query).one_or_none()
         except SealchemyError as error:
             found = session.scalar(self._find(self.model.id))
-            logger.error("integration %s (%s): nothing is sent: %s", found, self.provider, error)  # noqa: TRY400 - raised
+            logger.error("%s: nothing is sent: %s", self.label(found), error)  # noqa: TRY400 - raised
             raise
 
-    def _update(self, session: Session, number: int, **values: Any) -> None:
+    def _update(self, session: Session, number: Any, **values: Any) -> None:
         # Taking a lease does not change the integration, so it leaves `updated_at` as it is.
         changed = {"updated_at": self.model.updated_at, **values}
         session.execute(self._where(update(self.model).values(changed)).where(self.model.id == number), **_PLAIN)
@@ -173,6 +259,15 @@ class IntegrationRow:
     def _where(self, statement: Any) -> Any:
         m = self.model
         return statement.where(m.user_id == self.user_id, m.provider == self.provider, m.account == self.account)
+
+
+WORKS: dict[str, Any] = Failures()._asdict()
+"""The columns of an integration whose provider issues tokens."""
+
+
+def label(number: object, provider: str) -> str:
+    """Return what errors and the log call a row; control characters and newlines are escaped."""
+    return repr(f"integration {number} ({provider})")[1:-1]
 
 
 def _freed(row: Any, lease: str) -> dict[str, Any]:
@@ -208,9 +303,9 @@ def require_identity(user_id: object, provider: object, account: object) -> None
 
 def values_of(grant: TokenGrant, now: datetime) -> dict[str, Any]:
     """Return the columns that a grant fills; those that it does not mention stay as they are."""
-    expires_at = grant.expires_at
-    if grant.expires_in is not None:
-        expires_at = now + timedelta(seconds=grant.expires_in)
+    expires_at, seconds = grant.expires_at, grant.seconds_left()
+    if seconds is not None:
+        expires_at = now + timedelta(seconds=seconds)
     optional = {"refresh_token": grant.refresh_token, "scope": grant.scope}
     return {
         "access_token": grant.access_token,

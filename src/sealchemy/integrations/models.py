@@ -87,6 +87,11 @@ class IntegrationMixin:
     The tokens and `details`, which may say where a token is sent, are bound to user, provider and account: a writer of
     the database cannot move them to a row of another one. `account` tells several accounts of one user apart, by
     whatever name the provider has for them; `""` is the only one.
+
+    While the provider issues no new tokens, `failing_since`, `failures` (in a row, of one kind) and `last_error` (a
+    code that is no secret) say so, and no caller asks it before `next_attempt_at`.
+
+    A subclass may declare `id` and `user_id` again, as integers, UUIDs or text, with a foreign key.
     """
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -106,6 +111,11 @@ class IntegrationMixin:
     scope: Mapped[str | None] = mapped_column(String(4096))
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     reauthorization_required: Mapped[bool] = mapped_column(default=False, server_default=false())
+    refreshed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    failing_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    failures: Mapped[int] = mapped_column(default=0, server_default="0")
+    last_error: Mapped[str | None] = mapped_column(String(64))
+    next_attempt_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     refresh_lease: Mapped[str | None] = mapped_column(String(36))
     refresh_lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())

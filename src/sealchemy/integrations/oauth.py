@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -18,14 +20,16 @@ from sealchemy import (
 from sealchemy._values.secret import hide
 
 from .endpoints import check_endpoint, host_of
+from .failures import CLIENT_ERRORS
 from .provider_session import ProviderSession
-from .responses import GRANT_IS_DEAD, Refused, parse
+from .responses import DEAD_GRANT_ERRORS, Refused, parse
 from .token_grant import TokenGrant, require_text
 
 __all__ = ["AuthorizationRequest", "OAuthClient", "TokenGrant"]
 
 _AUTH_METHODS = {None, "client_secret_basic", "client_secret_post", "none"}
 _LONGEST_TIMEOUT = 300
+_CODE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class OAuthClient:
         authorization_parameters: Mapping[str, str] | None = None,
         token_endpoint_auth_method: str | None = None,
         timeout: float = 10.0,
+        dead_grant_errors: Collection[str] = (),
     ) -> None:
         """Describe the application. For well-known providers: `OAuthClient(..., **GOOGLE_CALENDAR)`.
 
@@ -77,6 +82,8 @@ class OAuthClient:
             token_endpoint_auth_method: `client_secret_basic` (the default), `client_secret_post` or `none`.
             timeout: seconds for one request, at most 300. If a process dies during a refresh, another caller takes
                 over 15 seconds after that time.
+            dead_grant_errors: codes with which this provider says that a grant is dead, in addition to those that mean
+                it everywhere; texts or numbers as text, anywhere in its response.
 
         Raises:
             IntegrationError: an endpoint without TLS, or an invalid argument.
@@ -91,6 +98,7 @@ class OAuthClient:
         self.timeout = timeout
         self._authorization_parameters = dict(authorization_parameters or {})
         self._auth_method = token_endpoint_auth_method
+        self._dead = DEAD_GRANT_ERRORS | _require_codes(dead_grant_errors)
         for endpoint in (token_endpoint, authorization_endpoint, revocation_endpoint):
             check_endpoint(endpoint)
         self._check()
@@ -191,42 +199,58 @@ class OAuthClient:
             raise RevocationFailedError("this client has no revocation_endpoint")
         refused = self._session(self.revocation_endpoint).ask(
             lambda session: parse(
-                session.revoke_token(self.revocation_endpoint, token=token, allow_redirects=False), needs_body=False
+                session.revoke_token(self.revocation_endpoint, token=token, allow_redirects=False),
+                self._dead,
+                needs_token=False,
             )
         )
         # Some providers respond with this error for a token that has already expired.
-        if isinstance(refused, Refused) and refused.code not in {"invalid_token", *GRANT_IS_DEAD}:
+        if isinstance(refused, Refused) and not refused.is_dead and refused.code != "invalid_token":
             raise RevocationFailedError(
-                f"the token was not revoked: the provider at {host_of(self.revocation_endpoint)} {refused}"
+                f"the token was not revoked: the provider at {host_of(self.revocation_endpoint)} {refused}",
+                code=refused.code,
             )
 
     def _grant(self, request: Callable[[ProviderSession], Any]) -> TokenGrant:
+        asked_at = time.monotonic()
         token = self._session(self.token_endpoint).ask(request)
         if isinstance(token, Refused):
             self._raise(token)
         try:
-            return TokenGrant.from_response(token)
+            return TokenGrant.from_response(token).requested_at(asked_at)
         except PlaintextTypeError as error:
-            refused = Refused(f"sent an unusable grant: {error}")
+            refused = Refused(f"sent an unusable grant: {error}", "unusable_response")
         token = hide(token)
         return self._raise(refused)
 
     def _raise(self, refused: Refused) -> NoReturn:
         where = f"the provider at {host_of(self.token_endpoint)}"
-        if refused.code in GRANT_IS_DEAD:
-            raise ReauthorizationRequiredError(f"{where} {refused}: the user must connect again")
+        if refused.is_dead:
+            raise ReauthorizationRequiredError(f"{where} {refused}: the user must connect again", code=refused.code)
         advice = ""
-        if refused.code in {"invalid_client", "incorrect_client_credentials", "unauthorized_client"}:
+        if refused.code in {*CLIENT_ERRORS, "unauthorized_client"}:
             advice = f"; check the secret of client {self.client_id!r} and its token_endpoint_auth_method"
-        raise RefreshFailedError(f"no token: {where} {refused}{advice}", retry_after=refused.retry_after)
+        raise RefreshFailedError(f"no token: {where} {refused}{advice}", refused.retry_after, code=refused.code)
 
     def _session(self, endpoint: str, **options: Any) -> ProviderSession:
         return ProviderSession(
             endpoint,
             self.timeout,
+            self._dead,
             client_id=self.client_id,
             client_secret=self._client_secret,
             token_endpoint_auth_method=self._auth_method,
             revocation_endpoint_auth_method=self._auth_method,
             **options,
         )
+
+
+def _require_codes(codes: object) -> frozenset[str]:
+    """Return the codes, or raise `IntegrationError`; they are shown as they are."""
+    found: Any = codes if isinstance(codes, Collection) and not isinstance(codes, str) else [None]
+    if not all(isinstance(code, str) and _CODE.fullmatch(code) for code in found):
+        raise IntegrationError(
+            "dead_grant_errors takes codes as the provider sends them, each up to 64 letters, digits, '_', '.', ':' or"
+            " '-', such as (\"unauthorized_client\",)"
+        )
+    return frozenset(found)

@@ -2,15 +2,14 @@
 
 import time
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import Any, Self
 
 from authlib.common.errors import AuthlibBaseError  # type: ignore[import-untyped]
 from authlib.integrations.requests_client import OAuth2Session  # type: ignore[import-untyped]
 from requests import RequestException, Response
-from requests.exceptions import SSLError, Timeout
+from requests.exceptions import ContentDecodingError, SSLError, Timeout
 from urllib3.exceptions import HTTPError
-
-from sealchemy._values.secret import hide
 
 from .bounded_http import Transport
 from .responses import Refused, parse
@@ -34,27 +33,25 @@ _THEIR_ERRORS = (
 class ProviderSession(_AuthlibSession):  # type: ignore[misc]
     """A session for one endpoint of a provider."""
 
-    def __init__(self, endpoint: str, time_limit: float, **options: Any) -> None:
+    def __init__(self, endpoint: str, time_limit: float, dead: AbstractSet[str], **options: Any) -> None:
         """Connect to nothing yet.
 
         Args:
             endpoint: where the requests go.
             time_limit: seconds for one request.
+            dead: the codes that say that a grant is dead.
             options: of Authlib's session.
         """
         super().__init__(**options)
-        self._time_limit = time_limit
+        self._time_limit, self._dead = time_limit, dead
+        self.headers["Accept-Encoding"] = "identity"
         for scheme in ("https://", "http://"):
             self.mount(scheme, Transport(time_limit))
         self.trust_env = endpoint.startswith("https:")  # requests that stay on this machine use no proxy
 
     def parse_response_token(self, resp: Response) -> dict[str, Any]:
         """Return the response to a request for a token; Authlib calls this."""
-        token = parse(resp)
-        if not token.get("access_token"):
-            token, resp = {}, hide(resp)  # error trackers print the variables of a frame
-            raise Refused("sent a response without an access token")
-        return token
+        return parse(resp, self._dead)
 
     def ask(self, request: Callable[[Self], Any]) -> Any:
         """Return the response to a request, or a new `Refused`, and close the session.
@@ -67,15 +64,17 @@ class ProviderSession(_AuthlibSession):  # type: ignore[misc]
             with self:
                 return request(self)
         except Refused as error:
-            return Refused(str(error), error.code, error.retry_after)
+            return error.copy()
         except _THEIR_ERRORS as error:
             if isinstance(error, Timeout) or time.monotonic() - began >= self._time_limit:
-                return Refused(f"did not respond within {self._time_limit:g} s")
+                return Refused(f"did not respond within {self._time_limit:g} s", "timeout")
             if isinstance(error, SSLError):
-                return Refused("has no certificate that this machine trusts")
+                return Refused("has no certificate that this machine trusts", "untrusted_certificate")
+            if isinstance(error, ContentDecodingError):
+                return Refused("sent a compressed response, which is not accepted", "unusable_response")
             if isinstance(error, RequestException | HTTPError):
-                return Refused("could not be reached")
-            return Refused(f"could not be asked ({type(error).__name__})")
+                return Refused("could not be reached", "unreachable")
+            return Refused(f"could not be asked ({type(error).__name__})", "unreachable")
         except BaseException as error:  # noqa: BLE001 - an interruption
             interruption = error.with_traceback(None)
             interruption.__context__ = interruption.__cause__ = None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -12,51 +15,120 @@ from requests import Response
 
 from sealchemy._values.secret import hide
 
-# RFC 6749, section 5.2; GitHub, twice; Microsoft
-GRANT_IS_DEAD = {"invalid_grant", "bad_refresh_token", "bad_verification_code", "interaction_required"}
-_ERRORS = GRANT_IS_DEAD | {
-    "access_denied",
-    "incorrect_client_credentials",
-    "invalid_client",
-    "invalid_request",
-    "invalid_scope",
-    "invalid_token",
-    "server_error",
-    "temporarily_unavailable",
-    "unauthorized_client",
-    "unsupported_grant_type",
-    "unsupported_token_type",
-}
+from .failures import NOT_OF_THE_GRANT
+
+DEAD_GRANT_ERRORS = frozenset(
+    {
+        "invalid_grant",  # RFC 6749, section 5.2
+        "bad_refresh_token",  # GitHub
+        "bad_verification_code",  # GitHub, of a code
+        "BAD_REFRESH_TOKEN",  # HubSpot, as `status`
+        "invalid_refresh_token",  # Slack
+        "token_revoked",  # Slack
+        "consent_required",  # Microsoft and OpenID Connect Core, section 3.1.2.6, with the two below
+        "interaction_required",
+        "login_required",
+    }
+)
+"""The codes that say of any provider's grant that it is dead, wherever they are in its response."""
+
+_REPEATED_LATER = frozenset({408, 425, 429})  # HTTP statuses
+_SAFE = re.compile(r"[a-z_]{1,40}")  # a wider pattern would match tokens
+_MICROSOFT = re.compile(r"AADSTS[0-9]{1,10}(?![0-9])")
 _LONGEST_WAIT = 24 * 3600.0
 
 
 class Refused(Exception):  # noqa: N818 - never seen outside
-    """A response without a grant. It carries nothing else of the response."""
+    """A response without a grant. It carries nothing else of the response.
 
-    def __init__(self, problem: str, code: str | None = None, retry_after: float | None = None) -> None:
+    Attributes:
+        code: see `IntegrationError`.
+        retry_after: the seconds of its Retry-After header.
+        is_dead: whether it says that the grant is dead.
+    """
+
+    def __init__(self, problem: str, code: str, retry_after: float | None = None, *, is_dead: bool = False) -> None:
         super().__init__(problem)
-        self.code = code
-        self.retry_after = retry_after
+        self.code, self.retry_after, self.is_dead = code, retry_after, is_dead
+
+    def copy(self) -> Refused:
+        """Return an equal one without a traceback, whose frames hold the response."""
+        return Refused(str(self), self.code, self.retry_after, is_dead=self.is_dead)
 
 
-def parse(response: Response, *, needs_body: bool = True) -> dict[str, Any]:
-    """Return the JSON object of a response, or raise `Refused`."""
-    status, retry_after = response.status_code, _retry_after(response.headers.get("Retry-After"))
+def parse(
+    response: Response, dead: AbstractSet[str] = DEAD_GRANT_ERRORS, *, needs_token: bool = True
+) -> dict[str, Any]:
+    """Return the JSON object of a response, or raise `Refused`.
+
+    Args:
+        response: of a token or revocation endpoint.
+        dead: the codes that say that the grant is dead.
+        needs_token: whether a response without an access token is none.
+    """
+    status = response.status_code
     try:
         body = json.loads(response.content, parse_int=float)  # an int of a thousand digits is an error
     except ValueError:  # its error holds the body
         body = None
-    code = body.get("error") if isinstance(body, dict) else None
-    if code or status >= 300:  # noqa: PLR2004 - RFC 9110, section 15
-        known = code if isinstance(code, str) and code in _ERRORS else None
-        code, body, response = None, None, hide(response)  # error trackers print the variables of a frame
-        raise Refused(f"responded {known or 'with an error'} (HTTP status {status})", known, retry_after)
-    if isinstance(body, dict):
-        return body
-    if needs_body:
-        body, response = None, hide(response)
-        raise Refused(f"sent something other than a JSON object (HTTP status {status})")
-    return {}
+    said = body if isinstance(body, dict) else {}
+    refused = None
+    if said.get("error") or status >= 300:  # noqa: PLR2004 - RFC 9110, section 15
+        refused = _refused(said, status, dead)
+        refused.retry_after = _retry_after(response.headers.get("Retry-After"))
+    elif needs_token and not said.get("access_token"):
+        what = "a response without an access token" if isinstance(body, dict) else "something other than a JSON object"
+        refused = _refused(said, status, dead)
+        if not refused.is_dead:
+            refused = Refused(f"sent {what} (HTTP status {status})", "unusable_response")
+    if refused is not None:
+        body, said, response = None, {}, hide(response)  # error trackers print the variables of a frame
+        raise refused
+    return said
+
+
+def _refused(body: dict[str, Any], status: int, dead: AbstractSet[str]) -> Refused:
+    error = body.get("error")
+    if isinstance(error, dict):  # as the APIs of Google and Facebook have it
+        error = next((error[name] for name in ("status", "type", "code") if isinstance(error.get(name), str)), None)
+    microsoft = _MICROSOFT.match(str(body.get("error_description")))
+    number = microsoft.group() if microsoft else ""
+    found = dead & {*_texts(body), number}
+    body = {}
+    if not isinstance(error, str) or not (error in found or _SAFE.fullmatch(error)):
+        error = None
+    known = min(found, key=lambda item: (item != error, item), default=error or number)
+    shown = ", ".join(dict.fromkeys(filter(None, (known, number)))) or "with an error"
+    code = known if found else _code_at(status, known)
+    return Refused(f"responded {shown} (HTTP status {status})", code, is_dead=bool(found))
+
+
+def _code_at(status: int, code: str) -> str:
+    """Return the code of a response with a status, which decides whether the grant was refused."""
+    if code in NOT_OF_THE_GRANT:
+        return code
+    if status >= 500:  # noqa: PLR2004 - RFC 9110, section 15.6
+        return "server_error"
+    if status in _REPEATED_LATER:
+        return "rate_limited"
+    if 300 <= status < 400:  # noqa: PLR2004 - RFC 9110, section 15.4
+        return "unusable_response"
+    return code or "unrecognized_error"
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts and the whole numbers of a JSON value, at any depth."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            pending += item.values()
+        elif isinstance(item, list):
+            pending += item
+        elif isinstance(item, str):
+            yield item
+        elif isinstance(item, float) and item.is_integer():
+            yield f"{item:.0f}"
 
 
 def _retry_after(value: str | None) -> float | None:

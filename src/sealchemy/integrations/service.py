@@ -15,26 +15,20 @@ lease, and a grant replaces only the refresh token that was sent for it.
 
 from __future__ import annotations
 
-import logging
-import random
-import time
-import uuid
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
-from sealchemy import IntegrationError, ReauthorizationRequiredError, RefreshFailedError, SecretString
+from sealchemy import IntegrationError, SecretString
 from sealchemy._values.secret import hide
 
-from .integration_row import Claim, IntegrationRow, Snapshot
+from .integration_row import IntegrationRow
 from .models import Integration, IntegrationMixin
-from .sync_async import AsyncRunner, BlockingRunner, Runner, run, run_to_its_end
-from .token_grant import TokenGrant, require_text
+from .refreshing import Disconnect, Refresh
+from .sync_async import AsyncRunner, BlockingRunner, TimeLimitReachedError, run
+from .token_grant import require_text
 from .upsert import upsert_integration  # the path in version 0.1
 
 if TYPE_CHECKING:
@@ -50,21 +44,18 @@ __all__ = [
     "upsert_integration",
 ]
 
-logger = logging.getLogger("sealchemy")
-
-_LONGEST_LEEWAY = 365 * 24 * 3600.0
-_MARGIN = 15.0  # seconds of a lease after the HTTP request: to store the response, even if the database restarts
-_LATEST = 5.0  # of these, the seconds that may pass before the request
+_LONGEST_SECONDS = 365 * 24 * 3600.0
 
 
-def get_valid_token(
+def get_valid_token(  # noqa: PLR0913 - each has a default but four
     session_factory: Callable[[], Session],
     *,
-    user_id: str,
+    user_id: Any,
     provider: str,
     client: OAuthClient,
     account: str = "",
     leeway: timedelta | float = 300.0,
+    deadline: timedelta | float | None = None,
     rejected: str | None = None,
     model: type[IntegrationMixin] = Integration,
 ) -> SecretString:
@@ -72,41 +63,60 @@ def get_valid_token(
 
     However many callers in however many processes ask at once, the provider gets one request, and no connection is
     checked out during it. A new token is committed before it is returned, in a transaction of its own, so a rollback
-    of the caller does not lose it.
+    of the caller does not lose it; nor does an exception in the caller's thread, such as that of a signal handler,
+    because a thread of its own asks and stores.
+
+    A token that is still valid is returned while another caller refreshes it, and while the provider issues no new one.
+    After a failure, callers in all processes ask again after the time that the provider asked for, or after a pause
+    that grows; after five refusals in a row the user must connect again, as after an error that says so.
 
     Args:
         session_factory: such as `sessionmaker(engine)`, not a session: this function has its own transactions.
-        user_id: the application's id of the user.
+        user_id: the application's id of the user: text, an integer or a UUID, as the model has it.
         provider: the application's name of the provider.
         client: the application, as the provider knows it.
         account: the name of the account at the provider, as it was given to `upsert_integration`.
-        leeway: how long the token has to stay valid, in seconds or as a timedelta. Keep it below the lifetime of the
-            provider's tokens. It is ignored where there is no refresh token.
+        leeway: how long the token has to stay valid, in seconds or as a timedelta; of a token that was refreshed, at
+            most half of its life. It is ignored where there is no refresh token.
+        deadline: how long this call may take, in seconds or as a timedelta, apart from the database; then a refresh
+            goes on without it. By default, until the refresh has ended.
         rejected: an access token that the provider has just refused (HTTP status 401); it is not returned again.
         model: the table, if it is not the ready-made one.
 
     Raises:
         IntegrationNotFoundError: the user has not connected this provider.
-        ReauthorizationRequiredError: the provider has revoked the grant, or there is no refresh token: the user must
-            connect again. The row says so in `reauthorization_required`.
-        RefreshFailedError: the provider issued no token, for a reason that may pass; the stored ones are unchanged.
+        ReauthorizationRequiredError: the provider refuses the grant, or there is no refresh token: the user must
+            connect again. The row says so in `reauthorization_required`, unless the provider rejected an access token
+            that has no refresh token fewer than five times.
+        RefreshFailedError: the provider issued no token, for a reason that may pass, and there is no valid one; the
+            stored ones are unchanged.
         EnvelopeError, UnknownKeyError, DecryptionError: the stored token cannot be read, or does not belong to this
             row; nothing is sent, and nothing changes.
         sqlalchemy.exc.SQLAlchemyError: the database was unavailable before the provider was asked.
     """
     rejected = hide(rejected)
-    row, runner = IntegrationRow(model, user_id, provider, account), BlockingRunner(session_factory)
-    return run(_valid_token(runner, row, client, _seconds(leeway), rejected))
+    require_text("rejected", rejected or "")
+    runner = BlockingRunner(session_factory, model)
+    row, seconds = IntegrationRow(model, user_id, provider, account), _seconds(deadline, "deadline")
+    refresh = Refresh(runner, row, client, _seconds(leeway, "leeway") or 0.0, rejected)
+    snapshot = run(refresh.look())
+    if token := refresh.ready(snapshot):
+        return token
+    try:
+        return runner.run_to_its_end(refresh.until_valid(snapshot), seconds)
+    except TimeLimitReachedError:
+        return run(refresh.at_the_deadline(seconds or 0.0))
 
 
-async def get_valid_token_async(
+async def get_valid_token_async(  # noqa: PLR0913 - as above
     session_factory: Callable[[], AsyncSession],
     *,
-    user_id: str,
+    user_id: Any,
     provider: str,
     client: OAuthClient,
     account: str = "",
     leeway: timedelta | float = 300.0,
+    deadline: timedelta | float | None = None,
     rejected: str | None = None,
     model: type[IntegrationMixin] = Integration,
 ) -> SecretString:
@@ -115,178 +125,76 @@ async def get_valid_token_async(
     If its task is cancelled, a refresh that has begun is still completed: its token exists nowhere else.
     """
     rejected = hide(rejected)
-    row, runner = IntegrationRow(model, user_id, provider, account), AsyncRunner(session_factory)
-    return await run_to_its_end(_valid_token(runner, row, client, _seconds(leeway), rejected))
+    require_text("rejected", rejected or "")
+    runner = AsyncRunner(session_factory)
+    row, seconds = IntegrationRow(model, user_id, provider, account), _seconds(deadline, "deadline")
+    refresh = Refresh(runner, row, client, _seconds(leeway, "leeway") or 0.0, rejected)
+    snapshot = await refresh.look()
+    if token := refresh.ready(snapshot):
+        return token
+    try:
+        return await runner.run_to_its_end(refresh.until_valid(snapshot), seconds)
+    except TimeLimitReachedError:
+        return await refresh.at_the_deadline(seconds or 0.0)
 
 
 def disconnect_integration(
     session_factory: Callable[[], Session],
     *,
-    user_id: str,
+    user_id: Any,
     provider: str,
     client: OAuthClient,
     account: str = "",
+    forget: bool = False,
     model: type[IntegrationMixin] = Integration,
 ) -> None:
     """Revoke the grant at the provider, if it has an endpoint for that, then delete the row.
 
     It waits for a refresh that is under way, so that no token outlives the row.
 
+    Args:
+        session_factory: see `get_valid_token`, as for the arguments that are not named here.
+        user_id: the application's id of the user.
+        provider: the application's name of the provider.
+        client: the application, as the provider knows it.
+        account: the name of the account at the provider.
+        forget: delete the row as well if its tokens cannot be read, or the provider does not revoke them; revoke the
+            grant at the provider by hand then.
+        model: the table, if it is not the ready-made one.
+
     Raises:
         IntegrationNotFoundError: the user has not connected this provider.
-        RevocationFailedError: the provider did not revoke it. The row is kept, since the token exists nowhere else; to
-            forget it all the same, delete the row.
+        RevocationFailedError: the provider did not revoke it. The row is kept, since the token exists nowhere else.
         RefreshFailedError: a refresh under way did not end.
+        EnvelopeError, UnknownKeyError, DecryptionError: the tokens cannot be read.
     """
-    run(_disconnect(BlockingRunner(session_factory), IntegrationRow(model, user_id, provider, account), client))
+    runner = BlockingRunner(session_factory, model)
+    disconnect = Disconnect(runner, IntegrationRow(model, user_id, provider, account), client, forget=forget)
+    number = run(disconnect.look())
+    runner.run_to_its_end(disconnect.until_gone(number), None)
 
 
 async def disconnect_integration_async(
     session_factory: Callable[[], AsyncSession],
     *,
-    user_id: str,
+    user_id: Any,
     provider: str,
     client: OAuthClient,
     account: str = "",
+    forget: bool = False,
     model: type[IntegrationMixin] = Integration,
 ) -> None:
     """Do what `disconnect_integration` does, with `async_sessionmaker(engine)`."""
-    await run_to_its_end(
-        _disconnect(AsyncRunner(session_factory), IntegrationRow(model, user_id, provider, account), client)
-    )
+    runner = AsyncRunner(session_factory)
+    disconnect = Disconnect(runner, IntegrationRow(model, user_id, provider, account), client, forget=forget)
+    number = await disconnect.look()
+    await runner.run_to_its_end(disconnect.until_gone(number), None)
 
 
-async def _valid_token(
-    runner: Runner, row: IntegrationRow, client: OAuthClient, leeway: float, rejected: str | None
-) -> SecretString:
-    if rejected is not None:
-        require_text("rejected", rejected)
-    waiting = _Waiting(client)
-    before = None
-    while True:
-        snapshot = await runner.transaction(row.look)
-        if snapshot.reauthorization_required:
-            row.refuse(snapshot)
-        # A token whose lifetime is below the leeway is refreshed once as well.
-        enough = leeway if before in (None, snapshot.seen) else 0.0
-        if snapshot.access_token and _is_valid(snapshot, enough, rejected):
-            return snapshot.access_token
-        before = snapshot.seen
-        waiting.check(snapshot, provider=row.provider)
-        began = time.monotonic()
-        claim = await runner.transaction(
-            partial(row.claim, lease=waiting.lease, seconds=waiting.seconds, to_replace=before)
-        )
-        if claim is None:
-            await waiting.sleep(runner)
-        elif claim.refresh_token is None:
-            await runner.transaction(lambda session: row.give_up(session, waiting.lease, None))
-        elif token := await _refresh(runner, row, client, waiting.lease, claim, began):
-            return token
-        else:
-            await waiting.sleep(runner)
-
-
-async def _refresh(
-    runner: Runner, row: IntegrationRow, client: OAuthClient, lease: str, claim: Claim, began: float
-) -> SecretString | None:
-    """Ask the provider for a grant and store it; None if the row must be looked at again."""
-    sent = claim.refresh_token or SecretString()
-
-    def ask() -> TokenGrant | None:
-        late = time.monotonic() - began > _LATEST  # the lease runs while the request waits for a thread
-        return None if late else client.refresh(sent)
-
-    try:
-        grant = await runner.request(ask)
-    except ReauthorizationRequiredError as error:
-        logger.warning("integration %s (%s): %s", claim.id, row.provider, error)
-        await runner.persistently(lambda session: row.give_up(session, lease, sent))
+def _seconds(time: timedelta | float | None, name: str) -> float | None:
+    if time is None:
         return None
-    except RefreshFailedError as error:
-        logger.warning("integration %s (%s): %s", claim.id, row.provider, error)
-        await _release(runner, row, lease)
-        raise
-    if grant is None:
-        await _release(runner, row, lease)
-        return None
-    if not await runner.persistently(lambda session: row.store(session, lease, sent, grant)):
-        return None
-    took = time.monotonic() - began
-    logger.info("integration %s (%s): refreshed in %.2f s", claim.id, row.provider, took)
-    return SecretString(grant.access_token)
-
-
-async def _release(runner: Runner, row: IntegrationRow, lease: str) -> None:
-    try:
-        await runner.transaction(lambda session: row.release(session, lease))
-    except (DBAPIError, PoolTimeoutError, OSError) as error:
-        logger.warning("a lease could not be released (%s); it expires by itself", type(error).__name__)
-
-
-async def _disconnect(runner: Runner, row: IntegrationRow, client: OAuthClient) -> None:
-    waiting = _Waiting(client)
-    while True:
-        await runner.transaction(row.look)
-        take = partial(row.claim, lease=waiting.lease, seconds=waiting.seconds)
-        if claim := await runner.transaction(take):
-            await _revoke(runner, row, client, waiting.lease, claim)
-            if await runner.persistently(partial(row.remove, lease=waiting.lease, claim=claim)):
-                break
-        await waiting.sleep(runner)
-    how = "revoked" if client.revocation_endpoint else "not revoked, the provider has no endpoint for it"
-    logger.info("integration %s (%s): disconnected; %s", claim.id, row.provider, how)
-
-
-async def _revoke(runner: Runner, row: IntegrationRow, client: OAuthClient, lease: str, claim: Claim) -> None:
-    token = claim.refresh_token or claim.access_token
-    if not token or not client.revocation_endpoint:
-        return
-    try:
-        await runner.request(lambda: client.revoke(token))
-    except IntegrationError as error:
-        logger.warning("integration %s (%s): %s", claim.id, row.provider, error)
-        await _release(runner, row, lease)
-        raise
-
-
-def _is_valid(snapshot: Snapshot, leeway: float, rejected: str | None) -> bool:
-    if snapshot.access_token == rejected:
-        return False
-    ahead = timedelta(seconds=leeway if snapshot.has_refresh_token else 0)
-    return snapshot.expires_at is None or snapshot.expires_at > snapshot.now + ahead
-
-
-def _seconds(leeway: timedelta | float) -> float:
-    seconds = leeway.total_seconds() if isinstance(leeway, timedelta) else float(leeway)
-    if not 0 <= seconds <= _LONGEST_LEEWAY:
-        raise IntegrationError(
-            f"leeway is {seconds:g}; give the seconds for which the token has to stay valid, 0 to {_LONGEST_LEEWAY:g}"
-        )
+    seconds = time.total_seconds() if isinstance(time, timedelta) else float(time)
+    if not 0 <= seconds <= _LONGEST_SECONDS:
+        raise IntegrationError(f"{name} is {seconds:g}; give seconds, 0 to {_LONGEST_SECONDS:g}")
     return seconds
-
-
-class _Waiting:
-    """One caller: the name of its lease, and its patience with other callers."""
-
-    def __init__(self, client: OAuthClient) -> None:
-        self.lease, self.seconds = str(uuid.uuid4()), client.timeout + _MARGIN
-        self._began, self._pause, self._other = time.monotonic(), 0.02, False
-
-    def check(self, snapshot: Snapshot, provider: str) -> None:
-        """Raise if the refresh of another caller has ended without a new token."""
-        if self._other and snapshot.lease is None:
-            raise RefreshFailedError(
-                "no new token: the refresh of another caller, which this call waited for, ended without one; try again"
-            )
-        if snapshot.lease not in (None, self.lease) and not self._other:
-            logger.info("integration %s (%s): waiting for the refresh of another caller", snapshot.id, provider)
-            self._other = True
-
-    async def sleep(self, runner: Runner) -> None:
-        if time.monotonic() - self._began > 2 * self.seconds:
-            raise RefreshFailedError(
-                "no new token: the row stayed locked, or leased to other callers, for too long; try again"
-            )
-        self._pause = min(self._pause * 1.5, 0.5)
-        await runner.sleep(self._pause * random.uniform(0.5, 1.5))  # noqa: S311 - spreads the callers

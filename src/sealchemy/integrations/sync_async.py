@@ -1,17 +1,21 @@
-"""Run the same steps in threads and in event loops."""
+"""How callers with threads and callers with an event loop wait: both run the same steps."""
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import SingletonThreadPool
 
 from sealchemy import IntegrationError, RefreshFailedError
 
@@ -28,7 +32,7 @@ _Result = TypeVar("_Result")
 
 
 class Runner(Protocol):
-    """How a caller waits: the same steps serve threads and event loops."""
+    """How a caller waits."""
 
     async def transaction(self, step: Callable[[Session], _Result]) -> _Result:
         """Run a step in a transaction of its own, on a connection that is returned to the pool."""
@@ -75,12 +79,14 @@ class _Persistence:
 class BlockingRunner(_Persistence):
     """For threads: nothing here ever suspends."""
 
-    def __init__(self, session_factory: Callable[[], Session]) -> None:
-        self._factory = _own_sessions(session_factory)
+    def __init__(self, session_factory: Callable[[], Session], model: type[Any]) -> None:
+        self._factory, self._model = _own_sessions(session_factory), model
+        self._bind: Any = None
 
     async def transaction(self, step: Callable[[Session], _Result]) -> _Result:
         """Run a step in a transaction of its own."""
         with self._factory() as session, session.begin():
+            self._bind = session.get_bind(self._model)
             return step(session)
 
     async def request(self, call: Callable[[], _Result]) -> _Result:
@@ -90,6 +96,20 @@ class BlockingRunner(_Persistence):
     async def sleep(self, seconds: float) -> None:
         """Sleep."""
         time.sleep(seconds)  # noqa: ASYNC251 - there is no event loop
+
+    def run_to_its_end(self, steps: Coroutine[Any, Any, _Result], seconds: float | None) -> _Result:
+        """Run steps where no exception of the caller's thread, such as that of a signal handler, can interrupt them.
+
+        Raises:
+            TimeLimitReachedError: they did not end within `seconds`, and go on.
+        """
+        if isinstance(self._bind, Connection) or isinstance(getattr(self._bind, "pool", None), SingletonThreadPool):
+            return run(steps)  # a connection that belongs to this thread: a test, or a database in memory
+        future = _in_thread(lambda: run(steps))
+        wait([future], seconds)
+        if not future.done():
+            raise TimeLimitReachedError
+        return future.result()
 
 
 class AsyncRunner(_Persistence):
@@ -104,27 +124,40 @@ class AsyncRunner(_Persistence):
             return await session.run_sync(step)  # type: ignore[no-any-return] # the factory is of any kind
 
     async def request(self, call: Callable[[], _Result]) -> _Result:
-        """Run a call to the provider; once it has begun, wait for it even when the event loop ends."""
-        begun = threading.Lock()
+        """Run a call to the provider, and wait for it even when the event loop ends.
 
-        def begin() -> Any:
-            if not begun.acquire(blocking=False):
-                return None  # no caller waits for it any more
-            return call()
-
-        future = asyncio.get_running_loop().run_in_executor(None, begin)
+        It has a thread of its own: in the default executor of the loop, a provider that hangs would stop name
+        resolution for the whole application.
+        """
+        future = asyncio.wrap_future(_in_thread(call))
         while True:
             try:
-                result: _Result = await asyncio.shield(future)
+                return await asyncio.shield(future)
             except asyncio.CancelledError:
-                if future.cancelled() or begun.acquire(blocking=False):
+                if future.cancelled():
                     raise
-            else:
-                return result
 
     async def sleep(self, seconds: float) -> None:
         """Sleep."""
         await asyncio.sleep(seconds)
+
+    async def run_to_its_end(self, steps: Coroutine[Any, Any, _Result], seconds: float | None) -> _Result:
+        """Run steps in a task that continues when the caller is cancelled.
+
+        Raises:
+            TimeLimitReachedError: they did not end within `seconds`, and go on.
+        """
+        task = asyncio.create_task(steps)
+        _under_way.add(task)  # a loop keeps weak references only
+        task.add_done_callback(_ended)
+        await asyncio.wait({task}, timeout=seconds)
+        if not task.done():
+            raise TimeLimitReachedError
+        return task.result()
+
+
+class TimeLimitReachedError(Exception):
+    """The caller does not wait longer. It is never seen outside."""
 
 
 def _own_sessions(factory: Any) -> Any:
@@ -148,15 +181,21 @@ def run(steps: Coroutine[Any, Any, _Result]) -> _Result:
     raise AssertionError
 
 
+def _in_thread(call: Callable[[], _Result]) -> Future[_Result]:
+    """Run a call in a new thread, for which the end of the process waits, with the caller's context variables."""
+    future: Future[_Result] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised where the result is taken
+            future.set_exception(error)
+
+    threading.Thread(target=contextvars.copy_context().run, args=(work,), name="sealchemy").start()
+    return future
+
+
 _under_way: set[asyncio.Task[Any]] = set()
-
-
-async def run_to_its_end(steps: Coroutine[Any, Any, _Result]) -> _Result:
-    """Run steps in a task that continues when the caller is cancelled."""
-    task = asyncio.create_task(steps)
-    _under_way.add(task)  # a loop keeps weak references only
-    task.add_done_callback(_ended)
-    return await asyncio.shield(task)
 
 
 def _ended(task: asyncio.Task[Any]) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Self
 
 from sealchemy import IntegrationError, PlaintextTypeError
 from sealchemy._values.secret import has_lone_surrogate, hide, type_name
 
 _LONGEST_LIFE = 10 * 365 * 24 * 3600.0
+_EARLIEST = 1e9  # September 2001; some providers send a lifetime, or 0 for none
 _SCOPE = re.compile(r"[\x20-\x7e]{1,4096}")  # RFC 6749 3.3, and the width of the column
 _TOKEN_TYPE = re.compile(r"[\x21-\x7e]{1,32}")
 
@@ -27,8 +29,9 @@ class TokenGrant:
         token_type: usually `Bearer`.
         scope: the granted scopes, separated by spaces; None if they are the requested ones.
         expires_at: when the access token expires; None if that is not known.
-        expires_in: the same in seconds from now, as providers send it. It takes precedence over `expires_at`, and is
-            counted by the clock of the database, so that no clock of an application matters.
+        expires_in: the same in seconds, as providers send it, from when the grant was requested, or this object made.
+            It takes precedence over `expires_at`, and is counted by the clock of the database, so that no clock of an
+            application matters.
 
     Raises:
         PlaintextTypeError: a token is not text, is empty, or has no UTF-8 form.
@@ -43,6 +46,8 @@ class TokenGrant:
     scope: str | None
     expires_at: datetime | None
     expires_in: float | None
+    _requested_at: float = field(repr=False, compare=False)
+    """By `time.monotonic`, so of this process alone."""
 
     def __init__(
         self,
@@ -62,6 +67,7 @@ class TokenGrant:
         object.__setattr__(self, "scope", scope)
         object.__setattr__(self, "expires_at", expires_at)
         object.__setattr__(self, "expires_in", expires_in)
+        object.__setattr__(self, "_requested_at", time.monotonic())
         _check("access_token", self.access_token)
         if self.refresh_token is not None:
             _check("refresh_token", self.refresh_token)
@@ -70,10 +76,11 @@ class TokenGrant:
 
     @classmethod
     def from_response(cls, token: Mapping[str, Any]) -> TokenGrant:
-        """Return the grant in the response of a token endpoint, such as the dictionary that Authlib returns.
+        """Return the grant in the response of a token endpoint.
 
-        Optional fields that do not follow RFC 6749 are ignored rather than refused: a refresh token in the same
-        response exists nowhere else.
+        It may also be a dictionary of Authlib or requests-oauthlib, which keep the time as `expires_at`; then
+        `expires_in`, which counts from a request of long ago, is ignored. Optional fields that do not follow RFC 6749
+        are ignored rather than refused: a refresh token in the same response exists nowhere else.
 
         Raises:
             PlaintextTypeError: there is no access token, or a token that cannot be stored.
@@ -83,10 +90,37 @@ class TokenGrant:
             "refresh_token": hide(token.get("refresh_token") or None),
             "token_type": _match(_TOKEN_TYPE, token.get("token_type")) or "Bearer",
             "scope": _match(_SCOPE, _joined(token.get("scope"))),
-            "expires_in": _lifetime(token.get("expires_in")),
+            "expires_at": _moment(token.get("expires_at")),
         }
+        if given["expires_at"] is None:
+            given["expires_in"] = _lifetime(token.get("expires_in"))
         token = hide(token)
         return cls(**given)
+
+    def requested_at(self, moment: float) -> Self:
+        """Return this grant, whose `expires_in` counts from a moment by `time.monotonic`."""
+        object.__setattr__(self, "_requested_at", moment)
+        return self
+
+    def seconds_left(self) -> float | None:
+        """Return what is left of `expires_in`."""
+        return None if self.expires_in is None else self.expires_in - (time.monotonic() - self._requested_at)
+
+    def __getstate__(self) -> list[Any]:
+        """Return what a pickle keeps, in which `expires_in` counts from now."""
+        return [
+            self.access_token,
+            self.refresh_token,
+            self.token_type,
+            self.scope,
+            self.expires_at,
+            self.seconds_left(),
+        ]
+
+    def __setstate__(self, state: list[Any]) -> None:
+        """Count from now."""
+        for name, value in zip(self.__slots__, [*state, time.monotonic()], strict=True):
+            object.__setattr__(self, name, value)
 
 
 def require_text(name: str, hidden: Any) -> None:
@@ -111,6 +145,17 @@ def _match(pattern: re.Pattern[str], value: object) -> str | None:
 
 def _joined(scope: object) -> object:
     return " ".join(map(str, scope)) if isinstance(scope, list | tuple) else scope
+
+
+def _moment(value: object) -> datetime | None:
+    """Return the time of an `expires_at`, in seconds since 1970."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        seconds = float(value)
+        return datetime.fromtimestamp(seconds, UTC) if seconds > _EARLIEST else None
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _lifetime(value: object) -> float | None:

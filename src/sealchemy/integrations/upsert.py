@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Session
 
 from sealchemy import UnsupportedOperationError
 
-from .integration_row import require_identity, values_of
+from .integration_row import WORKS, label, require_identity, values_of
 from .models import Integration, IntegrationMixin, utc_now
 from .token_grant import TokenGrant
 
@@ -31,7 +31,7 @@ _Table = TypeVar("_Table", bound=IntegrationMixin)
 def upsert_integration(
     session: Session,
     *,
-    user_id: str,
+    user_id: Any,
     provider: str,
     grant: TokenGrant,
     account: str = "",
@@ -40,12 +40,13 @@ def upsert_integration(
     """Store the grant of a user who has connected, in the one row of this user, provider and account.
 
     It is part of the caller's transaction: commit the session. Two callers at once make one row, and the later one
-    wins. A grant without a refresh token, or without a scope, keeps the stored one.
+    wins. A grant without a refresh token, or without a scope, keeps the stored one, unless the provider has refused
+    that refresh token.
 
     Args:
         session: with a key ring on its engine. From an `AsyncSession`:
             `await session.run_sync(upsert_integration, user_id=..., provider=..., grant=...)`.
-        user_id: the application's id of the user.
+        user_id: the application's id of the user: text, an integer or a UUID, as the model has it.
         provider: the application's name of the provider, such as `google-calendar`.
         grant: the tokens.
         account: the name of the account at the provider, if a user may connect several; a refresh token of one is never
@@ -58,13 +59,20 @@ def upsert_integration(
     require_identity(user_id, provider, account)
     identity = {"user_id": user_id, "provider": provider, "account": account}
     now = session.scalars(select(utc_now()), bind_arguments={"mapper": model}).one()
-    values = {**values_of(grant, now), "reauthorization_required": False, "updated_at": utc_now()}
+    values = {**values_of(grant, now), "refreshed_at": None, "updated_at": utc_now()}
+    works = {**WORKS, "reauthorization_required": False}
     session.flush()
-    session.execute(_upsert(session.get_bind(model).dialect, model, identity, values))
+    if grant.refresh_token is not None:
+        session.execute(_upsert(session.get_bind(model).dialect, model, identity, {**values, **works}))
+    else:
+        session.execute(_upsert(session.get_bind(model).dialect, model, identity, values))  # locks the row
+        of_row = update(model).filter_by(**identity).execution_options(synchronize_session=False)
+        session.execute(of_row.where(model.reauthorization_required).values(refresh_token=None))
+        session.execute(of_row.values(**works, updated_at=model.updated_at))
     query = select(model).filter_by(**identity).execution_options(populate_existing=True)
     integration = session.scalars(query).one()
     session.expire(integration, ["access_token", "refresh_token"])
-    logger.info("integration %s (%s): connected", integration.id, provider)
+    logger.info("%s: connected", label(integration.id, provider))
     return integration
 
 

@@ -1,0 +1,237 @@
+"""The steps of a refresh, for callers with threads and with an event loop."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+import uuid
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from sealchemy import (
+    IntegrationError,
+    IntegrationNotFoundError,
+    ReauthorizationRequiredError,
+    RefreshFailedError,
+    SealchemyError,
+    SecretString,
+)
+
+from .failures import REJECTED
+from .integration_row import Claim, IntegrationRow, Snapshot
+from .sync_async import Runner
+from .token_grant import TokenGrant
+
+if TYPE_CHECKING:
+    from .oauth import OAuthClient
+
+logger = logging.getLogger("sealchemy")
+
+_MARGIN = 15.0  # seconds of a lease after the HTTP request: to store the response, even if the database restarts
+_LATEST = 5.0  # of these, the seconds that may pass before the request
+
+
+class Refresh:
+    """One caller who needs a token."""
+
+    def __init__(
+        self, runner: Runner, row: IntegrationRow, client: OAuthClient, leeway: float, rejected: str | None
+    ) -> None:
+        self._runner, self._row, self._client = runner, row, client
+        self._leeway, self._rejected = leeway, rejected
+        self._waiting = Waiting(client)
+
+    async def look(self) -> Snapshot:
+        """Read the row."""
+        return await self._runner.transaction(self._row.look)
+
+    def ready(self, snapshot: Snapshot) -> SecretString | None:
+        """Return the token if the provider need not, or may not, be asked for another one.
+
+        Raises:
+            ReauthorizationRequiredError: the user must connect again.
+            RefreshFailedError: there is no valid token, and the provider is not to be asked now.
+        """
+        if snapshot.reauthorization_required:
+            self._row.refuse(snapshot)
+        if token := snapshot.token(self._leeway, self._rejected):
+            return token
+        valid, seconds = snapshot.token(0.0, self._rejected), snapshot.seconds_to_wait()
+        if seconds <= 0:
+            return valid if snapshot.is_leased() and snapshot.lease != self._waiting.lease else None
+        if valid is None:
+            self._refuse_now(snapshot, seconds)
+        return valid
+
+    def _refuse_now(self, snapshot: Snapshot, seconds: float) -> None:
+        if not snapshot.has_refresh_token:
+            self._row.refuse(snapshot)
+        raise RefreshFailedError(
+            f"no token: {self._row.label(snapshot.id)}: the last attempts failed ({snapshot.last_error}); the provider"
+            f" is asked again in {seconds:.0f} s",
+            seconds,
+            code=snapshot.last_error,
+        )
+
+    async def until_valid(self, snapshot: Snapshot) -> SecretString:
+        """Refresh, or wait for the refresh of another caller, until there is a valid token."""
+        runner, row, waiting = self._runner, self._row, self._waiting
+        while True:
+            waiting.check(snapshot, row)
+            began = time.monotonic()
+            take = partial(row.claim, lease=waiting.lease, seconds=waiting.seconds, to_replace=snapshot.seen)
+            claim = await runner.transaction(take)
+            if claim is None:
+                await waiting.sleep(runner)
+            elif claim.refresh_token is None:
+                await self._without_refresh_token(claim)
+            elif token := await self._ask(claim, claim.refresh_token, began):
+                return token
+            snapshot = await self.look()
+            if ready := self.ready(snapshot):
+                return ready
+
+    async def _without_refresh_token(self, claim: Claim) -> None:
+        code = REJECTED if not claim.is_expired else "expired_access_token"
+        fail = partial(self._row.fail, lease=self._waiting.lease, sent=None, code=code, is_dead=claim.is_expired)
+        await self._runner.transaction(fail)
+
+    async def _ask(self, claim: Claim, sent: SecretString, began: float) -> SecretString | None:
+        """Ask the provider for a grant and store it; None if the row must be looked at again."""
+        runner, row, lease = self._runner, self._row, self._waiting.lease
+
+        def ask() -> TokenGrant | None:
+            late = time.monotonic() - began > _LATEST  # the lease runs, even while the machine sleeps
+            return None if late else self._client.refresh(sent)
+
+        try:
+            grant = await runner.request(ask)
+        except ReauthorizationRequiredError as error:
+            logger.warning("%s: %s", row.label(claim.id), error)
+            fail = partial(row.fail, lease=lease, sent=sent, code=error.code or "invalid_grant", is_dead=True)
+            await runner.persistently(fail)
+            return None
+        except RefreshFailedError as error:
+            return await self._after_failure(claim, sent, error)
+        if grant is None:
+            await release(runner, row, lease)
+            return None
+        if not await runner.persistently(lambda session: row.store(session, lease, sent, grant)):
+            return None
+        logger.info("%s: refreshed in %.2f s", row.label(claim.id), time.monotonic() - began)
+        return SecretString(grant.access_token)
+
+    async def _after_failure(self, claim: Claim, sent: SecretString, error: RefreshFailedError) -> SecretString | None:
+        """Return the token that is stored if it is still valid, or raise the error."""
+        runner, row, lease = self._runner, self._row, self._waiting.lease
+        logger.warning("%s: %s", row.label(claim.id), error)
+        code = error.code or "unreachable"
+        fail = partial(row.fail, lease=lease, sent=sent, code=code, retry_after=error.retry_after)
+        try:
+            if await runner.transaction(fail):
+                return None
+            valid = (await self.look()).token(0.0, self._rejected)
+        except (DBAPIError, PoolTimeoutError, OSError) as problem:
+            logger.warning("a failure could not be recorded (%s); its lease expires by itself", type(problem).__name__)
+            valid = None
+        if valid is None:
+            raise error
+        return valid
+
+    async def at_the_deadline(self, seconds: float) -> SecretString:
+        """Return the token that is stored, if it is still valid."""
+        snapshot = await self.look()
+        if token := snapshot.token(0.0, self._rejected):
+            return token
+        raise RefreshFailedError(
+            f"no new token within the deadline of {seconds:g} s; the refresh goes on", code="deadline"
+        )
+
+
+class Disconnect:
+    """One caller who revokes a grant."""
+
+    def __init__(self, runner: Runner, row: IntegrationRow, client: OAuthClient, *, forget: bool) -> None:
+        self._runner, self._row, self._client, self._forget = runner, row, client, forget
+        self._waiting = Waiting(client)
+
+    async def look(self) -> Any:
+        """Return the id of the row."""
+        return await self._runner.transaction(self._row.number)
+
+    async def until_gone(self, number: object) -> None:
+        """Revoke the grant and delete the row; with `forget`, delete it even if its grant cannot be revoked."""
+        try:
+            await self._revoke_and_remove()
+        except IntegrationNotFoundError:
+            raise
+        except SealchemyError as error:
+            if not self._forget:
+                raise
+            if await self._runner.transaction(self._row.forget):
+                label = self._row.label(number)
+                logger.warning("%s: forgotten; its grant was not revoked (%s)", label, type(error).__name__)
+
+    async def _revoke_and_remove(self) -> None:
+        runner, row, waiting = self._runner, self._row, self._waiting
+        while True:
+            await runner.transaction(row.look)
+            take = partial(row.claim, lease=waiting.lease, seconds=waiting.seconds)
+            if claim := await runner.transaction(take):
+                await self._revoke(claim)
+                if await runner.persistently(partial(row.remove, lease=waiting.lease, claim=claim)):
+                    break
+            await waiting.sleep(runner)
+        how = "revoked" if self._client.revocation_endpoint else "not revoked, the provider has no endpoint for it"
+        logger.info("%s: disconnected; %s", row.label(claim.id), how)
+
+    async def _revoke(self, claim: Claim) -> None:
+        token = claim.refresh_token or claim.access_token
+        if not token or not self._client.revocation_endpoint:
+            return
+        try:
+            await self._runner.request(lambda: self._client.revoke(token))
+        except IntegrationError as error:
+            logger.warning("%s: %s", self._row.label(claim.id), error)
+            await release(self._runner, self._row, self._waiting.lease)
+            raise
+
+
+async def release(runner: Runner, row: IntegrationRow, lease: str) -> None:
+    """Give up a lease if the database can be reached; it expires by itself."""
+    try:
+        await runner.transaction(lambda session: row.release(session, lease))
+    except (DBAPIError, PoolTimeoutError, OSError) as error:
+        logger.warning("a lease could not be released (%s); it expires by itself", type(error).__name__)
+
+
+class Waiting:
+    """The name of a caller's lease, and the caller's patience with others."""
+
+    def __init__(self, client: OAuthClient) -> None:
+        self.lease, self.seconds = str(uuid.uuid4()), client.timeout + _MARGIN
+        self._began, self._pause, self._other = time.monotonic(), 0.02, False
+
+    def check(self, snapshot: Snapshot, row: IntegrationRow) -> None:
+        """Raise if the refresh of another caller has ended without a new token."""
+        if self._other and snapshot.lease is None:
+            raise RefreshFailedError(
+                "no new token: the refresh of another caller, which this call waited for, ended without one; try again",
+                code=snapshot.last_error,
+            )
+        if snapshot.lease not in (None, self.lease) and not self._other:
+            logger.info("%s: waiting for the refresh of another caller", row.label(snapshot.id))
+            self._other = True
+
+    async def sleep(self, runner: Runner) -> None:
+        """Wait a little, or raise if that has taken too long."""
+        if time.monotonic() - self._began > 2 * self.seconds:
+            raise RefreshFailedError(
+                "no new token: the row stayed locked, or leased to other callers, for too long; try again"
+            )
+        self._pause = min(self._pause * 1.5, 0.5)
+        await runner.sleep(self._pause * random.uniform(0.5, 1.5))  # noqa: S311 - spreads the callers
