@@ -187,6 +187,12 @@ def test_a_failed_refresh_changes_nothing(
     with pytest.raises(error):
         get_valid_token(connected, **WHOSE, client=oauth_provider.client(timeout=1))
     assert row(connected) == before
+    if "Retry-After" in answer.headers:
+        with pytest.raises(RefreshFailedError, match=r"asked again in [67] s") as caught:
+            get_valid_token(connected, **WHOSE, client=oauth_provider.client())
+        assert (caught.value.code, oauth_provider.counts["/token"]) == ("rate_limited", 1)
+        with connected.begin() as session:
+            session.execute(update(Integration).values(next_attempt_at=None))
     assert works(oauth_provider, get_valid_token(connected, **WHOSE, client=oauth_provider.client()))
 
 

@@ -127,7 +127,7 @@ def killed(
     assert process.returncode == 0, err
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
 def test_rewrite_killed_at_any_point_can_be_rerun(
     database_url: str, make_engine: Callable[..., Engine], kills: int
 ) -> None:
@@ -145,7 +145,7 @@ def test_rewrite_killed_at_any_point_can_be_rerun(
     assert raw(engine) == before
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(30, marks=pytest.mark.slow)])
 def test_binding_killed_at_any_point_can_be_rerun(
     database_url: str, make_engine: Callable[..., Engine], kills: int
 ) -> None:

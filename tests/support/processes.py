@@ -22,7 +22,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import sessionmaker
 
 from sealchemy import Key, KeyRing, Rollout, attach_key_ring, rewrite
-from sealchemy.integrations import OAuthClient, get_valid_token, service
+from sealchemy.integrations import OAuthClient, get_valid_token, refreshing
 
 from .provider import CLIENT_ID, CLIENT_SECRET
 
@@ -148,7 +148,7 @@ def dying(url: str, keys: list[str], token_endpoint: str, transactions: int, at_
             os._exit(9)
         return sessions()
 
-    service._MARGIN = 4.0  # a shorter lease, to keep the tests fast
+    refreshing._MARGIN = 4.0  # a shorter lease, to keep the tests fast
     client = OAuthClient(CLIENT_ID, CLIENT_SECRET, token_endpoint, timeout=0.5)
     if at_the_request:
         client.refresh = lambda _token: os._exit(9)  # type: ignore[method-assign]

@@ -1,0 +1,458 @@
+"""What providers do besides what RFC 6749 says, and who is asked, told and left alone then."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import pickle
+import signal
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import ForeignKey, create_engine, select, update
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+
+from sealchemy import (
+    IntegrationError,
+    IntegrationNotFoundError,
+    Key,
+    KeyRing,
+    ReauthorizationRequiredError,
+    RefreshFailedError,
+    RevocationFailedError,
+    attach_key_ring,
+)
+from sealchemy.integrations import (
+    Base,
+    Integration,
+    IntegrationMixin,
+    TokenGrant,
+    disconnect_integration,
+    get_valid_token,
+    upsert_integration,
+)
+from sealchemy.integrations.failures import Failures
+from sealchemy.integrations.retry import retry
+from tests.support.leaks import SENTINEL, assert_silent
+from tests.support.provider import Answer, Provider
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+WHOSE: dict[str, Any] = {"user_id": "u1", "provider": "google"}
+
+
+@pytest.fixture
+def sessions(engine: Engine) -> sessionmaker[Session]:
+    Base.metadata.create_all(engine)
+    return sessionmaker(engine)
+
+
+def connect(sessions: sessionmaker[Session], provider: Provider, **grant: Any) -> None:
+    token = provider.grant()
+    given = {"access_token": token.access_token, "refresh_token": token.refresh_token, "expires_in": 0, **grant}
+    with sessions.begin() as session:
+        upsert_integration(session, **WHOSE, grant=TokenGrant(**given))
+
+
+def row(sessions: sessionmaker[Session]) -> Any:
+    names = ("access_token", "refresh_token", "reauthorization_required", "refresh_lease", *Failures._fields)
+    with sessions() as session:
+        return session.execute(select(*(getattr(Integration, name) for name in names))).one()
+
+
+def end_pause(sessions: sessionmaker[Session]) -> None:
+    with sessions.begin() as session:
+        session.execute(update(Integration).values(next_attempt_at=None))
+
+
+DEAD = {
+    "RFC 6749": (400, {"error": "invalid_grant"}, "invalid_grant"),
+    "Slack": (200, {"ok": False, "error": "invalid_refresh_token"}, "invalid_refresh_token"),
+    "Slack, revoked": (200, {"ok": False, "error": "token_revoked"}, "token_revoked"),
+    "GitHub": (200, {"error": "bad_refresh_token", "error_description": SENTINEL}, "bad_refresh_token"),
+    "HubSpot": (400, {"status": "BAD_REFRESH_TOKEN", "message": SENTINEL}, "BAD_REFRESH_TOKEN"),
+    "Microsoft": (400, {"error": "invalid_grant", "error_description": f"AADSTS70008: {SENTINEL}"}, "invalid_grant"),
+    "Microsoft, consent": (400, {"error": "consent_required"}, "consent_required"),
+    "Microsoft, login": (400, {"error": "login_required", "suberror": "x"}, "login_required"),
+    "Microsoft, interaction": (400, {"error": "interaction_required"}, "interaction_required"),
+    "in a list": (422, {"errors": [{"detail": {"code": "invalid_grant"}}]}, "invalid_grant"),
+    "without an error": (200, {"result": {"code": "token_revoked"}}, "token_revoked"),
+}
+
+
+@pytest.mark.parametrize("name", DEAD)
+def test_a_dead_grant_is_known_by_every_name(
+    sessions: sessionmaker[Session], oauth_provider: Provider, name: str
+) -> None:
+    status, body, code = DEAD[name]
+    connect(sessions, oauth_provider)
+    oauth_provider.answers.append(Answer(status, body))
+    for _ in range(2):
+        with pytest.raises(ReauthorizationRequiredError) as caught:
+            get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+        assert caught.value.code == code
+        assert_silent(caught.value)
+    found = row(sessions)
+    assert (found.reauthorization_required, found.last_error, oauth_provider.counts["/token"]) == (True, code, 1)
+    assert found.failing_since is not None
+
+
+AMBIGUOUS = {
+    "Atlassian": (403, {"error": "unauthorized_client", "error_description": "refresh_token is invalid"}),
+    "X": (400, {"error": "invalid_request", "error_description": "Value passed for the token was invalid."}),
+    "Salesforce": (400, {"error": "inactive_user"}),
+    "a number": (400, {"errcode": 40030}),
+}
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_an_ambiguous_code_marks_only_where_the_client_says_so(
+    sessions: sessionmaker[Session], oauth_provider: Provider, name: str
+) -> None:
+    status, body = AMBIGUOUS[name]
+    connect(sessions, oauth_provider)
+    oauth_provider.answers += [Answer(status, body)] * 2
+    with pytest.raises(RefreshFailedError) as caught:
+        get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+    assert caught.value.code == body.get("error", "unrecognized_error")
+    assert not row(sessions).reauthorization_required
+    end_pause(sessions)
+    client = oauth_provider.client(
+        dead_grant_errors=("unauthorized_client", "invalid_request", "inactive_user", "40030")
+    )
+    with pytest.raises(ReauthorizationRequiredError):
+        get_valid_token(sessions, **WHOSE, client=client)
+    assert row(sessions).reauthorization_required
+
+
+@pytest.mark.parametrize("wrong", ["unauthorized_client", [5], [None], ["a token: " + SENTINEL], 7])
+def test_codes_must_be_codes(wrong: Any, oauth_provider: Provider) -> None:
+    with pytest.raises(IntegrationError, match="dead_grant_errors"):
+        oauth_provider.client(dead_grant_errors=wrong)
+
+
+def test_five_refusals_in_a_row_mark_as_well(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
+    connect(sessions, oauth_provider)
+    oauth_provider.answers += [Answer(401)] * 5
+    for number in range(1, 6):
+        expected = RefreshFailedError if number < 5 else ReauthorizationRequiredError
+        with pytest.raises(expected) as caught:
+            get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+        assert caught.value.code == "unrecognized_error"
+        found = row(sessions)
+        assert (found.failures, found.reauthorization_required) == (number, number == 5)
+        if number < 5:  # callers of the time between do not ask
+            with pytest.raises(RefreshFailedError, match="asked again") as caught:
+                get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+            assert caught.value.retry_after > 50
+            assert oauth_provider.counts["/token"] == number
+            end_pause(sessions)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(503),
+        Answer(429),
+        Answer(500, {"error": "some_code"}),
+        Answer(400, {"error": "invalid_client"}),
+        Answer(200, "not json"),
+        Answer(302, "", {"Location": "/other"}),
+    ],
+    ids=lambda answer: f"{answer.status} {answer.body}",
+)
+def test_other_failures_never_mark(sessions: sessionmaker[Session], oauth_provider: Provider, answer: Answer) -> None:
+    connect(sessions, oauth_provider)
+    oauth_provider.answers += [answer] * 8
+    for number in range(1, 9):
+        with pytest.raises(RefreshFailedError):
+            get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+        found = row(sessions)
+        assert (found.failures, found.reauthorization_required) == (number, False)
+        assert (found.next_attempt_at is not None) == (number > 2)
+        end_pause(sessions)
+    assert get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+    assert row(sessions)[4:] == (None, 0, None, None)
+
+
+def test_refusals_after_failures_are_counted_anew() -> None:
+    now, found = datetime(2026, 1, 1, tzinfo=UTC), Failures()
+    for _ in range(4):
+        found = found.and_then("timeout", now, None)
+    assert (found.failures, found.shows_a_dead_grant) == (4, False)
+    found = found.and_then("unrecognized_error", now, None)
+    assert (found.failures, found.failing_since) == (1, now)
+    assert found.next_attempt_at == now + timedelta(seconds=60)
+    assert found.and_then("x", now, 500.0).next_attempt_at == now + timedelta(seconds=500)
+
+
+@pytest.mark.parametrize("answer", [Answer(503), Answer(200, {"access_token": "x"}, drip=0.3), Answer(401)])
+def test_a_valid_token_is_returned_when_the_refresh_fails(
+    sessions: sessionmaker[Session], oauth_provider: Provider, answer: Answer
+) -> None:
+    connect(sessions, oauth_provider, expires_in=120)
+    old = row(sessions).access_token
+    oauth_provider.answers += [answer] * 3
+    for _ in range(3):
+        assert get_valid_token(sessions, **WHOSE, client=oauth_provider.client(timeout=0.5)) == old
+    with pytest.raises(RefreshFailedError):
+        get_valid_token(sessions, **WHOSE, client=oauth_provider.client(timeout=0.5), rejected=old)
+
+
+def test_a_valid_token_is_returned_while_another_caller_refreshes(
+    sessions: sessionmaker[Session], oauth_provider: Provider
+) -> None:
+    connect(sessions, oauth_provider, expires_in=120)
+    old, oauth_provider.delay = row(sessions).access_token, 2
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(get_valid_token, sessions, **WHOSE, client=oauth_provider.client())
+        assert oauth_provider.in_request.wait(10)
+        start = time.monotonic()
+        assert get_valid_token(sessions, **WHOSE, client=oauth_provider.client()) == old
+        assert time.monotonic() - start < 1.5
+        assert asking.result() != old
+    assert oauth_provider.counts["/token"] == 1
+
+
+def test_a_short_life_does_not_refresh_at_every_call(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
+    connect(sessions, oauth_provider)
+    oauth_provider.lifetime = 300  # as long as the leeway
+    tokens = {get_valid_token(sessions, **WHOSE, client=oauth_provider.client()) for _ in range(5)}
+    assert (len(tokens), oauth_provider.counts["/token"]) == (1, 1)
+    with sessions.begin() as session:
+        now = datetime.now(UTC)
+        times = {"refreshed_at": now - timedelta(seconds=200), "expires_at": now + timedelta(seconds=100)}
+        session.execute(update(Integration).values(**times))
+    assert get_valid_token(sessions, **WHOSE, client=oauth_provider.client()) not in tokens
+
+
+def test_a_deadline_ends_the_call_and_not_the_refresh(
+    sessions: sessionmaker[Session], oauth_provider: Provider
+) -> None:
+    connect(sessions, oauth_provider)
+    old, oauth_provider.delay = row(sessions).access_token, 1
+    start = time.monotonic()
+    with pytest.raises(RefreshFailedError, match="deadline") as caught:
+        get_valid_token(sessions, **WHOSE, client=oauth_provider.client(), deadline=timedelta(seconds=0.2))
+    assert (time.monotonic() - start < 0.9, caught.value.code) == (True, "deadline")
+    assert get_valid_token(sessions, **WHOSE, client=oauth_provider.client()) != old
+    assert oauth_provider.counts["/token"] == 1
+    for wrong in (-1, float("nan")):
+        with pytest.raises(IntegrationError, match="deadline"):
+            get_valid_token(sessions, **WHOSE, client=oauth_provider.client(), deadline=wrong)
+
+
+class InterruptedByTimeLimit(Exception):  # noqa: N818 - as SoftTimeLimitExceeded
+    """As Celery's soft time limit."""
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals need the main thread")
+def test_a_signal_handler_that_raises_loses_no_token(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
+    connect(sessions, oauth_provider)
+    oauth_provider.delay = 0.6
+
+    def raise_it(*_: object) -> None:
+        raise InterruptedByTimeLimit
+
+    before = signal.signal(signal.SIGALRM, raise_it)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.25)
+        with pytest.raises(InterruptedByTimeLimit):
+            get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    token = get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+    assert token == oauth_provider.tokens[-1].access_token
+    assert (oauth_provider.counts["/token"], oauth_provider.counts["reused"]) == (1, 0)
+    assert row(sessions).refresh_token == oauth_provider.tokens[-1].refresh_token
+
+
+def test_a_refused_refresh_token_is_not_kept(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
+    connect(sessions, oauth_provider)
+    with sessions.begin() as session:
+        upsert_integration(session, **WHOSE, grant=TokenGrant(access_token="a", expires_in=0))
+    assert row(sessions).refresh_token is not None
+    oauth_provider.answers.append(Answer(400, {"error": "invalid_grant"}))
+    with pytest.raises(ReauthorizationRequiredError):
+        get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+    assert row(sessions).refresh_token is not None  # `retry` may still send it
+    with sessions.begin() as session:
+        upsert_integration(session, **WHOSE, grant=TokenGrant(access_token="new", expires_in=60))
+    assert row(sessions) == ("new", None, False, None, None, 0, None, None)
+
+
+def test_marks_can_be_cleared(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
+    connect(sessions, oauth_provider)
+    oauth_provider.answers.append(Answer(400, {"error": "invalid_grant"}))
+    with pytest.raises(ReauthorizationRequiredError):
+        get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+    engine = create_engine(sessions.kw["bind"].url)  # without keys
+    assert retry(engine, provider="other") == 0
+    assert retry(engine, code="timeout") == 0
+    assert retry(engine, provider="google", code="invalid_grant") == 1
+    assert retry(engine) == 0
+    engine.dispose()
+    assert get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+
+
+def test_one_stray_401_does_not_lock_a_token_without_refresh_token(
+    sessions: sessionmaker[Session], oauth_provider: Provider
+) -> None:
+    with sessions.begin() as session:
+        upsert_integration(session, **WHOSE, grant=TokenGrant(access_token="only"))
+    client = oauth_provider.client()
+
+    def rejected() -> None:
+        with pytest.raises(ReauthorizationRequiredError, match="rejected its access token"):
+            get_valid_token(sessions, **WHOSE, client=client, rejected="only")
+
+    for _ in range(10):  # many callers, of one moment
+        rejected()
+        assert get_valid_token(sessions, **WHOSE, client=client) == "only"
+    assert row(sessions).failures == 1
+    for _ in range(4):
+        end_pause(sessions)
+        rejected()
+    assert (row(sessions).failures, row(sessions).reauthorization_required) == (5, True)
+    with pytest.raises(ReauthorizationRequiredError):
+        get_valid_token(sessions, **WHOSE, client=client)
+    assert oauth_provider.counts["/token"] == 0
+
+
+def test_a_row_that_cannot_be_read_can_be_forgotten(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
+    connect(sessions, oauth_provider)
+    engine = attach_key_ring(create_engine(sessions.kw["bind"].url), KeyRing(primary=Key.generate()))
+    other, client = sessionmaker(engine), oauth_provider.client()
+    with pytest.raises(Exception, match=r"unknown|not in the key ring"):
+        disconnect_integration(other, **WHOSE, client=client)
+    disconnect_integration(other, **WHOSE, client=client, forget=True)
+    with pytest.raises(IntegrationNotFoundError):
+        disconnect_integration(other, **WHOSE, client=client, forget=True)
+    engine.dispose()
+    connect(sessions, oauth_provider)
+    oauth_provider.answers += [Answer(503)] * 2
+    with pytest.raises(RevocationFailedError) as caught:
+        disconnect_integration(sessions, **WHOSE, client=client)
+    assert caught.value.code == "server_error"
+    disconnect_integration(sessions, **WHOSE, client=client, forget=True)
+    with sessions() as session:
+        assert session.scalars(select(Integration)).all() == []
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "identity, gzip"])
+def test_a_compressed_answer_is_not_inflated(
+    sessions: sessionmaker[Session], oauth_provider: Provider, encoding: str
+) -> None:
+    connect(sessions, oauth_provider)
+    bomb = gzip.compress(b'{"access_token": "' + b"x" * 50_000_000 + b'"}').decode("latin1")
+    oauth_provider.answers.append(Answer(200, bomb, {"Content-Encoding": encoding}))
+    with pytest.raises(RefreshFailedError, match="compressed") as caught:
+        get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+    assert caught.value.code == "unusable_response"
+
+
+def test_log_lines_cannot_be_forged(
+    sessions: sessionmaker[Session], oauth_provider: Provider, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    whose = {"user_id": "u\rINFO forged", "provider": "p\u2028\x1b[2J\x85forged"}
+    token = oauth_provider.grant()
+    grant = TokenGrant(access_token=token.access_token, refresh_token=token.refresh_token, expires_in=0)
+    with sessions.begin() as session:
+        upsert_integration(session, **whose, grant=grant)
+    get_valid_token(sessions, **whose, client=oauth_provider.client())
+    disconnect_integration(sessions, **whose, client=oauth_provider.client())
+    with pytest.raises(IntegrationNotFoundError) as caught:
+        get_valid_token(sessions, **whose, client=oauth_provider.client())
+    ours = [record.getMessage() for record in caplog.records if record.name == "sealchemy"]
+    assert len(ours) >= 3
+    assert all(line.isprintable() for line in [*ours, str(caught.value)])
+
+
+def test_times_of_other_libraries() -> None:
+    """`expires_at` of Authlib and requests-oauthlib; `expires_in` beside it is from a request of long ago."""
+    at = int(time.time()) + 500
+    for given in (at, float(at), str(at)):
+        grant = TokenGrant.from_response({"access_token": "a", "expires_in": 3600, "expires_at": given})
+        assert (grant.expires_in, grant.expires_at) == (None, datetime.fromtimestamp(at, UTC))
+    for odd in (0, 3600, -1, None, "soon", True, 1e300, float("nan"), {}):
+        grant = TokenGrant.from_response({"access_token": "a", "expires_in": 3600, "expires_at": odd})
+        assert (grant.expires_in, grant.expires_at) == (3600.0, None)
+
+
+def test_a_life_counts_from_the_request(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
+    grant = TokenGrant(access_token="a", expires_in=100)
+    grant = grant.requested_at(time.monotonic() - 40)
+    assert 59 < (grant.seconds_left() or 0) <= 60
+    with sessions.begin() as session:
+        upsert_integration(session, **WHOSE, grant=grant)
+        left = session.scalars(select(Integration.expires_at)).one() - datetime.now(UTC)
+    assert timedelta(seconds=50) < left < timedelta(seconds=61)
+    copied = pickle.loads(pickle.dumps(grant))  # noqa: S301 - our own
+    assert 58 < copied.seconds_left() <= 60
+    connect(sessions, oauth_provider)
+    oauth_provider.delay, oauth_provider.lifetime = 2, 100
+    get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+    with sessions() as session:
+        left = session.scalars(select(Integration.expires_at)).one() - datetime.now(UTC)
+    assert left < timedelta(seconds=98.5)
+
+
+def test_keys_of_other_types(engine: Engine, oauth_provider: Provider) -> None:
+    class Own(DeclarativeBase):
+        pass
+
+    class User(Own):
+        __tablename__ = "own_users"
+        id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+
+    class Connection(IntegrationMixin, Own):
+        __tablename__ = "own_connections"
+        id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)  # type: ignore[assignment]
+        user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey(User.id))  # type: ignore[assignment]
+
+    class Number(IntegrationMixin, Own):
+        __tablename__ = "own_numbers"
+        user_id: Mapped[int] = mapped_column()  # type: ignore[assignment]
+
+    Own.metadata.create_all(engine)
+    sessions, user = sessionmaker(engine), uuid.uuid4()
+    with sessions.begin() as session:
+        session.add(User(id=user))
+    owners: list[tuple[type[IntegrationMixin], Any]] = [(Connection, user), (Number, 7)]
+    for model, owner in owners:
+        token = oauth_provider.grant()
+        whose: dict[str, Any] = {"user_id": owner, "provider": "google", "model": model}
+        grant = TokenGrant(access_token=token.access_token, refresh_token=token.refresh_token, expires_in=0)
+        with sessions.begin() as session:
+            upsert_integration(session, **whose, grant=grant)
+        assert (
+            get_valid_token(sessions, **whose, client=oauth_provider.client()) == oauth_provider.tokens[-1].access_token
+        )
+        disconnect_integration(sessions, **whose, client=oauth_provider.client())
+
+
+def test_a_database_in_memory_works(oauth_provider: Provider) -> None:
+    """Its connection belongs to the thread of the caller."""
+    engine = attach_key_ring(create_engine("sqlite://"), KeyRing(primary=Key.generate()))
+    Base.metadata.create_all(engine)
+    sessions = sessionmaker(engine)
+    connect(sessions, oauth_provider)
+    assert get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+    disconnect_integration(sessions, **WHOSE, client=oauth_provider.client())
+
+
+def test_sessions_of_one_connection_work(engine: Engine, oauth_provider: Provider) -> None:
+    """As test suites have them, which roll everything back."""
+    Base.metadata.create_all(engine)
+    with engine.connect() as connection, connection.begin() as transaction:
+        sessions = sessionmaker(connection, join_transaction_mode="create_savepoint")
+        connect(sessions, oauth_provider)
+        assert get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+        transaction.rollback()
