@@ -15,13 +15,15 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import sessionmaker
 
-from sealchemy import Key, KeyRing, Rollout, attach_key_ring, rewrite
+from sealchemy import IntegrationError, Key, KeyRing, Rollout, attach_key_ring, rewrite
 from sealchemy.integrations import OAuthClient, get_valid_token, refreshing
 
 from .provider import CLIENT_ID, CLIENT_SECRET
@@ -153,6 +155,35 @@ def dying(url: str, keys: list[str], token_endpoint: str, transactions: int, at_
     if at_the_request:
         client.refresh = lambda _token: os._exit(9)  # type: ignore[method-assign]
     get_valid_token(count, user_id="u1", provider="google", client=client)
+
+
+class _TimeLimitError(Exception):
+    pass
+
+
+def soaking(url: str, keys: list[str], token_endpoint: str, users: int) -> None:
+    """Get tokens of random users for ever, and be interrupted by signals while waiting."""
+    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    sessions = sessionmaker(attach_key_ring(create_engine(url, **options), ring(keys)))
+    refreshing._MARGIN = 4.0  # a shorter lease, to see what follows a kill
+    client = OAuthClient(CLIENT_ID, CLIENT_SECRET, f"{token_endpoint}?{os.getpid()}", timeout=1.0)
+
+    def interrupt(*_: object) -> None:
+        raise _TimeLimitError
+
+    signal.signal(signal.SIGALRM, interrupt)
+    print("ready", flush=True)
+    while True:
+        user = f"u{random.randrange(users)}"
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.choice([0.0, random.uniform(0.001, 0.3)]))
+            get_valid_token(sessions, user_id=user, provider="google", client=client, leeway=0)
+        except (_TimeLimitError, IntegrationError):
+            pass
+        except SQLAlchemyError:  # raised by the handler, inside of a driver
+            pass
+        with suppress(_TimeLimitError):
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 if __name__ == "__main__":

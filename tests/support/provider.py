@@ -26,7 +26,10 @@ from sealchemy.integrations.oauth import OAuthClient
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+LATE = 2.0
+"""Seconds after which nobody waits for a response any more, in tests with such a timeout."""
 
 CLIENT_ID, CLIENT_SECRET = "client-1", "client-secret-SENTINEL"
 
@@ -132,6 +135,11 @@ class Provider:
         delay: seconds before /token responds.
         rotates: whether a refresh returns a new refresh token.
         answers: scripted responses, used one by one instead of its own at /token and /revoke.
+        fault: called for each request to /token; `refuse` and `fail` respond with 429 and 500, `hang` responds late,
+            and `drop` grants tokens and responds too late for anyone to receive them.
+        dropped: the families whose tokens were granted and not received.
+        asked_by: by family, who has asked last: the query of the URL.
+        reuses: the family of each refresh token that was used twice, and who had used it before.
         counts: number of requests per path, and of reused refresh tokens.
     """
 
@@ -140,6 +148,10 @@ class Provider:
     delay: float = 0
     rotates: bool = True
     answers: list[Answer] = field(default_factory=list)
+    fault: Callable[[], str] = lambda: ""
+    dropped: set[str] = field(default_factory=set)
+    asked_by: dict[str, str] = field(default_factory=dict)
+    reuses: list[tuple[str, str]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     in_request: threading.Event = field(default_factory=threading.Event)
     tokens: list[Token] = field(default_factory=list)
@@ -229,6 +241,7 @@ class RefreshGrant(grants.RefreshTokenGrant):
             return None
         if found.used and provider.rotates:
             provider.counts["reused"] += 1
+            provider.reuses.append((found.family, provider.asked_by.get(found.family, "")))
             provider.end(found.family)
             return None
         return found
@@ -242,6 +255,7 @@ class RefreshGrant(grants.RefreshTokenGrant):
 
     def revoke_old_credential(self, refresh_token: Token) -> None:
         refresh_token.used = True
+        _provider().asked_by[refresh_token.family] = request.query_string.decode()
 
 
 class Revocation(RevocationEndpoint):
@@ -290,12 +304,24 @@ def _application(provider: Provider) -> Flask:
     @application.post("/token")
     def token() -> Any:
         provider.counts["/token"] += 1
+        request.get_data()  # whoever waits for this may kill the client
         provider.in_request.set()
         time.sleep(provider.delay)
         if provider.answers:
             return _scripted(provider)
+        fault = provider.fault()
+        if fault == "hang":
+            time.sleep(LATE)
+        if fault in {"refuse", "fail", "hang"}:
+            return Response("", 429 if fault == "refuse" else 500, {"Retry-After": "1"} if fault == "refuse" else {})
         with provider.lock:
-            return server.create_token_response()
+            before = len(provider.tokens)
+            response = server.create_token_response()
+            if fault == "drop":
+                provider.dropped.update(token.family for token in provider.tokens[before:])
+        if fault == "drop":
+            time.sleep(LATE)
+        return response
 
     @application.post("/revoke")
     def revoke() -> Any:
