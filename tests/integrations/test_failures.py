@@ -456,3 +456,74 @@ def test_sessions_of_one_connection_work(engine: Engine, oauth_provider: Provide
         connect(sessions, oauth_provider)
         assert get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
         transaction.rollback()
+
+
+def test_a_grant_is_alive_if_a_later_answer_says_so(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
+    """Another caller took over, sent the same refresh token, and was refused, before the first answer is stored."""
+    connect(sessions, oauth_provider)
+    oauth_provider.delay = 0.6
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(get_valid_token, sessions, **WHOSE, client=oauth_provider.client())
+        assert oauth_provider.in_request.wait(10)
+        with sessions.begin() as session:
+            session.execute(update(Integration).values(reauthorization_required=True, last_error="invalid_grant"))
+        token = asking.result()
+    assert row(sessions) == (token, oauth_provider.tokens[-1].refresh_token, False, None, None, 0, None, None)
+
+
+def test_a_reconnect_without_refresh_token_is_not_marked(
+    sessions: sessionmaker[Session], oauth_provider: Provider
+) -> None:
+    connect(sessions, oauth_provider)
+    oauth_provider.delay = 0.6
+    oauth_provider.answers.append(Answer(400, {"error": "invalid_grant"}))
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(get_valid_token, sessions, **WHOSE, client=oauth_provider.client())
+        assert oauth_provider.in_request.wait(10)
+        with sessions.begin() as session:
+            upsert_integration(session, **WHOSE, grant=TokenGrant(access_token="new", expires_in=3600))
+        assert asking.result() == "new"
+    assert row(sessions)[:4] == ("new", None, False, None)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(503, {"error": "temporarily_unavailable", "see": ["invalid_grant"]}),
+        Answer(429, {"documented_errors": ["invalid_grant"]}),
+        Answer(200, {"error": "server_error", "state": "login_required"}),
+    ],
+    ids=lambda answer: f"{answer.status} {answer.body}",
+)
+def test_texts_deep_inside_do_not_mark(
+    sessions: sessionmaker[Session], oauth_provider: Provider, answer: Answer
+) -> None:
+    connect(sessions, oauth_provider)
+    oauth_provider.answers.append(answer)
+    with pytest.raises(RefreshFailedError):
+        get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+    assert not row(sessions).reauthorization_required
+
+
+@pytest.mark.parametrize("coding", ["", "identity", "identity, identity", "UTF-8", "none"])
+def test_what_is_not_compressed_is_read(sessions: sessionmaker[Session], oauth_provider: Provider, coding: str) -> None:
+    connect(sessions, oauth_provider)
+    oauth_provider.answers.append(
+        Answer(200, {"access_token": "a", "scope": [{"x": "y"}]}, {"Content-Encoding": coding})
+    )
+    assert get_valid_token(sessions, **WHOSE, client=oauth_provider.client()) == "a"
+
+
+def test_a_thread_that_cannot_start_is_done_without(
+    sessions: sessionmaker[Session], oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(sessions, oauth_provider)
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "sealchemy":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert get_valid_token(sessions, **WHOSE, client=oauth_provider.client()) == oauth_provider.tokens[-1].access_token

@@ -19,6 +19,15 @@ from urllib3.poolmanager import ProxyManager
 from urllib3.util import Timeout
 
 _LONGEST_BODY = 1024 * 1024
+_COMPRESSIONS = {
+    "br",
+    "compress",
+    "deflate",
+    "gzip",
+    "x-compress",
+    "x-gzip",
+    "zstd",
+}  # others, such as utf-8, mean none
 
 
 class _Response(http.client.HTTPResponse):
@@ -130,7 +139,8 @@ class Transport(HTTPAdapter):
 
 
 def _whole(response: Response) -> bytes:
-    if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+    codings = response.headers.get("Content-Encoding", "").lower().replace(",", " ").split()
+    if not _COMPRESSIONS.isdisjoint(codings):
         raise ContentDecodingError  # a kilobyte can inflate to a gigabyte
     body = bytearray()
     for piece in response.raw.stream(65536, decode_content=False):

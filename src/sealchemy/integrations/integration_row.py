@@ -159,8 +159,8 @@ class IntegrationRow:
             self.release(session, lease)
             return False
         values = {**values_of(grant, row.now), **WORKS, "refreshed_at": row.now}
-        if grant.refresh_token is None and row.reauthorization_required:
-            values |= {"refresh_token": None}  # another caller sent it, too, and was refused
+        if row.reauthorization_required:  # another caller sent the same refresh token, and was refused
+            values |= {"refresh_token": grant.refresh_token, "reauthorization_required": False}
         self._update(session, row.id, **values, **_freed(row, lease), updated_at=utc_now())
         return True
 
@@ -168,20 +168,23 @@ class IntegrationRow:
         self,
         session: Session,
         lease: str,
-        sent: SecretString | None,
+        claim: Claim,
         code: str,
         *,
         retry_after: float | None = None,
         is_dead: bool = False,
     ) -> bool:
-        """Record a failure, if the row still has the refresh token that was sent.
+        """Record a failure, if the row still has the tokens of the claim.
 
         Returns:
             whether the user must connect again: the grant is dead, or was refused too often.
         """
         row = self._lock(session)
-        if row is None or row.refresh_token != sent:
+        if row is None or row.refresh_token != claim.refresh_token:
             self.release(session, lease)
+            return False
+        if row.access_token != claim.access_token:  # the user connected again, and got no refresh token
+            self._update(session, row.id, **({"refresh_token": None} if is_dead else {}), **_freed(row, lease))
             return False
         before = Failures(*(getattr(row, name) for name in Failures._fields))
         after = before.and_then(code, row.now, retry_after)

@@ -97,7 +97,7 @@ class Refresh:
 
     async def _without_refresh_token(self, claim: Claim) -> None:
         code = REJECTED if not claim.is_expired else "expired_access_token"
-        fail = partial(self._row.fail, lease=self._waiting.lease, sent=None, code=code, is_dead=claim.is_expired)
+        fail = partial(self._row.fail, lease=self._waiting.lease, claim=claim, code=code, is_dead=claim.is_expired)
         await self._runner.transaction(fail)
 
     async def _ask(self, claim: Claim, sent: SecretString, began: float) -> SecretString | None:
@@ -112,11 +112,11 @@ class Refresh:
             grant = await runner.request(ask)
         except ReauthorizationRequiredError as error:
             logger.warning("%s: %s", row.label(claim.id), error)
-            fail = partial(row.fail, lease=lease, sent=sent, code=error.code or "invalid_grant", is_dead=True)
+            fail = partial(row.fail, lease=lease, claim=claim, code=error.code or "invalid_grant", is_dead=True)
             await runner.persistently(fail)
             return None
         except RefreshFailedError as error:
-            return await self._after_failure(claim, sent, error)
+            return await self._after_failure(claim, error)
         if grant is None:
             await release(runner, row, lease)
             return None
@@ -125,12 +125,12 @@ class Refresh:
         logger.info("%s: refreshed in %.2f s", row.label(claim.id), time.monotonic() - began)
         return SecretString(grant.access_token)
 
-    async def _after_failure(self, claim: Claim, sent: SecretString, error: RefreshFailedError) -> SecretString | None:
+    async def _after_failure(self, claim: Claim, error: RefreshFailedError) -> SecretString | None:
         """Return the token that is stored if it is still valid, or raise the error."""
         runner, row, lease = self._runner, self._row, self._waiting.lease
         logger.warning("%s: %s", row.label(claim.id), error)
         code = error.code or "unreachable"
-        fail = partial(row.fail, lease=lease, sent=sent, code=code, retry_after=error.retry_after)
+        fail = partial(row.fail, lease=lease, claim=claim, code=code, retry_after=error.retry_after)
         try:
             if await runner.transaction(fail):
                 return None

@@ -93,7 +93,9 @@ def _refused(body: dict[str, Any], status: int, dead: AbstractSet[str]) -> Refus
         error = next((error[name] for name in ("status", "type", "code") if isinstance(error.get(name), str)), None)
     microsoft = _MICROSOFT.match(str(body.get("error_description")))
     number = microsoft.group() if microsoft else ""
-    found = dead & {*_texts(body), number}
+    # What a response says of the moment, or of the application, is not contradicted by texts deep inside of it.
+    is_of_the_grant = status < 500 and status not in _REPEATED_LATER and error not in NOT_OF_THE_GRANT  # noqa: PLR2004
+    found = dead & ({*_texts(body), number} if is_of_the_grant else {str(error)})
     body = {}
     if not isinstance(error, str) or not (error in found or _SAFE.fullmatch(error)):
         error = None

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import SingletonThreadPool
+from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from sealchemy import IntegrationError, RefreshFailedError
 
@@ -103,7 +103,8 @@ class BlockingRunner(_Persistence):
         Raises:
             TimeLimitReachedError: they did not end within `seconds`, and go on.
         """
-        if isinstance(self._bind, Connection) or isinstance(getattr(self._bind, "pool", None), SingletonThreadPool):
+        pool = getattr(self._bind, "pool", None)
+        if isinstance(self._bind, Connection) or isinstance(pool, SingletonThreadPool | StaticPool):
             return run(steps)  # a connection that belongs to this thread: a test, or a database in memory
         future = _in_thread(lambda: run(steps))
         wait([future], seconds)
@@ -191,7 +192,11 @@ def _in_thread(call: Callable[[], _Result]) -> Future[_Result]:
         except BaseException as error:  # noqa: BLE001 - raised where the result is taken
             future.set_exception(error)
 
-    threading.Thread(target=contextvars.copy_context().run, args=(work,), name="sealchemy").start()
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name="sealchemy")
+    try:
+        thread.start()
+    except RuntimeError:  # the process has too many, or is ending
+        work()
     return future
 
 

@@ -144,7 +144,9 @@ def _match(pattern: re.Pattern[str], value: object) -> str | None:
 
 
 def _joined(scope: object) -> object:
-    return " ".join(map(str, scope)) if isinstance(scope, list | tuple) else scope
+    if isinstance(scope, list | tuple):
+        return " ".join(scope) if all(isinstance(item, str) for item in scope) else None
+    return scope
 
 
 def _moment(value: object) -> datetime | None:
