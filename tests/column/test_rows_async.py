@@ -61,8 +61,26 @@ async def every_way(engine: AsyncEngine) -> None:
         await session.execute(
             text("UPDATE accounts SET token = (SELECT token FROM accounts WHERE id = 2) WHERE id = 1")
         )
-        with pytest.raises(DecryptionError):
-            (await session.scalars(select(Account.token))).all()
+        for query in (
+            select(Account.token),
+            select(Account),
+            select(User).options(selectinload(User.accounts)),
+        ):
+            with pytest.raises(DecryptionError, match=r"bound\.token"):
+                (await session.scalars(query.execution_options(populate_existing=True))).all()
+            with pytest.raises(DecryptionError, match=r"bound\.token"):
+                _ = [row async for row in await session.stream_scalars(query.execution_options(populate_existing=True))]
+        await session.execute(
+            text("UPDATE accounts SET profile = (SELECT profile FROM accounts WHERE id = 2) WHERE id = 1")
+        )
+        with pytest.raises(DecryptionError, match=r"bound\.profile"):
+            await session.scalars(select(Account.profile).where(Account.id == 1))
+        await session.rollback()
+        await session.execute(
+            text("UPDATE accounts SET profile = (SELECT profile FROM accounts WHERE id = 2) WHERE id = 1")
+        )
+        with pytest.raises(DecryptionError, match=r"bound\.profile"):
+            (await session.scalars(one)).all()
     await engine.dispose()
 
 

@@ -220,6 +220,14 @@ def test_deferred_group(engine: Engine) -> None:
         loaded = session.scalars(select(Account).options(undefer_group("late")).where(Account.id == 2)).one()
         assert loaded.profile == {"a": "P2"}
         assert loaded.data == b"D2"
+    swap(engine, "profile")
+    with Session(engine) as session:
+        query = select(Account).where(Account.id == 2)
+        late = session.scalars(query).one()
+        with pytest.raises(DecryptionError, match=r"bound\.profile"):
+            _ = late.profile
+        with pytest.raises(DecryptionError, match=r"bound\.profile"):
+            session.scalars(query.options(undefer_group("late")).execution_options(populate_existing=True)).all()
 
 
 def test_a_column_of_a_row_with_fewer_parts(engine: Engine) -> None:
