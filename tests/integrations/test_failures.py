@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import os
 import pickle
 import signal
 import threading
@@ -38,10 +39,13 @@ from sealchemy.integrations import (
 )
 from sealchemy.integrations.failures import Failures
 from sealchemy.integrations.retry import retry
+from tests.support.cli import run_in_this_process
 from tests.support.leaks import SENTINEL, assert_silent
 from tests.support.provider import Answer, Provider
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sqlalchemy import Engine
 
 WHOSE: dict[str, Any] = {"user_id": "u1", "provider": "google"}
@@ -527,3 +531,21 @@ def test_a_thread_that_cannot_start_is_done_without(
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     assert get_valid_token(sessions, **WHOSE, client=oauth_provider.client()) == oauth_provider.tokens[-1].access_token
+
+
+def test_the_command_clears_marks(sessions: sessionmaker[Session], oauth_provider: Provider, tmp_path: Path) -> None:
+    connect(sessions, oauth_provider)
+    oauth_provider.answers.append(Answer(400, {"error": "invalid_grant"}))
+    with pytest.raises(ReauthorizationRequiredError):
+        get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+    url = sessions.kw["bind"].url.render_as_string(hide_password=False)
+
+    def run(*options: str) -> tuple[int, str]:
+        done = run_in_this_process(["integrations", "retry", "--url", url, *options], tmp_path, dict(os.environ))
+        return done.returncode, done.stdout + done.stderr
+
+    assert run("--provider", "other") == (0, "0 integrations are asked again when they are used\n")
+    status, said = run("--table", "nothing")
+    assert (status, "table nothing has no column" in said) == (1, True)
+    assert run("--error", "invalid_grant") == (0, "1 integrations are asked again when they are used\n")
+    assert get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
