@@ -48,7 +48,7 @@ def revealed(engine: Engine, ring: KeyRing = RING) -> dict[int, tuple[str | None
     }
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb"])
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.slow)])
 def test_no_updates_are_lost(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest, make_engine: Callable[..., Engine]
 ) -> None:
@@ -145,10 +145,9 @@ def test_rewrite_killed_at_any_point_can_be_rerun(
     assert raw(engine) == before
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(30, marks=pytest.mark.slow)])
-def test_binding_killed_at_any_point_can_be_rerun(
-    database_url: str, make_engine: Callable[..., Engine], kills: int
-) -> None:
+@pytest.mark.slow
+def test_binding_killed_at_any_point_can_be_rerun(database_url: str, make_engine: Callable[..., Engine]) -> None:
+    kills = 30
     engine = make_engine(database_url, KeyRing(primary=NEW), rollout=Rollout.MIGRATE)
     before = grants(engine, ROWS // 4)
     rewrite(ENCRYPT, engine, "grants", COLUMNS)

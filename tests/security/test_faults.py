@@ -94,7 +94,10 @@ def test_acknowledged_writes_survive_lost_connections(cut: tuple[Engine, Engine,
             assert account.token in tried[account.id]  # the last acknowledged token, or a later one in doubt
 
 
-@pytest.mark.parametrize("what", [ENCRYPT, REKEY, DECRYPT], ids=lambda operation: operation.name)
+LATER = [pytest.param(what, marks=pytest.mark.slow, id=what.name) for what in (REKEY, DECRYPT)]
+
+
+@pytest.mark.parametrize("what", [pytest.param(ENCRYPT, id="encrypt"), *LATER])
 def test_rewrite_survives_lost_connections(cut: tuple[Engine, Engine, proxy.Proxy], what: Any) -> None:
     direct, through, cutter = cut
     before = grants(direct, 3000)
