@@ -515,6 +515,7 @@ def test_several_clauses_for_conflicts_store_ciphertext() -> None:
         assert opened.execute(select(t.c.tok, t.c.other, t.c.note)).one() == ("set", S, "m")
         stored = opened.exec_driver_sql("SELECT tok, other FROM t").one()
         assert all(value.startswith("sealchemy:v1:") for value in stored)
+    engine.dispose()
 
 
 def test_an_unknown_clause_behind_values_is_refused() -> None:

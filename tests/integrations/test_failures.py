@@ -450,6 +450,7 @@ def test_a_database_in_memory_works(oauth_provider: Provider) -> None:
     connect(sessions, oauth_provider)
     assert get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
     disconnect_integration(sessions, **WHOSE, client=oauth_provider.client())
+    engine.dispose()
 
 
 def test_sessions_of_one_connection_work(engine: Engine, oauth_provider: Provider) -> None:
