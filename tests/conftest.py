@@ -26,14 +26,10 @@ SERVER = pytest.StashKey[postgresql.Server]()
 MARIADB = pytest.StashKey[postgresql.Server]()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--no-postgres", action="store_true", help="skip the tests that need PostgreSQL")
-
-
 def pytest_configure(config: pytest.Config) -> None:
     # A background shell ignores SIGINT, and the processes that the tests start would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if hasattr(config, "workerinput") or config.option.no_postgres or config.option.collectonly:
+    if hasattr(config, "workerinput") or config.option.collectonly:
         return
     server = postgresql.find_server()
     if server is None:
@@ -60,7 +56,7 @@ def pytest_configure_node(node: object) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     if SERVER not in config.stash:
-        return None if hasattr(config, "workerinput") else "PostgreSQL: none, its tests are skipped"
+        return None  # a worker, or nothing is run
     other = config.stash[MARIADB].description if MARIADB in config.stash else "none, its tests are skipped"
     return f"PostgreSQL: {config.stash[SERVER].description}\nMariaDB: {other}"
 
@@ -69,8 +65,6 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 def postgresql_server(request: pytest.FixtureRequest) -> str:
     """The URL of a database on the server that accepts connections."""
     config = request.config
-    if config.option.no_postgres:
-        pytest.skip("left out with --no-postgres, for a quick run without a server; .ci/run never passes that option")
     return config.workerinput["postgresql"] if hasattr(config, "workerinput") else config.stash[SERVER].url
 
 

@@ -91,7 +91,7 @@ def _wrong_bindings(access: Access, columns: Iterable[ColumnPlan]) -> Iterator[F
                 "binding",
                 Severity.BLOCKS,
                 status.column,
-                f"a value of {status.column} does not authenticate in its row: run `sealchemy verify`. If it is a few"
-                " rows, somebody changed or moved them; if it is all of them, bind_to or its order was changed, or a"
-                " revision has another order: declare it as it was, undo the binding, and bind again",
+                f"a value of {status.column} does not authenticate in its row. Run `sealchemy verify`: if only a few"
+                " rows fail, they were changed or moved; if all fail, the names in bind_to or their order differ from"
+                " those that the values were bound with: declare these, undo the binding, and bind again",
             )

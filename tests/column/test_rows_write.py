@@ -875,7 +875,7 @@ def test_a_row_cannot_be_moved_by_parameters_alone(engine: Engine) -> None:
 
 
 def test_a_row_that_moved_meanwhile_does_not_move_again(engine: Engine) -> None:
-    """The part that this session changes is not the one that the other session changed."""
+    """Even though it would move by another part."""
     with Session(engine, expire_on_commit=False) as session:
         account = session.get_one(Account, 1)
         session.commit()

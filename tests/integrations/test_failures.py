@@ -40,6 +40,7 @@ from sealchemy.integrations import (
 from sealchemy.integrations.failures import Failures
 from sealchemy.integrations.retry import retry
 from tests.support.cli import run_in_this_process
+from tests.support.integrations import WHOSE, connect, store
 from tests.support.leaks import SENTINEL, assert_silent
 from tests.support.provider import Answer, Provider
 
@@ -47,21 +48,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sqlalchemy import Engine
-
-WHOSE: dict[str, Any] = {"user_id": "u1", "provider": "google"}
-
-
-@pytest.fixture
-def sessions(engine: Engine) -> sessionmaker[Session]:
-    Base.metadata.create_all(engine)
-    return sessionmaker(engine)
-
-
-def connect(sessions: sessionmaker[Session], provider: Provider, **grant: Any) -> None:
-    token = provider.grant()
-    given = {"access_token": token.access_token, "refresh_token": token.refresh_token, "expires_in": 0, **grant}
-    with sessions.begin() as session:
-        upsert_integration(session, **WHOSE, grant=TokenGrant(**given))
 
 
 def row(sessions: sessionmaker[Session]) -> Any:
@@ -279,15 +265,13 @@ def test_a_signal_handler_that_raises_loses_no_token(sessions: sessionmaker[Sess
 
 def test_a_refused_refresh_token_is_not_kept(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
     connect(sessions, oauth_provider)
-    with sessions.begin() as session:
-        upsert_integration(session, **WHOSE, grant=TokenGrant(access_token="a", expires_in=0))
+    store(sessions, access_token="a", expires_in=0)
     assert row(sessions).refresh_token is not None
     oauth_provider.answers.append(Answer(400, {"error": "invalid_grant"}))
     with pytest.raises(ReauthorizationRequiredError):
         get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
     assert row(sessions).refresh_token is not None  # `retry` may still send it
-    with sessions.begin() as session:
-        upsert_integration(session, **WHOSE, grant=TokenGrant(access_token="new", expires_in=60))
+    store(sessions, access_token="new", expires_in=60)
     assert row(sessions) == ("new", None, False, None, None, 0, None, None)
 
 
@@ -308,8 +292,7 @@ def test_marks_can_be_cleared(sessions: sessionmaker[Session], oauth_provider: P
 def test_one_stray_401_does_not_lock_a_token_without_refresh_token(
     sessions: sessionmaker[Session], oauth_provider: Provider
 ) -> None:
-    with sessions.begin() as session:
-        upsert_integration(session, **WHOSE, grant=TokenGrant(access_token="only"))
+    store(sessions, access_token="only")
     client = oauth_provider.client()
 
     def rejected() -> None:
@@ -485,8 +468,7 @@ def test_a_reconnect_without_refresh_token_is_not_marked(
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(get_valid_token, sessions, **WHOSE, client=oauth_provider.client())
         assert oauth_provider.in_request.wait(10)
-        with sessions.begin() as session:
-            upsert_integration(session, **WHOSE, grant=TokenGrant(access_token="new", expires_in=3600))
+        store(sessions, access_token="new", expires_in=3600)
         assert asking.result() == "new"
     assert row(sessions)[:4] == ("new", None, False, None)
 
@@ -550,3 +532,46 @@ def test_the_command_clears_marks(sessions: sessionmaker[Session], oauth_provide
     assert (status, "table nothing has no column" in said) == (1, True)
     assert run("--error", "invalid_grant") == (0, "1 integrations are asked again when they are used\n")
     assert get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+
+
+def test_a_token_that_is_repeated_as_a_code_is_not_shown(
+    sessions: sessionmaker[Session], oauth_provider: Provider, caplog: pytest.LogCaptureFixture
+) -> None:
+    connect(sessions, oauth_provider, refresh_token="lowercase_refresh_token")
+    for error in ("lowercase_refresh_token", "no_lowercase_refresh_token", {"type": "lowercase_refresh_token"}):
+        oauth_provider.answers.append(Answer(400, {"error": error}))
+        with pytest.raises(RefreshFailedError) as caught:
+            get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+        assert caught.value.code == row(sessions).last_error == "unrecognized_error"
+        assert "lowercase_refresh_token" not in f"{caught.value}{caplog.text}"
+        end_pause(sessions)
+
+
+def test_a_reconnect_during_a_refresh_keeps_its_access_token(
+    sessions: sessionmaker[Session], oauth_provider: Provider
+) -> None:
+    """And the refresh token that the provider has rotated meanwhile."""
+    connect(sessions, oauth_provider)
+    oauth_provider.delay = 0.6
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(get_valid_token, sessions, **WHOSE, client=oauth_provider.client())
+        assert oauth_provider.in_request.wait(10)
+        store(sessions, access_token="with more scopes", scope="calendar drive", expires_in=3600)
+        assert asking.result() == "with more scopes"
+    found = row(sessions)
+    assert (found.access_token, found.refresh_token) == ("with more scopes", oauth_provider.tokens[-1].refresh_token)
+    assert found.refresh_lease is None
+
+
+def test_callers_with_deadlines_do_not_pile_up_threads(
+    sessions: sessionmaker[Session], oauth_provider: Provider
+) -> None:
+    connect(sessions, oauth_provider)
+    oauth_provider.delay = 2
+    client = oauth_provider.client()
+    for _ in range(30):
+        with pytest.raises(RefreshFailedError, match="deadline"):
+            get_valid_token(sessions, **WHOSE, client=client, deadline=0)
+    assert sum(thread.name == "sealchemy" for thread in threading.enumerate()) <= 2
+    assert get_valid_token(sessions, **WHOSE, client=client) == oauth_provider.tokens[-1].access_token
+    assert oauth_provider.counts["/token"] == 1

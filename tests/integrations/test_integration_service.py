@@ -45,6 +45,7 @@ from sealchemy.integrations import (
     get_valid_token_async,
     upsert_integration,
 )
+from tests.support.integrations import WHOSE, connect, store
 from tests.support.leaks import SENTINEL, assert_silent
 from tests.support.provider import Answer, Provider
 
@@ -53,26 +54,12 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-WHOSE: dict[str, Any] = {"user_id": "u1", "provider": "google"}
-
-
-@pytest.fixture
-def sessions(engine: Engine) -> sessionmaker[Session]:
-    Base.metadata.create_all(engine)
-    return sessionmaker(engine)
-
 
 @pytest.fixture
 def connected(sessions: sessionmaker[Session], oauth_provider: Provider) -> sessionmaker[Session]:
     """An integration with an expired access token."""
-    token = oauth_provider.grant()
-    store(sessions, access_token=token.access_token, refresh_token=token.refresh_token, expires_in=0)
+    connect(sessions, oauth_provider)
     return sessions
-
-
-def store(sessions: sessionmaker[Session], **grant: Any) -> None:
-    with sessions.begin() as session:
-        upsert_integration(session, **WHOSE, grant=TokenGrant(**grant))
 
 
 def row(sessions: sessionmaker[Session]) -> Any:

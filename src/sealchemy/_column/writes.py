@@ -195,7 +195,7 @@ def upsert_clauses(statement: Any) -> tuple[Any, ...]:
     clause = getattr(statement, "_post_values_clause", None)
     if clause is None:
         return ()
-    return tuple(clause.clauses) if clause.__visit_name__ == "element_list" else (clause,)
+    return tuple(clause.clauses) if _has_several(clause) else (clause,)
 
 
 def values_of_upsert(clause: Any) -> list[tuple[Any, Any]]:
@@ -206,26 +206,22 @@ def values_of_upsert(clause: Any) -> list[tuple[Any, Any]]:
 
 def replace_in_upsert(state: Any, replace: Callable[[Any, Any], Any]) -> None:
     """Replace the values in the ON CONFLICT or ON DUPLICATE KEY clauses of an INSERT."""
-    clauses = upsert_clauses(state.statement)
-    replaced = [_replaced(clause, replace) for clause in clauses]
-    if any(new is not old for new, old in zip(replaced, clauses, strict=True)):
+    replaced = [_replaced(clause, replace) for clause in upsert_clauses(state.statement)]
+    if replaced:
         state.statement = state.statement._clone()
         whole = state.statement._post_values_clause
-        if whole.__visit_name__ == "element_list":
-            whole = type(whole)(replaced)
-        else:
-            (whole,) = replaced
-        state.statement._post_values_clause = whole
+        state.statement._post_values_clause = type(whole)(replaced) if _has_several(whole) else replaced[0]
 
 
 def _replaced(clause: Any, replace: Callable[[Any, Any], Any]) -> Any:
-    pairs = values_of_upsert(clause)
-    if not pairs:
-        return clause
     new, name = clause._clone(), _VALUES[clause.__visit_name__]
-    found = [(key, replace(key, value)) for key, value in pairs]
-    setattr(new, name, dict(found) if isinstance(getattr(clause, name), dict) else found)
+    if found := [(key, replace(key, value)) for key, value in values_of_upsert(clause)]:
+        setattr(new, name, dict(found) if isinstance(getattr(clause, name), dict) else found)
     return new
+
+
+def _has_several(clause: Any) -> bool:
+    return bool(clause.__visit_name__ == "element_list")  # SQLAlchemy 2.1
 
 
 def _refuse(context: str, what: str) -> NoReturn:

@@ -43,7 +43,7 @@ class Failures(NamedTuple):
         failing_since: when the first of these failures was; None if the last refresh worked.
         failures: their number in a row, as far as they are of one kind: refusals of this grant, or others.
         last_error: the code of the last one.
-        next_attempt_at: before this, nobody asks the provider.
+        next_attempt_at: when the provider may be asked again; None if it may be asked now.
     """
 
     failing_since: datetime | None = None

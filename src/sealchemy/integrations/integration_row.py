@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, NoReturn, TypeAlias
+from datetime import timedelta
+from typing import Any, NoReturn
 
 from sqlalchemy import Engine, delete, false, select, update
 from sqlalchemy.orm import Session
@@ -15,73 +14,17 @@ from sealchemy import (
     IntegrationNotFoundError,
     ReauthorizationRequiredError,
     SealchemyError,
-    SecretString,
 )
 
 from .failures import REJECTED, Failures
 from .models import IntegrationMixin, utc_now
+from .snapshot import Claim, Seen, Snapshot
 from .token_grant import TokenGrant
 
 logger = logging.getLogger("sealchemy")
 
 _PLAIN: dict[str, Any] = {"execution_options": {"synchronize_session": False}}
 _NO_LEASE = {"refresh_lease": None, "refresh_lease_until": None}
-
-Seen: TypeAlias = tuple[SecretString | None, datetime | None]
-
-_SHARE_OF_A_LIFE = 0.5
-"""How much of the life of a refreshed token a leeway may take; a longer one would refresh it at every call."""
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The row as it is read before anything is locked; it has no refresh token."""
-
-    id: Any
-    access_token: SecretString | None
-    has_refresh_token: bool
-    expires_at: datetime | None
-    refreshed_at: datetime | None
-    reauthorization_required: bool
-    last_error: str | None
-    next_attempt_at: datetime | None
-    lease: str | None
-    lease_until: datetime | None
-    now: datetime
-
-    @property
-    def seen(self) -> Seen:
-        """The values that a refresh changes."""
-        return (self.access_token, self.expires_at)
-
-    def token(self, leeway: float, rejected: str | None) -> SecretString | None:
-        """Return the access token if it is valid for so many seconds, and not the one that the provider rejected."""
-        if not self.access_token or self.access_token == rejected:
-            return None
-        if self.expires_at is None:
-            return self.access_token
-        ahead = timedelta(seconds=leeway if self.has_refresh_token else 0)
-        if self.refreshed_at is not None:
-            ahead = min(ahead, (self.expires_at - self.refreshed_at) * _SHARE_OF_A_LIFE)
-        return self.access_token if self.expires_at > self.now + ahead else None
-
-    def is_leased(self) -> bool:
-        """Return whether a refresh is under way."""
-        return self.lease is not None and self.lease_until is not None and self.lease_until > self.now
-
-    def seconds_to_wait(self) -> float:
-        """Return the seconds until the provider may be asked again."""
-        return (self.next_attempt_at - self.now).total_seconds() if self.next_attempt_at else 0.0
-
-
-@dataclass(frozen=True)
-class Claim:
-    """The tokens that the holder of the lease works with."""
-
-    id: Any
-    access_token: SecretString | None
-    refresh_token: SecretString | None
-    is_expired: bool
 
 
 class IntegrationRow:
@@ -101,20 +44,9 @@ class IntegrationRow:
     def look(self, session: Session) -> Snapshot:
         """Read the row, locking nothing."""
         m = self.model
-        columns = (
-            m.id,
-            m.access_token,
-            m.has_refresh_token,
-            m.expires_at,
-            m.refreshed_at,
-            m.reauthorization_required,
-            m.last_error,
-            m.next_attempt_at,
-            m.refresh_lease,
-            m.refresh_lease_until,
-            utc_now(),
-        )
-        row = self._read(session, self._find(*columns))
+        tokens = (m.access_token, m.has_refresh_token, m.expires_at, m.refreshed_at)
+        state = (m.reauthorization_required, m.last_error, m.next_attempt_at, m.refresh_lease, m.refresh_lease_until)
+        row = self._read(session, self._find(m.id, *tokens, *state, utc_now()))
         if row is None:
             self._refuse_unknown()
         return Snapshot(*row)
@@ -152,13 +84,20 @@ class IntegrationRow:
         is_expired = row.expires_at is not None and row.expires_at <= row.now
         return Claim(row.id, row.access_token, row.refresh_token, is_expired)
 
-    def store(self, session: Session, lease: str, sent: SecretString, grant: TokenGrant) -> bool:
-        """Store a grant if the row still has the refresh token that was sent for it; return whether it had."""
+    def store(self, session: Session, lease: str, claim: Claim, grant: TokenGrant) -> bool:
+        """Store a grant if the row still has the tokens of the claim; return whether it had.
+
+        If the user has connected again and got no refresh token, only the new refresh token is stored.
+        """
         row = self._lock(session)
-        if row is None or row.refresh_token != sent:
+        if row is None or row.refresh_token != claim.refresh_token:
             self.release(session, lease)
             return False
-        values = {**values_of(grant, row.now), **WORKS, "refreshed_at": row.now}
+        if row.access_token != claim.access_token:
+            rotated = {} if grant.refresh_token is None else {"refresh_token": grant.refresh_token}
+            self._update(session, row.id, **rotated, **_freed(row, lease))
+            return False
+        values = {**grant.columns(row.now), **WORKS, "refreshed_at": row.now}
         if row.reauthorization_required:  # another caller sent the same refresh token, and was refused
             values |= {"refresh_token": grant.refresh_token, "reauthorization_required": False}
         self._update(session, row.id, **values, **_freed(row, lease), updated_at=utc_now())
@@ -183,7 +122,7 @@ class IntegrationRow:
         if row is None or row.refresh_token != claim.refresh_token:
             self.release(session, lease)
             return False
-        if row.access_token != claim.access_token:  # the user connected again, and got no refresh token
+        if row.access_token != claim.access_token:  # as in `store`
             self._update(session, row.id, **({"refresh_token": None} if is_dead else {}), **_freed(row, lease))
             return False
         before = Failures(*(getattr(row, name) for name in Failures._fields))
@@ -220,8 +159,8 @@ class IntegrationRow:
         code = snapshot.last_error
         reason = f"the provider refuses its grant ({code or 'revoked'})"
         if not snapshot.has_refresh_token:
-            reason = "it has no refresh token, and the provider rejected its access token"
-            reason = reason if code == REJECTED else "it has no refresh token, and its access token has expired"
+            what = "the provider rejected its access token" if code == REJECTED else "its access token has expired"
+            reason = f"it has no refresh token, and {what}"
         raise ReauthorizationRequiredError(
             f"{self.label(snapshot.id)}: {reason}; user {self.user_id!r} must connect again", code=code
         )
@@ -302,17 +241,3 @@ def require_identity(user_id: object, provider: object, account: object) -> None
         )
     if not isinstance(account, str):
         raise IntegrationError(f'account is {type(account).__name__}; pass text, "" for the only account')
-
-
-def values_of(grant: TokenGrant, now: datetime) -> dict[str, Any]:
-    """Return the columns that a grant fills; those that it does not mention stay as they are."""
-    expires_at, seconds = grant.expires_at, grant.seconds_left()
-    if seconds is not None:
-        expires_at = now + timedelta(seconds=seconds)
-    optional = {"refresh_token": grant.refresh_token, "scope": grant.scope}
-    return {
-        "access_token": grant.access_token,
-        "token_type": grant.token_type,
-        "expires_at": expires_at,
-        **{name: value for name, value in optional.items() if value is not None},
-    }

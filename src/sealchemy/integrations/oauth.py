@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -22,14 +21,13 @@ from sealchemy._values.secret import hide
 from .endpoints import check_endpoint, host_of
 from .failures import CLIENT_ERRORS
 from .provider_session import ProviderSession
-from .responses import DEAD_GRANT_ERRORS, Refused, parse
+from .responses import DEAD_GRANT_ERRORS, Refused, require_codes
 from .token_grant import TokenGrant, require_text
 
 __all__ = ["AuthorizationRequest", "OAuthClient", "TokenGrant"]
 
 _AUTH_METHODS = {None, "client_secret_basic", "client_secret_post", "none"}
 _LONGEST_TIMEOUT = 300
-_CODE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +96,7 @@ class OAuthClient:
         self.timeout = timeout
         self._authorization_parameters = dict(authorization_parameters or {})
         self._auth_method = token_endpoint_auth_method
-        self._dead = DEAD_GRANT_ERRORS | _require_codes(dead_grant_errors)
+        self._dead = DEAD_GRANT_ERRORS | require_codes(dead_grant_errors)
         for endpoint in (token_endpoint, authorization_endpoint, revocation_endpoint):
             check_endpoint(endpoint)
         self._check()
@@ -166,7 +164,9 @@ class OAuthClient:
                 redirect_uri=redirect_uri,
                 code_verifier=code_verifier,
                 allow_redirects=False,
-            )
+            ),
+            code,
+            code_verifier,
         )
 
     def refresh(self, refresh_token: str) -> TokenGrant:
@@ -184,7 +184,8 @@ class OAuthClient:
         return self._grant(
             lambda session: session.fetch_token(
                 self.token_endpoint, grant_type="refresh_token", refresh_token=refresh_token, allow_redirects=False
-            )
+            ),
+            refresh_token,
         )
 
     def revoke(self, token: str) -> None:
@@ -197,11 +198,9 @@ class OAuthClient:
         require_text("token", token)
         if self.revocation_endpoint is None:
             raise RevocationFailedError("this client has no revocation_endpoint")
-        refused = self._session(self.revocation_endpoint).ask(
-            lambda session: parse(
-                session.revoke_token(self.revocation_endpoint, token=token, allow_redirects=False),
-                self._dead,
-                needs_token=False,
+        refused = self._session(self.revocation_endpoint, token).ask(
+            lambda session: session.parse(
+                session.revoke_token(self.revocation_endpoint, token=token, allow_redirects=False), needs_token=False
             )
         )
         # Some providers respond with this error for a token that has already expired.
@@ -211,9 +210,9 @@ class OAuthClient:
                 code=refused.code,
             )
 
-    def _grant(self, request: Callable[[ProviderSession], Any]) -> TokenGrant:
+    def _grant(self, request: Callable[[ProviderSession], Any], *sent: str) -> TokenGrant:
         asked_at = time.monotonic()
-        token = self._session(self.token_endpoint).ask(request)
+        token = self._session(self.token_endpoint, *sent).ask(request)
         if isinstance(token, Refused):
             self._raise(token)
         try:
@@ -232,25 +231,15 @@ class OAuthClient:
             advice = f"; check the secret of client {self.client_id!r} and its token_endpoint_auth_method"
         raise RefreshFailedError(f"no token: {where} {refused}{advice}", refused.retry_after, code=refused.code)
 
-    def _session(self, endpoint: str, **options: Any) -> ProviderSession:
+    def _session(self, endpoint: str, *sent: str, **options: Any) -> ProviderSession:
         return ProviderSession(
             endpoint,
             self.timeout,
             self._dead,
+            [secret for secret in (*sent, self._client_secret) if secret],
             client_id=self.client_id,
             client_secret=self._client_secret,
             token_endpoint_auth_method=self._auth_method,
             revocation_endpoint_auth_method=self._auth_method,
             **options,
         )
-
-
-def _require_codes(codes: object) -> frozenset[str]:
-    """Return the codes, or raise `IntegrationError`; they are shown as they are."""
-    found: Any = codes if isinstance(codes, Collection) and not isinstance(codes, str) else [None]
-    if not all(isinstance(code, str) and _CODE.fullmatch(code) for code in found):
-        raise IntegrationError(
-            "dead_grant_errors takes codes as the provider sends them, each up to 64 letters, digits, '_', '.', ':' or"
-            " '-', such as (\"unauthorized_client\",)"
-        )
-    return frozenset(found)

@@ -1,7 +1,7 @@
 """`ProviderSession`: Authlib's session, with our own parser of responses, time limit and errors."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from collections.abc import Set as AbstractSet
 from typing import Any, Self
 
@@ -33,17 +33,20 @@ _THEIR_ERRORS = (
 class ProviderSession(_AuthlibSession):  # type: ignore[misc]
     """A session for one endpoint of a provider."""
 
-    def __init__(self, endpoint: str, time_limit: float, dead: AbstractSet[str], **options: Any) -> None:
+    def __init__(
+        self, endpoint: str, time_limit: float, dead: AbstractSet[str], sent: Collection[str], **options: Any
+    ) -> None:
         """Connect to nothing yet.
 
         Args:
             endpoint: where the requests go.
             time_limit: seconds for one request.
             dead: the codes that say that a grant is dead.
+            sent: the secrets that the request will have.
             options: of Authlib's session.
         """
         super().__init__(**options)
-        self._time_limit, self._dead = time_limit, dead
+        self._time_limit, self._dead, self._sent = time_limit, dead, sent
         self.headers["Accept-Encoding"] = "identity"
         for scheme in ("https://", "http://"):
             self.mount(scheme, Transport(time_limit))
@@ -51,7 +54,11 @@ class ProviderSession(_AuthlibSession):  # type: ignore[misc]
 
     def parse_response_token(self, resp: Response) -> dict[str, Any]:
         """Return the response to a request for a token; Authlib calls this."""
-        return parse(resp, self._dead)
+        return self.parse(resp)
+
+    def parse(self, response: Response, *, needs_token: bool = True) -> dict[str, Any]:
+        """Return the JSON object of a response, or raise `Refused`."""
+        return parse(response, self._dead, self._sent, needs_token=needs_token)
 
     def ask(self, request: Callable[[Self], Any]) -> Any:
         """Return the response to a request, or a new `Refused`, and close the session.

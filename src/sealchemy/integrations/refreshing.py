@@ -7,23 +7,21 @@ import random
 import time
 import uuid
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from sealchemy import (
-    IntegrationError,
-    IntegrationNotFoundError,
     ReauthorizationRequiredError,
     RefreshFailedError,
-    SealchemyError,
     SecretString,
 )
 
 from .failures import REJECTED
-from .integration_row import Claim, IntegrationRow, Snapshot
-from .sync_async import Runner
+from .integration_row import IntegrationRow
+from .snapshot import Claim, Snapshot
+from .sync_async import Runner, TimeLimitReachedError
 from .token_grant import TokenGrant
 
 if TYPE_CHECKING:
@@ -45,11 +43,35 @@ class Refresh:
         self._leeway, self._rejected = leeway, rejected
         self._waiting = Waiting(client)
 
-    async def look(self) -> Snapshot:
-        """Read the row."""
+    async def token(self, seconds: float | None) -> SecretString:
+        """Return a valid token.
+
+        The caller waits, and may be interrupted there; an attempt to get a new one runs to its end.
+
+        Args:
+            seconds: how long to wait; None for as long as attempts take.
+        """
+        waiting, until = self._waiting, None if seconds is None else time.monotonic() + seconds
+        while True:
+            snapshot = await self._look()
+            if ready := self._ready(snapshot):
+                return ready
+            waiting.check(snapshot, self._row)
+            token = None
+            left = None if until is None else max(until - time.monotonic(), 0.0)
+            try:
+                if not snapshot.is_leased():
+                    token = await self._runner.run_to_its_end(partial(self._attempt, snapshot), left)
+                if token is not None:
+                    return token
+                await waiting.sleep(self._runner, left)
+            except TimeLimitReachedError:
+                return await self._at_the_deadline(seconds or 0.0)
+
+    async def _look(self) -> Snapshot:
         return await self._runner.transaction(self._row.look)
 
-    def ready(self, snapshot: Snapshot) -> SecretString | None:
+    def _ready(self, snapshot: Snapshot) -> SecretString | None:
         """Return the token if the provider need not, or may not, be asked for another one.
 
         Raises:
@@ -62,7 +84,7 @@ class Refresh:
             return token
         valid, seconds = snapshot.token(0.0, self._rejected), snapshot.seconds_to_wait()
         if seconds <= 0:
-            return valid if snapshot.is_leased() and snapshot.lease != self._waiting.lease else None
+            return valid if snapshot.is_leased() else None
         if valid is None:
             self._refuse_now(snapshot, seconds)
         return valid
@@ -77,23 +99,18 @@ class Refresh:
             code=snapshot.last_error,
         )
 
-    async def until_valid(self, snapshot: Snapshot) -> SecretString:
-        """Refresh, or wait for the refresh of another caller, until there is a valid token."""
+    async def _attempt(self, snapshot: Snapshot) -> SecretString | None:
+        """Take the lease and ask the provider; None if the row must be looked at again."""
         runner, row, waiting = self._runner, self._row, self._waiting
-        while True:
-            waiting.check(snapshot, row)
-            began = time.monotonic()
-            take = partial(row.claim, lease=waiting.lease, seconds=waiting.seconds, to_replace=snapshot.seen)
-            claim = await runner.transaction(take)
-            if claim is None:
-                await waiting.sleep(runner)
-            elif claim.refresh_token is None:
-                await self._without_refresh_token(claim)
-            elif token := await self._ask(claim, claim.refresh_token, began):
-                return token
-            snapshot = await self.look()
-            if ready := self.ready(snapshot):
-                return ready
+        began = time.monotonic()
+        take = partial(row.claim, lease=waiting.lease, seconds=waiting.seconds, to_replace=snapshot.seen)
+        claim = await runner.transaction(take)
+        if claim is None:
+            return None
+        if claim.refresh_token is None:
+            await self._without_refresh_token(claim)
+            return None
+        return await self._ask(claim, claim.refresh_token, began)
 
     async def _without_refresh_token(self, claim: Claim) -> None:
         code = REJECTED if not claim.is_expired else "expired_access_token"
@@ -120,7 +137,7 @@ class Refresh:
         if grant is None:
             await release(runner, row, lease)
             return None
-        if not await runner.persistently(lambda session: row.store(session, lease, sent, grant)):
+        if not await runner.persistently(lambda session: row.store(session, lease, claim, grant)):
             return None
         logger.info("%s: refreshed in %.2f s", row.label(claim.id), time.monotonic() - began)
         return SecretString(grant.access_token)
@@ -134,7 +151,7 @@ class Refresh:
         try:
             if await runner.transaction(fail):
                 return None
-            valid = (await self.look()).token(0.0, self._rejected)
+            valid = (await self._look()).token(0.0, self._rejected)
         except (DBAPIError, PoolTimeoutError, OSError) as problem:
             logger.warning("a failure could not be recorded (%s); its lease expires by itself", type(problem).__name__)
             valid = None
@@ -142,63 +159,14 @@ class Refresh:
             raise error
         return valid
 
-    async def at_the_deadline(self, seconds: float) -> SecretString:
+    async def _at_the_deadline(self, seconds: float) -> SecretString:
         """Return the token that is stored, if it is still valid."""
-        snapshot = await self.look()
+        snapshot = await self._look()
         if token := snapshot.token(0.0, self._rejected):
             return token
         raise RefreshFailedError(
-            f"no new token within the deadline of {seconds:g} s; the refresh goes on", code="deadline"
+            f"no new token within the deadline of {seconds:g} s; a refresh under way goes on", code="deadline"
         )
-
-
-class Disconnect:
-    """One caller who revokes a grant."""
-
-    def __init__(self, runner: Runner, row: IntegrationRow, client: OAuthClient, *, forget: bool) -> None:
-        self._runner, self._row, self._client, self._forget = runner, row, client, forget
-        self._waiting = Waiting(client)
-
-    async def look(self) -> Any:
-        """Return the id of the row."""
-        return await self._runner.transaction(self._row.number)
-
-    async def until_gone(self, number: object) -> None:
-        """Revoke the grant and delete the row; with `forget`, delete it even if its grant cannot be revoked."""
-        try:
-            await self._revoke_and_remove()
-        except IntegrationNotFoundError:
-            raise
-        except SealchemyError as error:
-            if not self._forget:
-                raise
-            if await self._runner.transaction(self._row.forget):
-                label = self._row.label(number)
-                logger.warning("%s: forgotten; its grant was not revoked (%s)", label, type(error).__name__)
-
-    async def _revoke_and_remove(self) -> None:
-        runner, row, waiting = self._runner, self._row, self._waiting
-        while True:
-            await runner.transaction(row.look)
-            take = partial(row.claim, lease=waiting.lease, seconds=waiting.seconds)
-            if claim := await runner.transaction(take):
-                await self._revoke(claim)
-                if await runner.persistently(partial(row.remove, lease=waiting.lease, claim=claim)):
-                    break
-            await waiting.sleep(runner)
-        how = "revoked" if self._client.revocation_endpoint else "not revoked, the provider has no endpoint for it"
-        logger.info("%s: disconnected; %s", row.label(claim.id), how)
-
-    async def _revoke(self, claim: Claim) -> None:
-        token = claim.refresh_token or claim.access_token
-        if not token or not self._client.revocation_endpoint:
-            return
-        try:
-            await self._runner.request(lambda: self._client.revoke(token))
-        except IntegrationError as error:
-            logger.warning("%s: %s", self._row.label(claim.id), error)
-            await release(self._runner, self._row, self._waiting.lease)
-            raise
 
 
 async def release(runner: Runner, row: IntegrationRow, lease: str) -> None:
@@ -223,15 +191,18 @@ class Waiting:
                 "no new token: the refresh of another caller, which this call waited for, ended without one; try again",
                 code=snapshot.last_error,
             )
-        if snapshot.lease not in (None, self.lease) and not self._other:
+        if snapshot.is_leased() and snapshot.lease != self.lease and not self._other:
             logger.info("%s: waiting for the refresh of another caller", row.label(snapshot.id))
             self._other = True
 
-    async def sleep(self, runner: Runner) -> None:
-        """Wait a little, or raise if that has taken too long."""
+    async def sleep(self, runner: Runner, left: float | None) -> None:
+        """Wait a little, or raise if that has taken too long, or nothing is left of a deadline."""
+        if left is not None and left <= 0:
+            raise TimeLimitReachedError
         if time.monotonic() - self._began > 2 * self.seconds:
             raise RefreshFailedError(
                 "no new token: the row stayed locked, or leased to other callers, for too long; try again"
             )
         self._pause = min(self._pause * 1.5, 0.5)
-        await runner.sleep(self._pause * random.uniform(0.5, 1.5))  # noqa: S311 - spreads the callers
+        pause = self._pause * random.uniform(0.5, 1.5)  # noqa: S311 - spreads the callers
+        await runner.sleep(pause if left is None else min(pause, left))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from collections.abc import Set as AbstractSet
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -13,6 +13,7 @@ from typing import Any
 
 from requests import Response
 
+from sealchemy import IntegrationError
 from sealchemy._values.secret import hide
 
 from .failures import NOT_OF_THE_GRANT
@@ -35,6 +36,7 @@ DEAD_GRANT_ERRORS = frozenset(
 _REPEATED_LATER = frozenset({408, 425, 429})  # HTTP statuses
 _SAFE = re.compile(r"[a-z_]{1,40}")  # a wider pattern would match tokens
 _MICROSOFT = re.compile(r"AADSTS[0-9]{1,10}(?![0-9])")
+_CODE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _LONGEST_WAIT = 24 * 3600.0
 
 
@@ -57,13 +59,14 @@ class Refused(Exception):  # noqa: N818 - never seen outside
 
 
 def parse(
-    response: Response, dead: AbstractSet[str] = DEAD_GRANT_ERRORS, *, needs_token: bool = True
+    response: Response, dead: AbstractSet[str], sent: Collection[str], *, needs_token: bool = True
 ) -> dict[str, Any]:
     """Return the JSON object of a response, or raise `Refused`.
 
     Args:
         response: of a token or revocation endpoint.
         dead: the codes that say that the grant is dead.
+        sent: the secrets of the request, which some responses repeat.
         needs_token: whether a response without an access token is none.
     """
     status = response.status_code
@@ -74,11 +77,11 @@ def parse(
     said = body if isinstance(body, dict) else {}
     refused = None
     if said.get("error") or status >= 300:  # noqa: PLR2004 - RFC 9110, section 15
-        refused = _refused(said, status, dead)
+        refused = _refused(said, status, dead, sent)
         refused.retry_after = _retry_after(response.headers.get("Retry-After"))
     elif needs_token and not said.get("access_token"):
         what = "a response without an access token" if isinstance(body, dict) else "something other than a JSON object"
-        refused = _refused(said, status, dead)
+        refused = _refused(said, status, dead, sent)
         if not refused.is_dead:
             refused = Refused(f"sent {what} (HTTP status {status})", "unusable_response")
     if refused is not None:
@@ -87,7 +90,7 @@ def parse(
     return said
 
 
-def _refused(body: dict[str, Any], status: int, dead: AbstractSet[str]) -> Refused:
+def _refused(body: dict[str, Any], status: int, dead: AbstractSet[str], sent: Collection[str]) -> Refused:
     error = body.get("error")
     if isinstance(error, dict):  # as the APIs of Google and Facebook have it
         error = next((error[name] for name in ("status", "type", "code") if isinstance(error.get(name), str)), None)
@@ -97,7 +100,8 @@ def _refused(body: dict[str, Any], status: int, dead: AbstractSet[str]) -> Refus
     is_of_the_grant = status < 500 and status not in _REPEATED_LATER and error not in NOT_OF_THE_GRANT  # noqa: PLR2004
     found = dead & ({*_texts(body), number} if is_of_the_grant else {str(error)})
     body = {}
-    if not isinstance(error, str) or not (error in found or _SAFE.fullmatch(error)):
+    is_safe = isinstance(error, str) and _SAFE.fullmatch(error) and not any(secret in error for secret in sent)
+    if error not in found and not is_safe:
         error = None
     known = min(found, key=lambda item: (item != error, item), default=error or number)
     shown = ", ".join(dict.fromkeys(filter(None, (known, number)))) or "with an error"
@@ -146,3 +150,14 @@ def _retry_after(value: str | None) -> float | None:
     except (ValueError, OverflowError):
         return None
     return min(max(seconds, 0.0), _LONGEST_WAIT)
+
+
+def require_codes(codes: object) -> frozenset[str]:
+    """Return the codes, or raise `IntegrationError`; they are shown as they are."""
+    found: Any = codes if isinstance(codes, Collection) and not isinstance(codes, str) else [None]
+    if not all(isinstance(code, str) and _CODE.fullmatch(code) for code in found):
+        raise IntegrationError(
+            "dead_grant_errors takes codes as the provider sends them, each up to 64 letters, digits, '_', '.', ':' or"
+            " '-', such as (\"unauthorized_client\",)"
+        )
+    return frozenset(found)

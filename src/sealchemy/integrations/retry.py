@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Boolean, Engine, Integer, column, false, inspect, or_, table, update
+from sqlalchemy import Engine, column, false, inspect, or_, table, update
 
 from sealchemy import ColumnDefinitionError
 
 from .failures import Failures
 
-_CLEARED = Failures()._asdict()
+_CLEARED: dict[str, Any] = Failures()._asdict()
+_NEEDED = {"provider", "reauthorization_required", *_CLEARED}
 
 
 def retry(engine: Engine, name: str = "integrations", *, provider: str | None = None, code: str | None = None) -> int:
@@ -29,12 +30,11 @@ def retry(engine: Engine, name: str = "integrations", *, provider: str | None = 
         ColumnDefinitionError: the table does not exist, or lacks the columns that revision 0007 adds.
     """
     names = {item["name"] for item in inspect(engine).get_columns(name)} if inspect(engine).has_table(name) else set()
-    if missing := {"provider", "reauthorization_required", *_CLEARED} - names:
+    if missing := _NEEDED - names:
         raise ColumnDefinitionError(
             f"table {name} has no column {', '.join(sorted(missing))}; run `alembic upgrade head`, or name the table"
         )
-    columns: list[Any] = [column("provider"), column("reauthorization_required", Boolean), column("failures", Integer)]
-    t = table(name, *columns, *(column(item) for item in _CLEARED if item != "failures"))
+    t = table(name, *map(column, _NEEDED))
     where = [or_(t.c.reauthorization_required, t.c.failures > 0, t.c.next_attempt_at.is_not(None))]
     where += [t.c.provider == provider] if provider is not None else []
     where += [t.c.last_error == code] if code is not None else []

@@ -24,10 +24,11 @@ from sqlalchemy.orm import Session
 from sealchemy import IntegrationError, SecretString
 from sealchemy._values.secret import hide
 
+from .disconnecting import Disconnect
 from .integration_row import IntegrationRow
 from .models import Integration, IntegrationMixin
-from .refreshing import Disconnect, Refresh
-from .sync_async import AsyncRunner, BlockingRunner, TimeLimitReachedError, run
+from .refreshing import Refresh
+from .sync_async import AsyncRunner, BlockingRunner, Runner, run
 from .token_grant import require_text
 from .upsert import upsert_integration  # the path in version 0.1
 
@@ -95,17 +96,8 @@ def get_valid_token(  # noqa: PLR0913 - each has a default but four
         sqlalchemy.exc.SQLAlchemyError: the database was unavailable before the provider was asked.
     """
     rejected = hide(rejected)
-    require_text("rejected", rejected or "")
-    runner = BlockingRunner(session_factory, model)
-    row, seconds = IntegrationRow(model, user_id, provider, account), _seconds(deadline, "deadline")
-    refresh = Refresh(runner, row, client, _seconds(leeway, "leeway") or 0.0, rejected)
-    snapshot = run(refresh.look())
-    if token := refresh.ready(snapshot):
-        return token
-    try:
-        return runner.run_to_its_end(refresh.until_valid(snapshot), seconds)
-    except TimeLimitReachedError:
-        return run(refresh.at_the_deadline(seconds or 0.0))
+    row, runner = IntegrationRow(model, user_id, provider, account), BlockingRunner(session_factory, model)
+    return run(_refresh(runner, row, client, leeway, rejected).token(_seconds(deadline, "deadline")))
 
 
 async def get_valid_token_async(  # noqa: PLR0913 - as above
@@ -125,17 +117,8 @@ async def get_valid_token_async(  # noqa: PLR0913 - as above
     If its task is cancelled, a refresh that has begun is still completed: its token exists nowhere else.
     """
     rejected = hide(rejected)
-    require_text("rejected", rejected or "")
-    runner = AsyncRunner(session_factory)
-    row, seconds = IntegrationRow(model, user_id, provider, account), _seconds(deadline, "deadline")
-    refresh = Refresh(runner, row, client, _seconds(leeway, "leeway") or 0.0, rejected)
-    snapshot = await refresh.look()
-    if token := refresh.ready(snapshot):
-        return token
-    try:
-        return await runner.run_to_its_end(refresh.until_valid(snapshot), seconds)
-    except TimeLimitReachedError:
-        return await refresh.at_the_deadline(seconds or 0.0)
+    row, runner = IntegrationRow(model, user_id, provider, account), AsyncRunner(session_factory)
+    return await _refresh(runner, row, client, leeway, rejected).token(_seconds(deadline, "deadline"))
 
 
 def disconnect_integration(
@@ -169,9 +152,7 @@ def disconnect_integration(
         EnvelopeError, UnknownKeyError, DecryptionError: the tokens cannot be read.
     """
     runner = BlockingRunner(session_factory, model)
-    disconnect = Disconnect(runner, IntegrationRow(model, user_id, provider, account), client, forget=forget)
-    number = run(disconnect.look())
-    runner.run_to_its_end(disconnect.until_gone(number), None)
+    run(Disconnect(runner, IntegrationRow(model, user_id, provider, account), client, forget=forget).run())
 
 
 async def disconnect_integration_async(
@@ -186,9 +167,14 @@ async def disconnect_integration_async(
 ) -> None:
     """Do what `disconnect_integration` does, with `async_sessionmaker(engine)`."""
     runner = AsyncRunner(session_factory)
-    disconnect = Disconnect(runner, IntegrationRow(model, user_id, provider, account), client, forget=forget)
-    number = await disconnect.look()
-    await runner.run_to_its_end(disconnect.until_gone(number), None)
+    await Disconnect(runner, IntegrationRow(model, user_id, provider, account), client, forget=forget).run()
+
+
+def _refresh(
+    runner: Runner, row: IntegrationRow, client: OAuthClient, leeway: timedelta | float, rejected: str | None
+) -> Refresh:
+    require_text("rejected", rejected or "")
+    return Refresh(runner, row, client, _seconds(leeway, "leeway") or 0.0, rejected)
 
 
 def _seconds(time: timedelta | float | None, name: str) -> float | None:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, wait
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
@@ -29,6 +29,7 @@ STORE_SECONDS = 60.0
 
 _PAUSE = 0.25  # short: when the database is back, other callers want the lease
 _Result = TypeVar("_Result")
+_Start: TypeAlias = Callable[[], Coroutine[Any, Any, _Result]]
 
 
 class Runner(Protocol):
@@ -47,6 +48,14 @@ class Runner(Protocol):
 
     async def persistently(self, step: Callable[[Session], _Result]) -> _Result:
         """Run a step as `transaction` does, and retry while the database is unavailable."""
+        raise NotImplementedError
+
+    async def run_to_its_end(self, start: _Start[_Result], seconds: float | None) -> _Result:
+        """Run steps that nothing which happens to the caller interrupts; it has made a transaction before.
+
+        Raises:
+            TimeLimitReachedError: they did not end within `seconds`, and go on.
+        """
         raise NotImplementedError
 
 
@@ -97,16 +106,12 @@ class BlockingRunner(_Persistence):
         """Sleep."""
         time.sleep(seconds)  # noqa: ASYNC251 - there is no event loop
 
-    def run_to_its_end(self, steps: Coroutine[Any, Any, _Result], seconds: float | None) -> _Result:
-        """Run steps where no exception of the caller's thread, such as that of a signal handler, can interrupt them.
-
-        Raises:
-            TimeLimitReachedError: they did not end within `seconds`, and go on.
-        """
+    async def run_to_its_end(self, start: _Start[_Result], seconds: float | None) -> _Result:
+        """Run steps where no exception of the caller's thread, such as that of a signal handler, reaches them."""
         pool = getattr(self._bind, "pool", None)
         if isinstance(self._bind, Connection) or isinstance(pool, SingletonThreadPool | StaticPool):
-            return run(steps)  # a connection that belongs to this thread: a test, or a database in memory
-        future = _in_thread(lambda: run(steps))
+            return await start()  # a connection that belongs to this thread: a test, or a database in memory
+        future = _in_thread(lambda: run(start()))
         wait([future], seconds)
         if not future.done():
             raise TimeLimitReachedError
@@ -142,13 +147,9 @@ class AsyncRunner(_Persistence):
         """Sleep."""
         await asyncio.sleep(seconds)
 
-    async def run_to_its_end(self, steps: Coroutine[Any, Any, _Result], seconds: float | None) -> _Result:
-        """Run steps in a task that continues when the caller is cancelled.
-
-        Raises:
-            TimeLimitReachedError: they did not end within `seconds`, and go on.
-        """
-        task = asyncio.create_task(steps)
+    async def run_to_its_end(self, start: _Start[_Result], seconds: float | None) -> _Result:
+        """Run steps in a task that continues when the caller is cancelled."""
+        task = asyncio.create_task(start())
         _under_way.add(task)  # a loop keeps weak references only
         task.add_done_callback(_ended)
         await asyncio.wait({task}, timeout=seconds)

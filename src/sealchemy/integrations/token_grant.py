@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from sealchemy import IntegrationError, PlaintextTypeError
@@ -101,6 +101,21 @@ class TokenGrant:
         """Return this grant, whose `expires_in` counts from a moment by `time.monotonic`."""
         object.__setattr__(self, "_requested_at", moment)
         return self
+
+    def columns(self, now: datetime) -> dict[str, Any]:
+        """Return the columns of an integration that a grant fills; those that it does not mention stay as they are.
+
+        Args:
+            now: the time, by the clock of the database.
+        """
+        seconds = self.seconds_left()
+        optional = {"refresh_token": self.refresh_token, "scope": self.scope}
+        return {
+            "access_token": self.access_token,
+            "token_type": self.token_type,
+            "expires_at": self.expires_at if seconds is None else now + timedelta(seconds=seconds),
+            **{name: value for name, value in optional.items() if value is not None},
+        }
 
     def seconds_left(self) -> float | None:
         """Return what is left of `expires_in`."""

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from sealchemy import UnsupportedOperationError
 
-from .integration_row import WORKS, label, require_identity, values_of
+from .integration_row import WORKS, label, require_identity
 from .models import Integration, IntegrationMixin, utc_now
 from .token_grant import TokenGrant
 
@@ -59,7 +59,7 @@ def upsert_integration(
     require_identity(user_id, provider, account)
     identity = {"user_id": user_id, "provider": provider, "account": account}
     now = session.scalars(select(utc_now()), bind_arguments={"mapper": model}).one()
-    values = {**values_of(grant, now), "refreshed_at": None, "updated_at": utc_now()}
+    values = {**grant.columns(now), "refreshed_at": None, "updated_at": utc_now()}
     works = {**WORKS, "reauthorization_required": False}
     session.flush()
     if grant.refresh_token is not None:

@@ -92,14 +92,16 @@ def equalities(statement: Any) -> Iterator[tuple[Any, BindParameter[Any]]]:
                     yield column, value
 
 
-def refuse(column: Any, what: str, advice: str = "") -> NoReturn:
-    """Raise `UnsupportedOperationError`, with what to do instead: by default, to say the secret and its row."""
+_ADVICE = (
+    "Write the secret itself, and values of the columns that it is bound to, in one statement; to move a row, load the"
+    " object, change it, and commit the session"
+)
+
+
+def refuse(column: Any, what: str, advice: str = _ADVICE) -> NoReturn:
+    """Raise `UnsupportedOperationError`, with what to do instead."""
     type_ = encrypted_type(column.type)
     names = f" ({', '.join(type_.bind_to)})" if type_ is not None else ""
-    advice = advice or (
-        "Write the secret itself, and values of the columns that it is bound to, in one statement; to move a row, load"
-        " the object, change it, and commit the session"
-    )
     raise UnsupportedOperationError(
         f"{column}: {what} is not supported, because a value is bound to its row{names} and cannot be read in another."
         f" {advice}"

@@ -5,7 +5,7 @@ a row that moves, because a column changed to which values are bound, takes its 
 locked, and encrypted again.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 from sqlalchemy import Column, Connection, MetaData, Table, event, false, select, update
@@ -20,7 +20,7 @@ from sealchemy._column.encrypted_type import EncryptedType, require_encrypted
 from sealchemy._values.rows import RowValue
 from sealchemy.errors import UnsupportedOperationError
 
-from .parts import NOT_A_PART, find_parts, part_reader
+from .parts import find_parts
 
 
 class BoundAttribute(NamedTuple):
@@ -161,15 +161,14 @@ def _read_locked(
     Raises:
         StaleDataError: another session moved or deleted it.
     """
-    identity = {
-        mapper.get_property_by_column(key).key: value
-        for key, value in zip(mapper.primary_key, state.key[1], strict=True)
-    }
+    names = (mapper.get_property_by_column(key).key for key in mapper.primary_key)
+    identity = dict(zip(names, state.key[1], strict=True))
     # The keys of the mapper may be others than those of its table; a table that is joined has only its own.
     keys = [key for key in mapper.primary_key if key.table is table] or table.primary_key
     where = [key == identity[mapper.get_property_by_column(key).key] for key in keys]
     parts = {key: column for item in attributes for key, column in item.parts.values()}
-    query = select(*(item.column for item in attributes), *parts.values()).where(*where).with_for_update()
+    where += [column == old for key, column in parts.items() if (old := _committed(state, key)) is not NO_VALUE]
+    query = select(*(item.column for item in attributes)).where(*where).with_for_update()
     compiler: Any = query.compile(dialect=connection.dialect)
     if not compiler.for_update_clause(query):
         # SQLite locks the file, and only when something is written.
@@ -177,28 +176,10 @@ def _read_locked(
         bare = Table(table.name, MetaData(), Column(name, NullType()), schema=table.schema)
         connection.execute(update(bare).where(false()).values({name: bare.c[name]}))
     row = connection.execute(query).one_or_none()
-    old = {key: _committed(state, key) for key in parts}
-    found = {} if row is None else dict(zip(parts, row[len(attributes) :], strict=True))
-    texts = {key: _part_text(parts[key], connection) for key in parts}
-    if row is None or any(
-        value is not NO_VALUE and texts[key](value) != texts[key](found[key]) for key, value in old.items()
-    ):
+    if row is None:
         message = f"a row of {table.name} was moved or deleted by another session; its secrets are bound to the row"
         raise StaleDataError(message)
-    return list(row[: len(attributes)])
-
-
-def _part_text(part: Any, connection: Connection) -> Callable[[Any], object]:
-    """Return the function that makes values of a part comparable, which its type may convert when they are bound."""
-    read = part_reader(part, connection.dialect)
-
-    def text(value: Any) -> object:
-        try:
-            return read(value)
-        except NOT_A_PART:
-            return value
-
-    return text
+    return list(row)
 
 
 def _history(state: Any, key: str) -> Any:

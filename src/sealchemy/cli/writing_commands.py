@@ -1,0 +1,146 @@
+"""The commands that write values, in place; `rewriting.py` does their work."""
+
+from typing import Annotated
+
+import typer
+
+from .commands import app
+from .options import (
+    MODELS,
+    PREFIX,
+    Accept,
+    BatchSize,
+    DryRun,
+    LockTimeout,
+    MaxRows,
+    Models,
+    Pause,
+    Prefix,
+    Shard,
+    Url,
+    Verbose,
+)
+
+
+@app.command()
+def encrypt(
+    models: Models = MODELS,
+    url: Url = None,
+    prefix: Prefix = PREFIX,
+    verbose: Verbose = 0,
+    dry_run: DryRun = False,
+    batch_size: BatchSize = 1000,
+    pause: Pause = 0,
+    lock_timeout: LockTimeout = 5,
+    max_rows: MaxRows = None,
+    shard: Shard = None,
+    accept: Accept = None,
+) -> None:
+    """Encrypt plaintext values, in place."""
+    from sealchemy.rewrite import ENCRYPT
+
+    from . import rewriting
+    from .project import Project
+
+    options = rewriting.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
+    rewriting.rewrite_tables(Project(models, url, prefix, verbose), ENCRYPT, options, accept or [])
+
+
+@app.command()
+def rekey(
+    models: Models = MODELS,
+    url: Url = None,
+    prefix: Prefix = PREFIX,
+    verbose: Verbose = 0,
+    dry_run: DryRun = False,
+    batch_size: BatchSize = 1000,
+    pause: Pause = 0,
+    lock_timeout: LockTimeout = 5,
+    max_rows: MaxRows = None,
+    shard: Shard = None,
+    accept: Accept = None,
+) -> None:
+    """Encrypt the values under previous keys with the primary key, in place."""
+    from sealchemy.rewrite import REKEY
+
+    from . import rewriting
+    from .project import Project
+
+    options = rewriting.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
+    rewriting.rewrite_tables(Project(models, url, prefix, verbose), REKEY, options, accept or [])
+
+
+@app.command()
+def bind(
+    models: Models = MODELS,
+    url: Url = None,
+    prefix: Prefix = PREFIX,
+    verbose: Verbose = 0,
+    dry_run: DryRun = False,
+    batch_size: BatchSize = 1000,
+    pause: Pause = 0,
+    lock_timeout: LockTimeout = 5,
+    max_rows: MaxRows = None,
+    shard: Shard = None,
+    accept: Accept = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Turn bound values into unbound ones.")] = False,
+) -> None:
+    """Bind the encrypted values of columns with bind_to to their row, in place."""
+    from sealchemy.rewrite import BIND, UNBIND
+
+    from . import rewriting
+    from .project import Project
+
+    options = rewriting.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
+    project = Project(models, url, prefix, verbose)
+    rewriting.rewrite_tables(project, UNBIND if undo else BIND, options, accept or [])
+
+
+@app.command()
+def decrypt(
+    models: Models = MODELS,
+    url: Url = None,
+    prefix: Prefix = PREFIX,
+    verbose: Verbose = 0,
+    dry_run: DryRun = False,
+    batch_size: BatchSize = 1000,
+    pause: Pause = 0,
+    lock_timeout: LockTimeout = 5,
+    max_rows: MaxRows = None,
+    shard: Shard = None,
+    accept: Accept = None,
+    allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help="Confirm that you mean it.")] = False,
+) -> None:
+    """Write the plaintext back, in place."""
+    from sealchemy.errors import UnsupportedOperationError
+    from sealchemy.rewrite import DECRYPT
+
+    from . import rewriting
+    from .project import Project
+
+    if not allow_plaintext:
+        raise UnsupportedOperationError(
+            "decrypt writes plaintext into the database, its logs and its backups. If that is what you want:"
+            " sealchemy decrypt --allow-plaintext"
+        )
+    options = rewriting.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
+    rewriting.rewrite_tables(Project(models, url, prefix, verbose), DECRYPT, options, accept or [])
+
+
+@app.command()
+def scrub(
+    models: Models = MODELS,
+    url: Url = None,
+    prefix: Prefix = PREFIX,
+    verbose: Verbose = 0,
+    online: Annotated[
+        bool, typer.Option("--online", help="PostgreSQL: lock no one out, and leave old values in the file.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    lock_timeout: LockTimeout = 5,
+) -> None:
+    """Remove old plaintext from the database's files."""
+    from . import actions
+    from .project import Project
+
+    actions.scrub_tables(Project(models, url, prefix, verbose), online=online, ask=not yes, lock_timeout=lock_timeout)

@@ -1,0 +1,68 @@
+"""The steps of a disconnect: revoke the grant at the provider, then delete the row."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+from sealchemy import IntegrationError, IntegrationNotFoundError, SealchemyError
+
+from .integration_row import IntegrationRow
+from .refreshing import Waiting, release
+from .snapshot import Claim
+from .sync_async import Runner
+
+if TYPE_CHECKING:
+    from .oauth import OAuthClient
+
+logger = logging.getLogger("sealchemy")
+
+
+class Disconnect:
+    """One caller who revokes a grant."""
+
+    def __init__(self, runner: Runner, row: IntegrationRow, client: OAuthClient, *, forget: bool) -> None:
+        self._runner, self._row, self._client, self._forget = runner, row, client, forget
+        self._waiting = Waiting(client)
+
+    async def run(self) -> None:
+        """Revoke the grant and delete the row; with `forget`, delete it even if its grant cannot be revoked."""
+        number = await self._runner.transaction(self._row.number)
+        await self._runner.run_to_its_end(partial(self._until_gone, number), None)
+
+    async def _until_gone(self, number: object) -> None:
+        try:
+            await self._revoke_and_remove()
+        except IntegrationNotFoundError:
+            raise
+        except SealchemyError as error:
+            if not self._forget:
+                raise
+            if await self._runner.transaction(self._row.forget):
+                label = self._row.label(number)
+                logger.warning("%s: forgotten; its grant was not revoked (%s)", label, type(error).__name__)
+
+    async def _revoke_and_remove(self) -> None:
+        runner, row, waiting = self._runner, self._row, self._waiting
+        while True:
+            await runner.transaction(row.look)
+            take = partial(row.claim, lease=waiting.lease, seconds=waiting.seconds)
+            if claim := await runner.transaction(take):
+                await self._revoke(claim)
+                if await runner.persistently(partial(row.remove, lease=waiting.lease, claim=claim)):
+                    break
+            await waiting.sleep(runner, None)
+        how = "revoked" if self._client.revocation_endpoint else "not revoked, the provider has no endpoint for it"
+        logger.info("%s: disconnected; %s", row.label(claim.id), how)
+
+    async def _revoke(self, claim: Claim) -> None:
+        token = claim.refresh_token or claim.access_token
+        if not token or not self._client.revocation_endpoint:
+            return
+        try:
+            await self._runner.request(lambda: self._client.revoke(token))
+        except IntegrationError as error:
+            logger.warning("%s: %s", self._row.label(claim.id), error)
+            await release(self._runner, self._row, self._waiting.lease)
+            raise
