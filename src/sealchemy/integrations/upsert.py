@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sqlalchemy import select, update
+from sqlalchemy import inspect, select, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Session
@@ -81,7 +81,9 @@ def _upsert(dialect: Dialect, model: type[IntegrationMixin], identity: dict[str,
     if dialect.name not in _INSERTS:
         raise UnsupportedOperationError(f"upsert_integration supports {', '.join(_INSERTS)}, not {dialect.name}")
     insert: Any = _INSERTS[dialect.name](model).values(**identity, **values)
+    columns = inspect(model).columns  # by attribute; a model may name its columns otherwise
+    keys = [columns[name].key for name in values]
     if isinstance(insert, mysql.Insert):
-        return insert.on_duplicate_key_update({name: insert.inserted[name] for name in values})
-    replaced = {name: insert.excluded[name] for name in values}
-    return insert.on_conflict_do_update(index_elements=list(identity), set_=replaced)
+        return insert.on_duplicate_key_update({key: insert.inserted[key] for key in keys})
+    replaced = {key: insert.excluded[key] for key in keys}
+    return insert.on_conflict_do_update(index_elements=[columns[name] for name in identity], set_=replaced)
