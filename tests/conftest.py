@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, make_url
 
 from sealchemy import Key, KeyRing, Rollout, attach_key_ring
 
-from .support import mariadb, postgresql, provider
+from .support import mariadb, oidc_provider, postgresql, provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,7 +58,10 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     if SERVER not in config.stash:
         return None  # a worker, or nothing is run
     other = config.stash[MARIADB].description if MARIADB in config.stash else "none, its tests are skipped"
-    return f"PostgreSQL: {config.stash[SERVER].description}\nMariaDB: {other}"
+    node = (
+        "with node" if oidc_provider.is_available() else f"none, its tests are skipped: {oidc_provider.WHAT_TO_INSTALL}"
+    )
+    return f"PostgreSQL: {config.stash[SERVER].description}\nMariaDB: {other}\noidc-provider: {node}"
 
 
 @pytest.fixture(scope="session")
