@@ -28,7 +28,17 @@ from sealchemy import (
     RevocationFailedError,
     SecretString,
 )
-from sealchemy.integrations import GITHUB, GOOGLE_CALENDAR, GOOGLE_DRIVE, MICROSOFT, OAuthClient, TokenGrant
+from sealchemy.integrations import (
+    ATLASSIAN,
+    GITHUB,
+    GOOGLE_CALENDAR,
+    GOOGLE_DRIVE,
+    MICROSOFT,
+    SALESFORCE,
+    OAuthClient,
+    TokenGrant,
+    X,
+)
 from sealchemy.integrations.bounded_http import Transport
 from tests.support.leaks import assert_silent, shown_by
 from tests.support.provider import CLIENT_SECRET, Answer, logged_by_provider
@@ -186,8 +196,9 @@ def test_retry_after_is_passed_on(oauth_provider: Provider) -> None:
 
 
 def test_bodies_in_other_encodings_are_read(oauth_provider: Provider) -> None:
-    for encoding in ("utf-8-sig", "utf-16"):
-        body = json.dumps(GOOD).encode(encoding).decode("latin-1")
+    said = {**GOOD, "user": "José"}  # in Latin-1, this is no JSON (RFC 8259, section 8.1)
+    for encoding in ("utf-8-sig", "utf-16", "latin-1"):
+        body = json.dumps(said, ensure_ascii=False).encode(encoding).decode("latin-1")
         with listening(f"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{body}".encode("latin-1")) as port:
             client = oauth_provider.client(token_endpoint=f"http://127.0.0.1:{port}/token")
             assert client.refresh(REFRESH).access_token == "ya29.new"
@@ -443,7 +454,7 @@ def test_failed_revocation_is_an_error(oauth_provider: Provider) -> None:
         oauth_provider.client(revocation_endpoint=None).revoke("x")
 
 
-@pytest.mark.parametrize("preset", [GOOGLE_CALENDAR, GOOGLE_DRIVE, MICROSOFT, GITHUB])
+@pytest.mark.parametrize("preset", [GOOGLE_CALENDAR, GOOGLE_DRIVE, MICROSOFT, GITHUB, ATLASSIAN, SALESFORCE, X])
 def test_presets_create_a_client(preset: Any) -> None:
     client = OAuthClient(client_id="id", client_secret="client-secret-SENTINEL", **preset)
     asked = client.authorization_request("https://app.example/callback")
@@ -451,6 +462,25 @@ def test_presets_create_a_client(preset: Any) -> None:
     assert query["code_challenge_method"] == ["S256"]
     assert query.get("access_type", ["offline"]) == ["offline"]
     assert "SENTINEL" not in f"{client!r}{vars(client)}{asked.url}"
+
+
+@pytest.mark.parametrize(
+    ("preset", "answer"),
+    [
+        (ATLASSIAN, Answer(403, {"error": "unauthorized_client", "error_description": "refresh_token is invalid"})),
+        (SALESFORCE, Answer(400, {"error": "inactive_user", "error_description": "user is inactive"})),
+        (X, Answer(400, {"error": "invalid_request", "error_description": "Value passed for the token was invalid."})),
+    ],
+)
+def test_codes_that_mean_a_dead_grant_at_one_provider_are_in_its_preset(
+    oauth_provider: Provider, preset: Any, answer: Answer
+) -> None:
+    oauth_provider.answers += [answer, answer]
+    with pytest.raises(RefreshFailedError):
+        oauth_provider.client().refresh(REFRESH)
+    with pytest.raises(ReauthorizationRequiredError) as caught:
+        oauth_provider.client(dead_grant_errors=preset["dead_grant_errors"]).refresh(REFRESH)
+    assert caught.value.code == answer.body["error"]  # type: ignore[index] # a dictionary
 
 
 def test_a_grant_shows_no_token() -> None:

@@ -9,10 +9,13 @@ if TYPE_CHECKING:
     from .models import IntegrationMixin as IntegrationMixin
     from .oauth import AuthorizationRequest as AuthorizationRequest
     from .oauth import OAuthClient as OAuthClient
+    from .providers import ATLASSIAN as ATLASSIAN
     from .providers import GITHUB as GITHUB
     from .providers import GOOGLE_CALENDAR as GOOGLE_CALENDAR
     from .providers import GOOGLE_DRIVE as GOOGLE_DRIVE
     from .providers import MICROSOFT as MICROSOFT
+    from .providers import SALESFORCE as SALESFORCE
+    from .providers import X as X
     from .schemas import IntegrationPublic as IntegrationPublic
     from .service import disconnect_integration as disconnect_integration
     from .service import disconnect_integration_async as disconnect_integration_async
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from .upsert import upsert_integration as upsert_integration
 
 _MODULES = {
+    "ATLASSIAN": "providers",
     "AuthorizationRequest": "oauth",
     "Base": "models",
     "GITHUB": "providers",
@@ -36,7 +40,9 @@ _MODULES = {
     "IntegrationSettings": "settings",
     "MICROSOFT": "providers",
     "OAuthClient": "oauth",
+    "SALESFORCE": "providers",
     "TokenGrant": "token_grant",
+    "X": "providers",
     "create_protected_engine": "settings",
     "create_protected_engine_async": "settings",
     "disconnect_integration": "service",

@@ -14,6 +14,7 @@ class Provider(TypedDict, total=False):
     scope: str
     authorization_parameters: dict[str, str]
     token_endpoint_auth_method: str
+    dead_grant_errors: tuple[str, ...]
 
 
 def _google(scope: str) -> Provider:
@@ -48,3 +49,33 @@ GITHUB: Provider = {
     "token_endpoint_auth_method": "client_secret_post",
 }
 """GitHub. Its revocation does not follow RFC 7009, so tokens are only deleted here."""
+
+ATLASSIAN: Provider = {
+    "authorization_endpoint": "https://auth.atlassian.com/authorize",
+    "token_endpoint": "https://auth.atlassian.com/oauth/token",
+    "scope": "offline_access read:me",
+    "authorization_parameters": {"audience": "api.atlassian.com", "prompt": "consent"},
+    "token_endpoint_auth_method": "client_secret_post",
+    "dead_grant_errors": ("unauthorized_client",),
+}
+"""Atlassian (Jira, Confluence). It has no endpoint to revoke tokens."""
+
+SALESFORCE: Provider = {
+    "authorization_endpoint": "https://login.salesforce.com/services/oauth2/authorize",
+    "token_endpoint": "https://login.salesforce.com/services/oauth2/token",
+    "revocation_endpoint": "https://login.salesforce.com/services/oauth2/revoke",
+    "scope": "api refresh_token",
+    "token_endpoint_auth_method": "client_secret_post",
+    "dead_grant_errors": ("inactive_user", "inactive_org"),
+}
+"""Salesforce, production organizations."""
+
+X: Provider = {
+    "authorization_endpoint": "https://x.com/i/oauth2/authorize",
+    "token_endpoint": "https://api.x.com/2/oauth2/token",
+    "revocation_endpoint": "https://api.x.com/2/oauth2/revoke",
+    "scope": "tweet.read users.read offline.access",
+    "token_endpoint_auth_method": "client_secret_basic",
+    "dead_grant_errors": ("invalid_request",),
+}
+"""X, formerly Twitter."""

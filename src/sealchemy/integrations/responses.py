@@ -71,7 +71,9 @@ def parse(
     """
     status = response.status_code
     try:
-        body = json.loads(response.content, parse_int=float)  # an int of a thousand digits is an error
+        # Text that is not in UTF-8 costs no token beside it, and an int of a thousand digits is an error.
+        text = response.content.decode(json.detect_encoding(response.content), "surrogateescape")
+        body = json.loads(text, parse_int=float)
     except ValueError:  # its error holds the body
         body = None
     said = body if isinstance(body, dict) else {}
