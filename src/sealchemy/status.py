@@ -66,7 +66,8 @@ def _value_problems(status: ColumnStatus, stage: Rollout) -> Iterator[SealchemyE
     if status.plaintext and stage not in {Rollout.PREPARE, Rollout.MIGRATE}:
         yield PlaintextFoundError(
             f"{name}: {status.plaintext} values are plaintext, and its rollout stage is {stage}, in which they cannot"
-            " be read; go back to stage migrate, and encrypt them there once you know who wrote them"
+            " be read; go back to stage migrate, and encrypt them there once you know who wrote them (or to stage"
+            " prepare, while a release without sealchemy still runs)"
         )
     if status.bind_to and status.unbound and stage is Rollout.STRICT:
         yield DecryptionError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import logging
 import os
@@ -9,14 +10,14 @@ import pickle
 import signal
 import threading
 import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import ForeignKey, create_engine, select, update
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy import create_engine, select, update
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session, sessionmaker
 
 from sealchemy import (
     IntegrationError,
@@ -28,23 +29,26 @@ from sealchemy import (
     RevocationFailedError,
     attach_key_ring,
 )
+from sealchemy._column.engine_keys import engine_keys
 from sealchemy.integrations import (
     Base,
     Integration,
-    IntegrationMixin,
     TokenGrant,
     disconnect_integration,
     get_valid_token,
+    get_valid_token_async,
     upsert_integration,
 )
 from sealchemy.integrations.failures import Failures
 from sealchemy.integrations.retry import retry
+from tests.support import processes
 from tests.support.cli import run_in_this_process
 from tests.support.integrations import WHOSE, connect, store
 from tests.support.leaks import SENTINEL, assert_silent
 from tests.support.provider import Answer, Provider
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from sqlalchemy import Engine
@@ -263,6 +267,184 @@ def test_a_signal_handler_that_raises_loses_no_token(sessions: sessionmaker[Sess
     assert row(sessions).refresh_token == oauth_provider.tokens[-1].refresh_token
 
 
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals need the main thread")
+def test_a_signal_handler_that_raises_does_not_interrupt_a_disconnect(
+    sessions: sessionmaker[Session], oauth_provider: Provider
+) -> None:
+    connect(sessions, oauth_provider)
+    client = oauth_provider.client()
+    revoke = client.revoke
+
+    def slowly(token: str) -> None:
+        time.sleep(0.5)
+        revoke(token)
+
+    client.revoke = slowly  # type: ignore[method-assign]
+
+    def raise_it(*_: object) -> None:
+        raise InterruptedByTimeLimit
+
+    before = signal.signal(signal.SIGALRM, raise_it)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.25)
+        with pytest.raises(InterruptedByTimeLimit):
+            disconnect_integration(sessions, **WHOSE, client=client)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    deadline = time.monotonic() + 10
+    with sessions() as session:
+        while session.scalars(select(Integration)).all() and time.monotonic() < deadline:
+            session.rollback()
+            time.sleep(0.05)
+    assert all(token.revoked for token in oauth_provider.tokens)
+    with pytest.raises(IntegrationNotFoundError):
+        disconnect_integration(sessions, **WHOSE, client=client)
+
+
+def test_an_interruption_while_the_thread_starts_sends_nothing_twice(
+    sessions: sessionmaker[Session], oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(sessions, oauth_provider)
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name == "sealchemy":
+            raise RuntimeError
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    token = get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+    assert token == oauth_provider.tokens[-1].access_token
+    assert (oauth_provider.counts["/token"], oauth_provider.counts["reused"]) == (1, 0)
+
+
+def test_a_process_that_ends_after_its_time_limit_stores_the_token(tmp_path: Path, oauth_provider: Provider) -> None:
+    key, url = Key.generate(), f"sqlite:///{tmp_path / 'x.db'}"
+    engine = attach_key_ring(create_engine(url), KeyRing(primary=key))
+    Base.metadata.create_all(engine)
+    sessions = sessionmaker(engine)
+    connect(sessions, oauth_provider)
+    oauth_provider.delay = 1
+    told = {"url": url, "keys": [key.reveal()], "token_endpoint": f"{oauth_provider.url}/token"}
+    out, err = processes.start("interrupted", **told).communicate(timeout=30)
+    assert out == "interrupted\n", err
+    assert row(sessions).refresh_token == oauth_provider.tokens[-1].refresh_token
+    assert (oauth_provider.counts["/token"], oauth_provider.counts["reused"]) == (1, 0)
+    engine.dispose()
+
+
+def test_a_valid_token_is_returned_while_a_transaction_holds_the_row(
+    postgresql_url: str, make_engine: Callable[..., Engine], oauth_provider: Provider
+) -> None:
+    engine = make_engine(postgresql_url)
+    Base.metadata.create_all(engine)
+    sessions = sessionmaker(engine)
+    connect(sessions, oauth_provider, expires_in=200)
+    with sessions() as holder:
+        old = holder.scalars(select(Integration.access_token)).one()
+        holder.execute(update(Integration).values(scope="x"))
+        start = time.monotonic()
+        assert get_valid_token(sessions, **WHOSE, client=oauth_provider.client()) == old
+        assert time.monotonic() - start < 5
+    assert get_valid_token(sessions, **WHOSE, client=oauth_provider.client()) != old
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_at_a_deadline_a_valid_token_is_returned_unless_it_was_rejected(
+    sessions: sessionmaker[Session], oauth_provider: Provider, is_async: bool
+) -> None:
+    connect(sessions, oauth_provider, expires_in=100)
+    oauth_provider.delay, bind = 0.8, sessions.kw["bind"]
+
+    async def ask_async(**options: Any) -> Any:
+        drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
+        engine = create_async_engine(bind.url.set(drivername=drivers[bind.dialect.name]))
+        attach_key_ring(engine, engine_keys(bind.dialect).require_ring("test"))
+        try:
+            return await get_valid_token_async(async_sessionmaker(engine), **options)
+        finally:
+            await asyncio.sleep(1)  # the refresh goes on
+            await engine.dispose()
+
+    def ask(**options: Any) -> Any:
+        given = {**WHOSE, "client": oauth_provider.client(), "deadline": 0.2, **options}
+        token = asyncio.run(ask_async(**given)) if is_async else get_valid_token(sessions, **given)
+        time.sleep(1.2)
+        return token
+
+    first = str(row(sessions).access_token)
+    with pytest.raises(RefreshFailedError, match="deadline"):
+        ask(rejected=first)
+    time.sleep(1.2)
+    second = str(row(sessions).access_token)
+    assert (second != first, oauth_provider.counts["/token"]) == (True, 1)
+    with sessions.begin() as session:
+        soon = datetime.now(UTC) + timedelta(seconds=100)
+        session.execute(update(Integration).values(expires_at=soon, refreshed_at=None))
+    assert ask() == second
+    assert oauth_provider.counts["/token"] == 2
+
+
+def test_after_a_failure_a_rejected_token_is_not_returned(
+    sessions: sessionmaker[Session], oauth_provider: Provider
+) -> None:
+    connect(sessions, oauth_provider, expires_in=3600)
+    oauth_provider.answers.append(Answer(503))
+    with pytest.raises(RefreshFailedError):
+        get_valid_token(sessions, **WHOSE, client=oauth_provider.client(), rejected=str(row(sessions).access_token))
+
+
+def test_a_refused_refresh_token_that_is_not_replaced_is_not_kept(
+    sessions: sessionmaker[Session], oauth_provider: Provider
+) -> None:
+    """Another caller took over and was refused, before the answer to the first, without a refresh token, is stored."""
+    oauth_provider.rotates = False
+    connect(sessions, oauth_provider)
+    oauth_provider.delay = 0.6
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(get_valid_token, sessions, **WHOSE, client=oauth_provider.client())
+        assert oauth_provider.in_request.wait(10)
+        with sessions.begin() as session:
+            session.execute(update(Integration).values(reauthorization_required=True, last_error="invalid_grant"))
+        token = asking.result()
+    assert row(sessions)[:3] == (token, None, False)
+
+
+def test_a_refresh_token_that_was_refused_without_a_mark_is_not_kept(
+    sessions: sessionmaker[Session], oauth_provider: Provider
+) -> None:
+    for status, is_kept in ((401, False), (503, True)):
+        connect(sessions, oauth_provider)
+        oauth_provider.answers.append(Answer(status))
+        with pytest.raises(RefreshFailedError):
+            get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
+        store(sessions, access_token="new", expires_in=60)
+        assert (row(sessions).refresh_token is not None) is is_kept
+
+
+def test_failures_of_the_moment_do_not_make_refusals_forgotten() -> None:
+    now, failures = datetime(2026, 1, 1, tzinfo=UTC), Failures()
+    for code in ("access_denied", "server_error", "access_denied", "timeout", "access_denied", "access_denied"):
+        failures = failures.and_then(code, now, None)
+        assert not failures.shows_a_dead_grant
+        assert failures.next_attempt_at is not None
+    assert failures.and_then("access_denied", now, None).shows_a_dead_grant
+    assert failures.and_then("server_error", now, 5000.0).next_attempt_at == now + timedelta(seconds=5000)
+
+
+def test_a_grant_of_the_meantime_is_not_forgotten(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
+    connect(sessions, oauth_provider)
+    client = oauth_provider.client()
+
+    def fail(_token: str) -> None:
+        connect(sessions, oauth_provider)  # the user connects again
+        raise RevocationFailedError("503")
+
+    client.revoke = fail  # type: ignore[method-assign]
+    disconnect_integration(sessions, **WHOSE, client=client, forget=True)
+    assert row(sessions).refresh_token == oauth_provider.tokens[-1].refresh_token
+
+
 def test_a_refused_refresh_token_is_not_kept(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
     connect(sessions, oauth_provider)
     store(sessions, access_token="a", expires_in=0)
@@ -389,40 +571,6 @@ def test_a_life_counts_from_the_request(sessions: sessionmaker[Session], oauth_p
     with sessions() as session:
         left = session.scalars(select(Integration.expires_at)).one() - datetime.now(UTC)
     assert left < timedelta(seconds=98.5)
-
-
-def test_keys_of_other_types(engine: Engine, oauth_provider: Provider) -> None:
-    class Own(DeclarativeBase):
-        pass
-
-    class User(Own):
-        __tablename__ = "own_users"
-        id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
-
-    class Connection(IntegrationMixin, Own):
-        __tablename__ = "own_connections"
-        id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)  # type: ignore[assignment]
-        user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey(User.id))  # type: ignore[assignment]
-
-    class Number(IntegrationMixin, Own):
-        __tablename__ = "own_numbers"
-        user_id: Mapped[int] = mapped_column()  # type: ignore[assignment]
-
-    Own.metadata.create_all(engine)
-    sessions, user = sessionmaker(engine), uuid.uuid4()
-    with sessions.begin() as session:
-        session.add(User(id=user))
-    owners: list[tuple[type[IntegrationMixin], Any]] = [(Connection, user), (Number, 7)]
-    for model, owner in owners:
-        token = oauth_provider.grant()
-        whose: dict[str, Any] = {"user_id": owner, "provider": "google", "model": model}
-        grant = TokenGrant(access_token=token.access_token, refresh_token=token.refresh_token, expires_in=0)
-        with sessions.begin() as session:
-            upsert_integration(session, **whose, grant=grant)
-        assert (
-            get_valid_token(sessions, **whose, client=oauth_provider.client()) == oauth_provider.tokens[-1].access_token
-        )
-        disconnect_integration(sessions, **whose, client=oauth_provider.client())
 
 
 def test_a_database_in_memory_works(oauth_provider: Provider) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, select, text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from sealchemy import Key, KeyRing, Rollout, attach_key_ring
 from sealchemy.integrations import TokenGrant, disconnect_integration, get_valid_token, upsert_integration
@@ -28,7 +28,7 @@ TABLE = re.findall(r"^```sql\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)[0]
 
 def write_revisions(project: Application) -> None:
     """Write the revisions of the guide, each with the lines of the earlier ones that it needs."""
-    names = "import sqlalchemy as sa\nfrom alembic import op\n" + REVISIONS[1].split("\n\n")[0]
+    names = "import sqlalchemy as sa\nfrom alembic import op\n" + REVISIONS[2].split("\n\n")[0]
     for number, revision in enumerate(REVISIONS, 1):
         heading = f'revision = "{number}"\ndown_revision = {str(number - 1) if number > 1 else None!r}\n'
         (project.folder / "versions" / f"{number}.py").write_text(f"{names}\n{heading}\n{revision}")
@@ -38,6 +38,19 @@ def read_model() -> Any:
     namespace: dict[str, Any] = {"__name__": "models"}
     exec(compile(MODEL, "models.py", "exec", dont_inherit=True), namespace)  # noqa: S102 - code from this documentation
     return namespace["UserToken"]
+
+
+class OldBase(DeclarativeBase):
+    pass
+
+
+class OldToken(OldBase):
+    """The model of the old release, whose times have no zone."""
+
+    __tablename__ = "user_tokens"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int]
+    expires: Mapped[datetime]
 
 
 INSERT = "INSERT INTO user_tokens (user_id, service, token, refresh_token, expires) VALUES"
@@ -68,14 +81,21 @@ def test_a_table_in_use_becomes_one_that_the_functions_keep(
             query = text("SELECT token, refresh_token FROM user_tokens WHERE user_id = :u")
             return connection.execute(query, {"u": user}).one()
 
+    def has_expired(user: int) -> bool:
+        with Session(old_release) as session:
+            expires = session.scalars(select(OldToken.expires).where(OldToken.user_id == user)).one()
+            return expires < datetime.now(UTC).replace(tzinfo=None)
+
     sessions = sessionmaker(engine)
     common = {"provider": "google", "client": oauth_provider.client(), "model": model}
     attach_key_ring(engine, ring, rollout=Rollout.PREPARE)
     project = Application(tmp_path, engine, model.metadata)
     write_revisions(project)
 
-    project.upgrade("1")
+    project.upgrade("2")
+    assert has_expired(1)
     refreshed = get_valid_token(sessions, user_id=1, **common)
+    assert not has_expired(1)
     assert oauth_provider.counts["/token"] == 1
     assert old(1)[0] == refreshed != token.access_token
     assert get_valid_token(sessions, user_id=2, **common) == "SENTINEL-2"
@@ -84,9 +104,9 @@ def test_a_table_in_use_becomes_one_that_the_functions_keep(
     assert get_valid_token(sessions, user_id=3, **common) == "SENTINEL-3"
 
     attach_key_ring(engine, ring, rollout=Rollout.MIGRATE)
-    project.upgrade("2")
-    attach_key_ring(engine, ring, rollout=Rollout.STRICT)
     project.upgrade("3")
+    attach_key_ring(engine, ring, rollout=Rollout.STRICT)
+    project.upgrade("4")
     assert project.is_clean()
     assert all(value is None or value.startswith("sealchemy:v1:") for user in (1, 2, 3) for value in old(user))
     with old_release.connect() as connection, pytest.raises(IntegrityError):

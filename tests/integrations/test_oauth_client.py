@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import json
 import logging
@@ -114,7 +115,8 @@ def listening(answer: bytes | None, pause: float = 0, hold: bool = False) -> Ite
         ),
         (Answer(200, {**GOOD, "access_token": ["SENTINEL-in-the-answer"]}), RefreshFailedError, "is list, not str"),
         (Answer(200, '{"access_token": "SENTINEL-in-the-answer\\ud800"}'), RefreshFailedError, "UTF-8"),
-        (Answer(200, {**GOOD, "refresh_token": 5}), RefreshFailedError, "refresh_token of a grant is float"),
+        (Answer(200, {**GOOD, "refresh_token": [5]}), RefreshFailedError, "refresh_token of a grant is list"),
+        (Answer(400, {"error": ["invalid_grant"]}), ReauthorizationRequiredError, "invalid_grant"),
         (Answer(400, {"error": "invalid_grant"}, ODD_DATE), ReauthorizationRequiredError, "invalid_grant"),
         (Answer(200, {**GOOD, "access_token": "sealchemy:v1:x"}), RefreshFailedError, "encrypted value"),
         (Answer(200, "x" * 3_000_000), RefreshFailedError, "could not be reached"),
@@ -149,6 +151,7 @@ def test_response_without_a_usable_grant_is_an_error(
         ({"expires_in": float("inf")}, 315_360_000),
         ({"expires_in": 10**400}, 315_360_000),
         ({"error": ""}, None),
+        ({"error": {"code": "ok", "message": ""}}, None),
     ],
 )
 def test_odd_lifetime_loses_no_token(oauth_provider: Provider, given: dict[str, Any], expected: float) -> None:
@@ -481,6 +484,63 @@ def test_codes_that_mean_a_dead_grant_at_one_provider_are_in_its_preset(
     with pytest.raises(ReauthorizationRequiredError) as caught:
         oauth_provider.client(dead_grant_errors=preset["dead_grant_errors"]).refresh(REFRESH)
     assert caught.value.code == answer.body["error"]  # type: ignore[index] # a dictionary
+
+
+def test_a_token_that_is_a_number_is_text(oauth_provider: Provider) -> None:
+    oauth_provider.answers.append(Answer(200, {**GOOD, "refresh_token": 12345678901234567890}))
+    assert oauth_provider.client().refresh(REFRESH).refresh_token == "12345678901234567890"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(400, {"error": "invalid_request", "error_description": "Missing required parameter [client_id]."}),
+        Answer(401, {"error": "unauthorized_client"}),
+        Answer(403, {"error": "access_denied", "login": "login_required"}),
+        Answer(500, {"error": "invalid_grant"}),
+        Answer(302, {"message": "invalid_grant"}),
+    ],
+)
+def test_only_a_token_that_is_dead_counts_as_revoked(oauth_provider: Provider, answer: Answer) -> None:
+    client = oauth_provider.client(dead_grant_errors=("invalid_request", "unauthorized_client"))
+    oauth_provider.answers.append(answer)
+    with pytest.raises(RevocationFailedError):
+        client.revoke(REFRESH)
+
+
+@pytest.mark.parametrize("wrong", ["ya29.SENTINEL-token", [("access_token", "ya29.SENTINEL-token")], None])
+def test_a_response_that_is_no_dictionary_is_not_shown(wrong: Any) -> None:
+    with pytest.raises(PlaintextTypeError, match="not a dictionary") as caught:
+        TokenGrant.from_response(wrong)
+    assert_silent(caught.value, "ya29.SENTINEL-token")
+
+
+def test_a_token_that_is_repeated_in_another_field_is_not_stored_there() -> None:
+    grant = TokenGrant.from_response(
+        {**GOOD, "refresh_token": "1//new", "scope": "read 1//new", "token_type": "ya29.new"}
+    )
+    assert (grant.scope, grant.token_type) == (None, "Bearer")
+
+
+def test_a_grant_without_refresh_token_that_expires_at_once_does_not_expire() -> None:
+    assert TokenGrant.from_response({"access_token": "a", "expires_in": 0}).expires_in is None
+    assert TokenGrant.from_response({**GOOD, "refresh_token": "1//new", "expires_in": 0}).expires_in == 0
+
+
+@pytest.mark.parametrize("wrong", [{"expires_in": "3600"}, {"expires_in": float("nan")}, {"expires_at": "2030-01-01"}])
+def test_times_of_a_grant_are_times(wrong: Any) -> None:
+    with pytest.raises(IntegrationError, match="of a grant"):
+        TokenGrant(access_token="a", **wrong)
+
+
+def test_a_grant_can_be_replaced() -> None:
+    grant = dataclasses.replace(TokenGrant(access_token="a", expires_in=60), scope="x")
+    assert (grant.scope, grant.expires_in) == ("x", 60)
+
+
+def test_a_client_needs_a_token_endpoint() -> None:
+    with pytest.raises(IntegrationError, match="endpoint"):
+        OAuthClient("id", "secret", None)  # type: ignore[arg-type]
 
 
 def test_a_grant_shows_no_token() -> None:

@@ -161,6 +161,21 @@ class _TimeLimitError(Exception):
     pass
 
 
+def interrupted(url: str, keys: list[str], token_endpoint: str) -> None:
+    """Get a token, be interrupted by a signal meanwhile, and end."""
+    sessions = sessionmaker(attach_key_ring(create_engine(url), ring(keys)))
+
+    def interrupt(*_: object) -> None:
+        raise _TimeLimitError
+
+    signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.4)
+    with suppress(_TimeLimitError):
+        client = OAuthClient(CLIENT_ID, CLIENT_SECRET, token_endpoint)
+        get_valid_token(sessions, user_id="u1", provider="google", client=client)
+    print("interrupted", flush=True)
+
+
 def soaking(url: str, keys: list[str], token_endpoint: str, users: int) -> None:
     """Get tokens of random users for ever, and be interrupted by signals at any moment."""
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
@@ -175,10 +190,12 @@ def soaking(url: str, keys: list[str], token_endpoint: str, users: int) -> None:
     signal.signal(signal.SIGALRM, interrupt)
     print("ready", flush=True)
     while True:
-        with suppress(Exception):  # the handler may raise anywhere, drivers included
-            signal.setitimer(signal.ITIMER_REAL, random.choice([0.0, random.uniform(0.001, 0.3)]))
-            user = f"u{random.randrange(users)}"
-            get_valid_token(sessions, user_id=user, provider="google", client=client, leeway=0)
+        with suppress(Exception):  # the handler may raise anywhere, even while the next line ends
+            with suppress(Exception):
+                signal.setitimer(signal.ITIMER_REAL, random.choice([0.0, random.uniform(0.001, 0.3)]))
+                user = f"u{random.randrange(users)}"
+                get_valid_token(sessions, user_id=user, provider="google", client=client, leeway=0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 if __name__ == "__main__":

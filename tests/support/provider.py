@@ -138,8 +138,8 @@ class Provider:
         fault: called for each request to /token; `refuse` and `fail` respond with 429 and 500, `hang` responds late,
             and `drop` grants tokens and responds too late for anyone to receive them.
         dropped: the families whose tokens were granted and not received.
-        asked_by: by family, who has asked last: the query of the URL.
-        reuses: the family of each refresh token that was used twice, and who had used it before.
+        asked_by: by family, who has asked last, the query of the URL, and when, by `time.monotonic`.
+        reuses: the family of each refresh token that was used twice, and who had used it before, and when.
         counts: number of requests per path, and of reused refresh tokens.
     """
 
@@ -150,8 +150,8 @@ class Provider:
     answers: list[Answer] = field(default_factory=list)
     fault: Callable[[], str] = lambda: ""
     dropped: set[str] = field(default_factory=set)
-    asked_by: dict[str, str] = field(default_factory=dict)
-    reuses: list[tuple[str, str]] = field(default_factory=list)
+    asked_by: dict[str, tuple[str, float]] = field(default_factory=dict)
+    reuses: list[tuple[str, str, float]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     in_request: threading.Event = field(default_factory=threading.Event)
     tokens: list[Token] = field(default_factory=list)
@@ -241,7 +241,7 @@ class RefreshGrant(grants.RefreshTokenGrant):
             return None
         if found.used and provider.rotates:
             provider.counts["reused"] += 1
-            provider.reuses.append((found.family, provider.asked_by.get(found.family, "")))
+            provider.reuses.append((found.family, *provider.asked_by.get(found.family, ("", 0.0))))
             provider.end(found.family)
             return None
         return found
@@ -255,7 +255,7 @@ class RefreshGrant(grants.RefreshTokenGrant):
 
     def revoke_old_credential(self, refresh_token: Token) -> None:
         refresh_token.used = True
-        _provider().asked_by[refresh_token.family] = request.query_string.decode()
+        _provider().asked_by[refresh_token.family] = request.query_string.decode(), time.monotonic()
 
 
 class Revocation(RevocationEndpoint):

@@ -200,7 +200,8 @@ def _refuse_values(context: str) -> Callable[[Any], None]:
 def _refuse_plaintext(context: str, _kind: Plaintext, _value: object) -> NoReturn:
     raise PlaintextFoundError(
         f"{context}: this column holds plaintext, and its rollout stage is strict; find out who wrote it. If it dates"
-        " from before the migration, attach the key ring with rollout=Rollout.MIGRATE and encrypt the rows there"
+        " from before the migration, attach the key ring with rollout=Rollout.MIGRATE and encrypt the rows there (or"
+        " with Rollout.PREPARE, while a release without sealchemy still runs)"
     )
 
 

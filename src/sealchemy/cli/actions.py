@@ -43,7 +43,7 @@ def status(
     if as_json:
         print(json.dumps(output.as_json(found, known), indent=2))
     else:
-        Console().print(output.status_table(found, known))
+        Console(emoji=False).print(output.status_table(found, known))
     wrong = [f"{item.table}.{item.column}: {item.plaintext} values are plaintext" for item in found if item.plaintext]
     wrong = wrong if fail_if_plaintext else []
     wrong += [
@@ -97,7 +97,7 @@ def plan(project: Project, *, as_json: bool, accept: list[str]) -> None:
     if as_json:
         print(json.dumps(output.plan_as_json(found, left, accept), indent=2))
     else:
-        output.print_plan(Console(), found, left, accept)
+        output.print_plan(Console(emoji=False), found, left, accept)
     if any(table.obstacles(accept) for table in found):
         raise SystemExit(1)
 

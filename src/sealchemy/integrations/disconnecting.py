@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sealchemy import IntegrationError, IntegrationNotFoundError, SealchemyError
 
@@ -28,10 +28,10 @@ class Disconnect:
 
     async def run(self) -> None:
         """Revoke the grant and delete the row; with `forget`, delete it even if its grant cannot be revoked."""
-        number = await self._runner.transaction(self._row.number)
-        await self._runner.run_to_its_end(partial(self._until_gone, number), None)
+        stored = await self._runner.transaction(self._row.stored)
+        await self._runner.run_to_its_end(partial(self._until_gone, stored), None)
 
-    async def _until_gone(self, number: object) -> None:
+    async def _until_gone(self, stored: tuple[Any, ...]) -> None:
         try:
             await self._revoke_and_remove()
         except IntegrationNotFoundError:
@@ -39,8 +39,8 @@ class Disconnect:
         except SealchemyError as error:
             if not self._forget:
                 raise
-            if await self._runner.transaction(self._row.forget):
-                label = self._row.label(number)
+            if await self._runner.transaction(partial(self._row.forget, stored=stored)):
+                label = self._row.label(stored[0])
                 logger.warning("%s: forgotten; its grant was not revoked (%s)", label, type(error).__name__)
 
     async def _revoke_and_remove(self) -> None:

@@ -9,12 +9,10 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _URL = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+(/[\x21-\x5b\x5d-\x7e]*)?")
 
 
-def check_endpoint(endpoint: str | None) -> None:
-    """Raise `IntegrationError` unless an endpoint has TLS, is on this machine, or is None."""
-    if endpoint is None:
-        return
+def check_endpoint(endpoint: str) -> None:
+    """Raise `IntegrationError` unless an endpoint has TLS, or is on this machine."""
     host = scheme = None
-    if _URL.fullmatch(endpoint):  # characters on which URL parsers agree
+    if isinstance(endpoint, str) and _URL.fullmatch(endpoint):  # characters on which URL parsers agree
         try:
             parts = urlsplit(endpoint)
             host, scheme, _ = parts.hostname, parts.scheme, parts.port

@@ -41,8 +41,9 @@ class Failures(NamedTuple):
 
     Attributes:
         failing_since: when the first of these failures was; None if the last refresh worked.
-        failures: their number in a row, as far as they are of one kind: refusals of this grant, or others.
-        last_error: the code of the last one.
+        failures: their number, as far as they are of one kind: refusals of this grant or, before the first of these,
+            others.
+        last_error: the code of the last one of this kind.
         next_attempt_at: when the provider may be asked again; None if it may be asked now.
     """
 
@@ -59,6 +60,9 @@ class Failures(NamedTuple):
             now: the time, by the clock of the database.
             retry_after: the seconds that the provider asked to wait.
         """
+        if is_refusal(self.last_error) and not is_refusal(code):  # tells nothing of the grant
+            pause = max(_pause(self.failures, self.last_error or ""), retry_after or 0.0)
+            return self._replace(next_attempt_at=now + timedelta(seconds=pause))
         is_first = self.last_error is None or is_refusal(self.last_error) != is_refusal(code)
         if code == REJECTED and self.next_attempt_at is not None:  # its successes are not known
             is_first = is_first or now - self.next_attempt_at > _FORGOTTEN_AFTER

@@ -6,7 +6,7 @@ import logging
 from datetime import timedelta
 from typing import Any, NoReturn
 
-from sqlalchemy import Engine, delete, false, select, update
+from sqlalchemy import Engine, column, delete, false, inspect, select, table, update
 from sqlalchemy.orm import Session
 
 from sealchemy import (
@@ -15,11 +15,13 @@ from sealchemy import (
     ReauthorizationRequiredError,
     SealchemyError,
 )
+from sealchemy._values.secret import hide
 
 from .failures import REJECTED, Failures
+from .identity import require_identity
 from .models import IntegrationMixin, utc_now
 from .snapshot import Claim, Seen, Snapshot
-from .token_grant import TokenGrant
+from .token_grant import TokenGrant, fitting
 
 logger = logging.getLogger("sealchemy")
 
@@ -34,7 +36,7 @@ class IntegrationRow:
     """
 
     def __init__(self, model: type[IntegrationMixin], user_id: Any, provider: str, account: str) -> None:
-        require_identity(user_id, provider, account)
+        require_identity(model, user_id, provider, account)
         self.model, self.user_id, self.provider, self.account = model, user_id, provider, account
 
     def label(self, number: object) -> str:
@@ -97,7 +99,7 @@ class IntegrationRow:
             rotated = {} if grant.refresh_token is None else {"refresh_token": grant.refresh_token}
             self._update(session, row.id, **rotated, **_freed(row, lease))
             return False
-        values = {**grant.columns(row.now), **WORKS, "refreshed_at": row.now}
+        values = {**fitting(self.model, grant.columns(row.now)), **WORKS, "refreshed_at": row.now}
         if row.reauthorization_required:  # another caller sent the same refresh token, and was refused
             values |= {"refresh_token": grant.refresh_token, "reauthorization_required": False}
         self._update(session, row.id, **values, **_freed(row, lease), updated_at=utc_now())
@@ -150,9 +152,25 @@ class IntegrationRow:
         session.execute(delete(self.model).where(self.model.id == row.id), **_PLAIN)
         return True
 
-    def forget(self, session: Session) -> bool:
-        """Delete the row, whatever its tokens are; return whether there was one."""
-        return bool(session.execute(self._where(delete(self.model)), **_PLAIN).rowcount)  # type: ignore[attr-defined]
+    def stored(self, session: Session) -> tuple[Any, ...]:
+        """Return the id and the tokens as they are stored, which need not be readable."""
+        mapper = inspect(self.model)
+        key, *tokens = (mapper.columns[name] for name in ("id", "access_token", "refresh_token"))
+        whole: Any = mapper.local_table
+        plain = table(
+            whole.name, column(key.name, key.type), *(column(item.name) for item in tokens), schema=whole.schema
+        )
+        query = select(*plain.c).where(plain.c[key.name] == self.number(session))
+        number, *stored = session.execute(query, bind_arguments={"mapper": mapper}).one()
+        return number, *map(hide, stored)
+
+    def forget(self, session: Session, stored: tuple[Any, ...]) -> bool:
+        """Delete the row if it is still as it was stored; return whether it was."""
+        _begin(session, self.model)
+        if session.scalar(self._find(self.model.id).with_for_update()) is None or self.stored(session) != stored:
+            return False
+        session.execute(delete(self.model).where(self.model.id == stored[0]), **_PLAIN)
+        return True
 
     def refuse(self, snapshot: Snapshot) -> NoReturn:
         """Raise the error that tells the user to connect again."""
@@ -227,17 +245,3 @@ def _begin(session: Session, model: type[IntegrationMixin]) -> None:
     session.execute(update(model).where(false()).values(refresh_lease=None), **_PLAIN)  # takes the write lock
     if not getattr(session.connection({"bind": bind}).connection.driver_connection, "in_transaction", True):
         raise IntegrationError("this engine is in AUTOCOMMIT, where tokens can be lost; use sessions of another engine")
-
-
-def require_identity(user_id: object, provider: object, account: object) -> None:
-    """Refuse arguments that would select any row but one.
-
-    Raises:
-        IntegrationError: `provider` or `account` is not text, or `user_id` not a value.
-    """
-    if not isinstance(provider, str) or user_id is None or hasattr(user_id, "__clause_element__"):
-        raise IntegrationError(
-            f"user_id is {type(user_id).__name__} and provider {type(provider).__name__}; pass two values"
-        )
-    if not isinstance(account, str):
-        raise IntegrationError(f'account is {type(account).__name__}; pass text, "" for the only account')

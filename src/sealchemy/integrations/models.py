@@ -37,17 +37,26 @@ def _exact_text(length: int) -> String:
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A point in time, aware and in UTC in Python, even where the database has no time zones (SQLite, MariaDB)."""
+    """A point in time, aware and in UTC in Python, even where the database has no time zones (SQLite, MariaDB).
 
-    impl = DateTime(timezone=True)
+    `UtcDateTime(timezone=False)` is for a column of PostgreSQL that has none, with times in UTC.
+    """
+
+    impl = DateTime
     cache_ok = True
+
+    def __init__(self, timezone: bool = True) -> None:  # noqa: FBT001, FBT002 - as `DateTime` takes it
+        """Name the type of the column."""
+        super().__init__(timezone=timezone)
+        self.timezone = timezone
 
     @override
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Refuse a naive value, which would mean another time on another machine."""
         if value is not None and value.tzinfo is None:
             raise ValueError("a datetime without a time zone; use datetime.now(UTC)")
-        return value and value.astimezone(UTC)
+        value = value and value.astimezone(UTC)
+        return value if value is None or self.timezone else value.replace(tzinfo=None)
 
     @override
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
@@ -119,7 +128,7 @@ class IntegrationMixin:
     refresh_lease: Mapped[str | None] = mapped_column(String(36))
     refresh_lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
-    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now(), onupdate=func.now())
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now(), onupdate=utc_now())
 
     @declared_attr
     def has_access_token(cls) -> MappedSQLExpression[bool]:  # noqa: N805 - SQLAlchemy passes the class

@@ -21,7 +21,7 @@ from sealchemy._values.secret import hide
 from .endpoints import check_endpoint, host_of
 from .failures import CLIENT_ERRORS
 from .provider_session import ProviderSession
-from .responses import DEAD_GRANT_ERRORS, Refused, require_codes
+from .responses import DEAD_GRANT_ERRORS, DEAD_TOKEN_ERRORS, Refused, require_codes
 from .token_grant import TokenGrant, require_text
 
 __all__ = ["AuthorizationRequest", "OAuthClient", "TokenGrant"]
@@ -97,8 +97,10 @@ class OAuthClient:
         self._authorization_parameters = dict(authorization_parameters or {})
         self._auth_method = token_endpoint_auth_method
         self._dead = DEAD_GRANT_ERRORS | require_codes(dead_grant_errors)
-        for endpoint in (token_endpoint, authorization_endpoint, revocation_endpoint):
-            check_endpoint(endpoint)
+        check_endpoint(token_endpoint)
+        for endpoint in (authorization_endpoint, revocation_endpoint):
+            if endpoint is not None:
+                check_endpoint(endpoint)
         self._check()
 
     def _check(self) -> None:
@@ -198,13 +200,14 @@ class OAuthClient:
         require_text("token", token)
         if self.revocation_endpoint is None:
             raise RevocationFailedError("this client has no revocation_endpoint")
-        refused = self._session(self.revocation_endpoint, token).ask(
+        session = self._session(self.revocation_endpoint, token, dead=frozenset())
+        refused = session.ask(
             lambda session: session.parse(
                 session.revoke_token(self.revocation_endpoint, token=token, allow_redirects=False), needs_token=False
             )
         )
-        # Some providers respond with this error for a token that has already expired.
-        if isinstance(refused, Refused) and not refused.is_dead and refused.code != "invalid_token":
+        # Some providers respond with an error for a token that is dead already.
+        if isinstance(refused, Refused) and refused.code not in DEAD_TOKEN_ERRORS:
             raise RevocationFailedError(
                 f"the token was not revoked: the provider at {host_of(self.revocation_endpoint)} {refused}",
                 code=refused.code,
@@ -231,11 +234,13 @@ class OAuthClient:
             advice = f"; check the secret of client {self.client_id!r} and its token_endpoint_auth_method"
         raise RefreshFailedError(f"no token: {where} {refused}{advice}", refused.retry_after, code=refused.code)
 
-    def _session(self, endpoint: str, *sent: str, **options: Any) -> ProviderSession:
+    def _session(
+        self, endpoint: str, *sent: str, dead: frozenset[str] | None = None, **options: Any
+    ) -> ProviderSession:
         return ProviderSession(
             endpoint,
             self.timeout,
-            self._dead,
+            self._dead if dead is None else dead,
             [secret for secret in (*sent, self._client_secret) if secret],
             client_id=self.client_id,
             client_secret=self._client_secret,

@@ -105,8 +105,8 @@ class Refresh:
         began = time.monotonic()
         take = partial(row.claim, lease=waiting.lease, seconds=waiting.seconds, to_replace=snapshot.seen)
         claim = await runner.transaction(take)
-        if claim is None:
-            return None
+        if claim is None:  # others have it
+            return snapshot.token(0.0, self._rejected)
         if claim.refresh_token is None:
             await self._without_refresh_token(claim)
             return None

@@ -33,6 +33,9 @@ DEAD_GRANT_ERRORS = frozenset(
 )
 """The codes that say of any provider's grant that it is dead, wherever they are in its response."""
 
+DEAD_TOKEN_ERRORS = frozenset({"invalid_grant", "invalid_token", "token_revoked"})
+"""The codes with which revocation endpoints refuse a token that is dead already."""
+
 _REPEATED_LATER = frozenset({408, 425, 429})  # HTTP statuses
 _SAFE = re.compile(r"[a-z_]{1,40}")  # a wider pattern would match tokens
 _MICROSOFT = re.compile(r"AADSTS[0-9]{1,10}(?![0-9])")
@@ -71,14 +74,15 @@ def parse(
     """
     status = response.status_code
     try:
-        # Text that is not in UTF-8 costs no token beside it, and an int of a thousand digits is an error.
+        # Text that is not in UTF-8 costs no token beside it. Some tokens are numbers, which a float would round.
         text = response.content.decode(json.detect_encoding(response.content), "surrogateescape")
-        body = json.loads(text, parse_int=float)
-    except ValueError:  # its error holds the body
+        body = json.loads(text, parse_int=str)
+    except (ValueError, RecursionError):  # some of them hold the body
         body = None
     said = body if isinstance(body, dict) else {}
     refused = None
-    if said.get("error") or status >= 300:  # noqa: PLR2004 - RFC 9110, section 15
+    is_granted = needs_token and said.get("access_token") and status < 300  # noqa: PLR2004 - RFC 9110, section 15.3
+    if status >= 300 or (said.get("error") and not is_granted):  # noqa: PLR2004 - RFC 9110, section 15.4
         refused = _refused(said, status, dead, sent)
         refused.retry_after = _retry_after(response.headers.get("Retry-After"))
     elif needs_token and not said.get("access_token"):
@@ -96,13 +100,15 @@ def _refused(body: dict[str, Any], status: int, dead: AbstractSet[str], sent: Co
     error = body.get("error")
     if isinstance(error, dict):  # as the APIs of Google and Facebook have it
         error = next((error[name] for name in ("status", "type", "code") if isinstance(error.get(name), str)), None)
+    if not isinstance(error, str):
+        error = None
     microsoft = _MICROSOFT.match(str(body.get("error_description")))
     number = microsoft.group() if microsoft else ""
     # What a response says of the moment, or of the application, is not contradicted by texts deep inside of it.
     is_of_the_grant = status < 500 and status not in _REPEATED_LATER and error not in NOT_OF_THE_GRANT  # noqa: PLR2004
-    found = dead & ({*_texts(body), number} if is_of_the_grant else {str(error)})
+    found = dead & ({*_texts(body), number} if is_of_the_grant else {error or ""})
     body = {}
-    is_safe = isinstance(error, str) and _SAFE.fullmatch(error) and not any(secret in error for secret in sent)
+    is_safe = error and _SAFE.fullmatch(error) and not any(secret in error for secret in sent)
     if error not in found and not is_safe:
         error = None
     known = min(found, key=lambda item: (item != error, item), default=error or number)
@@ -125,7 +131,7 @@ def _code_at(status: int, code: str) -> str:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yield the texts and the whole numbers of a JSON value, at any depth."""
+    """Yield the texts of a JSON value, at any depth."""
     pending = [value]
     while pending:
         item = pending.pop()
@@ -135,8 +141,6 @@ def _texts(value: Any) -> Iterator[str]:
             pending += item
         elif isinstance(item, str):
             yield item
-        elif isinstance(item, float) and item.is_integer():
-            yield f"{item:.0f}"
 
 
 def _retry_after(value: str | None) -> float | None:

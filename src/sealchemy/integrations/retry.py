@@ -11,7 +11,6 @@ from sealchemy import ColumnDefinitionError
 from .failures import Failures
 
 _CLEARED: dict[str, Any] = Failures()._asdict()
-_NEEDED = {"provider", "reauthorization_required", *_CLEARED}
 
 
 def retry(engine: Engine, name: str = "integrations", *, provider: str | None = None, code: str | None = None) -> int:
@@ -19,7 +18,7 @@ def retry(engine: Engine, name: str = "integrations", *, provider: str | None = 
 
     Args:
         engine: of the database; it needs no keys.
-        name: of the table.
+        name: of the table, with its schema if that is not the default one: `app.integrations`.
         provider: only those with this provider.
         code: only those whose `last_error` is this.
 
@@ -27,14 +26,19 @@ def retry(engine: Engine, name: str = "integrations", *, provider: str | None = 
         the number of integrations that are asked again.
 
     Raises:
-        ColumnDefinitionError: the table does not exist, or lacks the columns that revision 0007 adds.
+        ColumnDefinitionError: the table does not exist, or lacks one of these columns.
     """
-    names = {item["name"] for item in inspect(engine).get_columns(name)} if inspect(engine).has_table(name) else set()
-    if missing := _NEEDED - names:
+    schema, _, bare = name.rpartition(".")
+    inspector = inspect(engine)
+    if not inspector.has_table(bare, schema=schema or None):
+        raise ColumnDefinitionError(f"table {name} has no columns, since it does not exist; name an existing one")
+    needed = {"reauthorization_required", *_CLEARED, *(["provider"] if provider is not None else [])}
+    if missing := needed - {item["name"] for item in inspector.get_columns(bare, schema=schema or None)}:
         raise ColumnDefinitionError(
-            f"table {name} has no column {', '.join(sorted(missing))}; run `alembic upgrade head`, or name the table"
+            f"table {name} has no column {', '.join(sorted(missing))}; run `alembic upgrade head` if it is the"
+            " ready-made table, and leave out the provider if the column has another name"
         )
-    t = table(name, *map(column, _NEEDED))
+    t = table(bare, *map(column, needed), schema=schema or None)
     where = [or_(t.c.reauthorization_required, t.c.failures > 0, t.c.next_attempt_at.is_not(None))]
     where += [t.c.provider == provider] if provider is not None else []
     where += [t.c.last_error == code] if code is not None else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,8 +16,8 @@ class IntegrationPublic(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
-    id: int
-    user_id: str
+    id: int | UUID | str
+    user_id: int | UUID | str
     provider: str
     account: str
     scope: str | None

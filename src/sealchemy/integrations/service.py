@@ -81,7 +81,8 @@ def get_valid_token(  # noqa: PLR0913 - each has a default but four
             most half of its life. It is ignored where there is no refresh token.
         deadline: how long this call may take, in seconds or as a timedelta, apart from the database; then a refresh
             goes on without it. By default, until the refresh has ended.
-        rejected: an access token that the provider has just refused (HTTP status 401); it is not returned again.
+        rejected: an access token that the provider has just refused (HTTP status 401); it is not returned again, unless
+            the provider issues it again.
         model: the table, if it is not the ready-made one.
 
     Raises:
@@ -180,6 +181,8 @@ def _refresh(
 def _seconds(time: timedelta | float | None, name: str) -> float | None:
     if time is None:
         return None
+    if not isinstance(time, timedelta | int | float) or isinstance(time, bool):
+        raise IntegrationError(f"{name} is {type(time).__name__}; give seconds, or a timedelta")
     seconds = time.total_seconds() if isinstance(time, timedelta) else float(time)
     if not 0 <= seconds <= _LONGEST_SECONDS:
         raise IntegrationError(f"{name} is {seconds:g}; give seconds, 0 to {_LONGEST_SECONDS:g}")

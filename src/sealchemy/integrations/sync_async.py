@@ -89,7 +89,7 @@ class BlockingRunner(_Persistence):
     """For threads: nothing here ever suspends."""
 
     def __init__(self, session_factory: Callable[[], Session], model: type[Any]) -> None:
-        self._factory, self._model = _own_sessions(session_factory), model
+        self._factory, self._model = _own_sessions(session_factory, is_async=False), model
         self._bind: Any = None
 
     async def transaction(self, step: Callable[[Session], _Result]) -> _Result:
@@ -122,7 +122,7 @@ class AsyncRunner(_Persistence):
     """For an event loop."""
 
     def __init__(self, session_factory: Callable[[], AsyncSession]) -> None:
-        self._factory = _own_sessions(session_factory)
+        self._factory = _own_sessions(session_factory, is_async=True)
 
     async def transaction(self, step: Callable[[Session], _Result]) -> _Result:
         """Run a step in a transaction of its own."""
@@ -162,7 +162,7 @@ class TimeLimitReachedError(Exception):
     """The caller does not wait longer. It is never seen outside."""
 
 
-def _own_sessions(factory: Any) -> Any:
+def _own_sessions(factory: Any, *, is_async: bool) -> Any:
     """Return the factory of new sessions, or refuse one that would return the caller's own."""
     if hasattr(factory, "session_factory"):  # a scoped_session or async_scoped_session
         return factory.session_factory
@@ -171,6 +171,10 @@ def _own_sessions(factory: Any) -> Any:
             f"session_factory is a {type(factory).__name__}; pass a factory, such as sessionmaker(engine) or"
             " async_sessionmaker(engine), since a refresh must be committed even if the caller's transaction is not"
         )
+    made = getattr(factory, "class_", None)
+    if made is not None and hasattr(made, "sync_session_class") is not is_async:
+        wanted = "async_sessionmaker(engine)" if is_async else "sessionmaker(engine)"
+        raise IntegrationError(f"session_factory makes {made.__name__}; this function needs {wanted}")
     return factory
 
 
@@ -186,8 +190,11 @@ def run(steps: Coroutine[Any, Any, _Result]) -> _Result:
 def _in_thread(call: Callable[[], _Result]) -> Future[_Result]:
     """Run a call in a new thread, for which the end of the process waits, with the caller's context variables."""
     future: Future[_Result] = Future()
+    once = threading.Lock()
 
     def work() -> None:
+        if not once.acquire(blocking=False):
+            return  # the thread runs, though starting it was interrupted by a RuntimeError
         try:
             future.set_result(call())
         except BaseException as error:  # noqa: BLE001 - raised where the result is taken

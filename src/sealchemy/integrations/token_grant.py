@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
+from sqlalchemy import inspect
+
 from sealchemy import IntegrationError, PlaintextTypeError
 from sealchemy._values.secret import has_lone_surrogate, hide, type_name
 
@@ -46,7 +48,7 @@ class TokenGrant:
     scope: str | None
     expires_at: datetime | None
     expires_in: float | None
-    _requested_at: float = field(repr=False, compare=False)
+    _requested_at: float = field(init=False, repr=False, compare=False)
     """By `time.monotonic`, so of this process alone."""
 
     def __init__(
@@ -71,8 +73,10 @@ class TokenGrant:
         _check("access_token", self.access_token)
         if self.refresh_token is not None:
             _check("refresh_token", self.refresh_token)
-        if expires_at is not None and expires_at.tzinfo is None:
-            raise IntegrationError("expires_at of a grant has no time zone; use datetime.now(UTC) + ...")
+        if expires_at is not None and getattr(expires_at, "tzinfo", None) is None:
+            raise IntegrationError("expires_at of a grant is not a time with a time zone; use datetime.now(UTC) + ...")
+        if expires_in is not None and not (isinstance(expires_in, int | float) and 0 <= expires_in <= _LONGEST_LIFE):
+            raise IntegrationError(f"expires_in of a grant takes seconds, from 0 to {_LONGEST_LIFE:g}, or None")
 
     @classmethod
     def from_response(cls, token: Mapping[str, Any]) -> TokenGrant:
@@ -85,15 +89,24 @@ class TokenGrant:
         Raises:
             PlaintextTypeError: there is no access token, or a token that cannot be stored.
         """
+        problem = None if isinstance(token, Mapping) else f"the response is {type(token).__name__}, not a dictionary"
+        if problem is not None:
+            token = hide(token)
+            raise PlaintextTypeError(f"{problem}; pass response.json()")
         given: dict[str, Any] = {
             "access_token": hide(token.get("access_token")),
             "refresh_token": hide(token.get("refresh_token") or None),
-            "token_type": _match(_TOKEN_TYPE, token.get("token_type")) or "Bearer",
+            "token_type": _match(_TOKEN_TYPE, token.get("token_type")),
             "scope": _match(_SCOPE, _joined(token.get("scope"))),
             "expires_at": _moment(token.get("expires_at")),
         }
         if given["expires_at"] is None:
             given["expires_in"] = _lifetime(token.get("expires_in"))
+        if given["refresh_token"] is None and not given.get("expires_in"):
+            given["expires_in"] = None  # 0 stands for ever: nobody grants a token that has expired
+        tokens = [item for item in (given["access_token"], given["refresh_token"]) if isinstance(item, str) and item]
+        given |= {name: None for name in ("scope", "token_type") if any(item in (given[name] or "") for item in tokens)}
+        given["token_type"] = given["token_type"] or "Bearer"
         token = hide(token)
         return cls(**given)
 
@@ -136,6 +149,16 @@ class TokenGrant:
         """Count from now."""
         for name, value in zip(self.__slots__, [*state, time.monotonic()], strict=True):
             object.__setattr__(self, name, value)
+
+
+def fitting(model: type[Any], columns: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns of a grant without what is too long for a table of an application's own.
+
+    Its tokens exist nowhere else, and a scope or a type of token is not worth losing them.
+    """
+    limits = {name: inspect(model).columns[name].type.length for name in ("scope", "token_type")}
+    long = {name for name, limit in limits.items() if limit and len(columns.get(name) or "") > limit}
+    return {name: value for name, value in columns.items() if name not in long}
 
 
 def require_text(name: str, hidden: Any) -> None:

@@ -6,16 +6,19 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sqlalchemy import inspect, select, update
+from sqlalchemy import inspect, or_, select, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Session
 
-from sealchemy import UnsupportedOperationError
+from sealchemy import IntegrationError, UnsupportedOperationError
+from sealchemy._values.secret import hide
 
-from .integration_row import WORKS, label, require_identity
+from .failures import NOT_OF_THE_GRANT, REJECTED
+from .identity import require_identity
+from .integration_row import WORKS, label
 from .models import Integration, IntegrationMixin, utc_now
-from .token_grant import TokenGrant
+from .token_grant import TokenGrant, fitting
 
 logger = logging.getLogger("sealchemy")
 
@@ -49,17 +52,22 @@ def upsert_integration(
         user_id: the application's id of the user: text, an integer or a UUID, as the model has it.
         provider: the application's name of the provider, such as `google-calendar`.
         grant: the tokens.
-        account: the name of the account at the provider, if a user may connect several; a refresh token of one is never
-            kept for another.
+        account: the name of the account at the provider; a refresh token of one is never kept for another. Without
+            it, a user has one account there, and a grant without a refresh token must be of the same account.
         model: the table, if it is not the ready-made one.
 
     Returns:
         the integration, without its tokens loaded.
     """
-    require_identity(user_id, provider, account)
+    problem = None if isinstance(grant, TokenGrant) else f"grant is {type(grant).__name__}, not a TokenGrant"
+    if problem is not None:
+        grant = hide(grant)
+        raise IntegrationError(f"{problem}; TokenGrant.from_response(token) makes one of a dictionary")
+    require_identity(model, user_id, provider, account)
+    _refuse_inheritance(model)
     identity = {"user_id": user_id, "provider": provider, "account": account}
     now = session.scalars(select(utc_now()), bind_arguments={"mapper": model}).one()
-    values = {**grant.columns(now), "refreshed_at": None, "updated_at": utc_now()}
+    values = {**fitting(model, grant.columns(now)), "refreshed_at": None, "updated_at": utc_now()}
     works = {**WORKS, "reauthorization_required": False}
     session.flush()
     if grant.refresh_token is not None:
@@ -67,7 +75,8 @@ def upsert_integration(
     else:
         session.execute(_upsert(session.get_bind(model).dialect, model, identity, values))  # locks the row
         of_row = update(model).filter_by(**identity).execution_options(synchronize_session=False)
-        session.execute(of_row.where(model.reauthorization_required).values(refresh_token=None))
+        refused = or_(model.reauthorization_required, model.last_error.not_in([*NOT_OF_THE_GRANT, REJECTED]))
+        session.execute(of_row.where(refused).values(refresh_token=None))
         session.execute(of_row.values(**works, updated_at=model.updated_at))
     query = select(model).filter_by(**identity).execution_options(populate_existing=True)
     integration = session.scalars(query).one()
@@ -76,11 +85,20 @@ def upsert_integration(
     return integration
 
 
+def _refuse_inheritance(model: type[IntegrationMixin]) -> None:
+    mapper = inspect(model)
+    if mapper.inherits is not None or mapper.polymorphic_on is not None:
+        raise IntegrationError(
+            f"{model.__name__} is part of an inheritance, whose other columns an upsert cannot fill; give the"
+            " integrations a table of their own"
+        )
+
+
 def _upsert(dialect: Dialect, model: type[IntegrationMixin], identity: dict[str, Any], values: dict[str, Any]) -> Any:
     """Return the INSERT that updates the row of this identity if there is one, in the syntax of the database."""
     if dialect.name not in _INSERTS:
         raise UnsupportedOperationError(f"upsert_integration supports {', '.join(_INSERTS)}, not {dialect.name}")
-    insert: Any = _INSERTS[dialect.name](model).values(**identity, **values)
+    insert: Any = _INSERTS[dialect.name](model).values(**identity, **values, created_at=utc_now())
     columns = inspect(model).columns  # by attribute; a model may name its columns otherwise
     keys = [columns[name].key for name in values]
     if isinstance(insert, mysql.Insert):

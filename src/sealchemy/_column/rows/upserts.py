@@ -38,10 +38,13 @@ def _unique_keys(clause: Any, table: Table, written: Collection[str]) -> list[se
     constraints: list[Any] = [item for item in (*table.constraints, *table.indexes) if _is_unique(item)]
     if (name := getattr(clause, "constraint_target", None)) is not None:
         return [_exact_keys(item) for item in constraints if item.name == name] or [set()]
-    generated = table.autoincrement_column
-    uniques = [_exact_keys(item) for item in constraints]
-    # A key that the database makes is new.
-    return [keys for keys in uniques if generated is None or generated.key not in keys or generated.key in written]
+    # A key that the database makes, or a function for this row, is new.
+    new = {column.key for column in table.primary_key if _is_made(column, table) and column.key not in written}
+    return [keys for item in constraints if not (keys := _exact_keys(item)) & new]
+
+
+def _is_made(column: Column[Any], table: Table) -> bool:
+    return column is table.autoincrement_column or (column.default is not None and column.default.is_callable)
 
 
 def _exact_keys(item: Any) -> set[str]:
