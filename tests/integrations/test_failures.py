@@ -40,6 +40,7 @@ from sealchemy.integrations import (
     upsert_integration,
 )
 from sealchemy.integrations.failures import Failures
+from sealchemy.integrations.integration_row import IntegrationRow
 from sealchemy.integrations.retry import retry
 from tests.support import processes
 from tests.support.cli import run_in_this_process
@@ -430,6 +431,7 @@ def test_failures_of_the_moment_do_not_make_refusals_forgotten() -> None:
         assert failures.next_attempt_at is not None
     assert failures.and_then("access_denied", now, None).shows_a_dead_grant
     assert failures.and_then("server_error", now, 5000.0).next_attempt_at == now + timedelta(seconds=5000)
+    assert failures.and_then("server_error", now, None).next_attempt_at == now + timedelta(seconds=5)
 
 
 def test_a_grant_of_the_meantime_is_not_forgotten(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
@@ -441,8 +443,55 @@ def test_a_grant_of_the_meantime_is_not_forgotten(sessions: sessionmaker[Session
         raise RevocationFailedError("503")
 
     client.revoke = fail  # type: ignore[method-assign]
-    disconnect_integration(sessions, **WHOSE, client=client, forget=True)
+    with pytest.raises(RevocationFailedError):
+        disconnect_integration(sessions, **WHOSE, client=client, forget=True)
     assert row(sessions).refresh_token == oauth_provider.tokens[-1].refresh_token
+
+
+def test_a_row_that_is_refreshed_before_it_is_forgotten_is_forgotten(
+    sessions: sessionmaker[Session], oauth_provider: Provider
+) -> None:
+    connect(sessions, oauth_provider)
+    oauth_provider.delay = 0.8
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(get_valid_token, sessions, **WHOSE, client=oauth_provider.client())
+        assert oauth_provider.in_request.wait(10)
+        client = oauth_provider.client(revocation_endpoint=f"{oauth_provider.url}/nothing")
+        disconnect_integration(sessions, **WHOSE, client=client, forget=True)
+        asking.result()
+    with sessions() as session:
+        assert session.scalars(select(Integration)).all() == []
+
+
+@pytest.mark.parametrize("what", ["refreshed", "disconnected", "refused", "connected"])
+def test_a_token_of_a_row_that_has_changed_is_not_returned(
+    sessions: sessionmaker[Session], oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    connect(sessions, oauth_provider, expires_in=20)
+    claim, client = IntegrationRow.claim, oauth_provider.client()
+
+    def late(row_: IntegrationRow, session: Session, *arguments: Any, **options: Any) -> Any:
+        monkeypatch.undo()
+        if what == "refreshed":
+            get_valid_token(sessions, **WHOSE, client=client)
+        elif what == "disconnected":
+            disconnect_integration(sessions, **WHOSE, client=client)
+        elif what == "refused":
+            with sessions.begin() as other:
+                other.execute(update(Integration).values(reauthorization_required=True, last_error="invalid_grant"))
+        else:
+            store(sessions, access_token="other", expires_in=3600)
+        return claim(row_, session, *arguments, **options)
+
+    old = row(sessions).access_token
+    monkeypatch.setattr(IntegrationRow, "claim", late)
+    monkeypatch.setenv("AUTHLIB_INSECURE_TRANSPORT", "1")
+    expected = {"disconnected": IntegrationNotFoundError, "refused": ReauthorizationRequiredError}
+    if what in expected:
+        with pytest.raises(expected[what]):
+            get_valid_token(sessions, **WHOSE, client=client)
+    else:
+        assert get_valid_token(sessions, **WHOSE, client=client) != old
 
 
 def test_a_refused_refresh_token_is_not_kept(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
-from sqlalchemy import ForeignKey, String, create_engine, select, text
+from sqlalchemy import CHAR, JSON, ForeignKey, String, TypeDecorator, create_engine, event, select, text
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
@@ -20,6 +21,7 @@ from sealchemy.integrations import (
     get_valid_token_async,
     upsert_integration,
 )
+from sealchemy.integrations.models import UtcDateTime
 from sealchemy.integrations.retry import retry
 from tests.support.leaks import assert_silent
 
@@ -152,6 +154,70 @@ def test_a_scope_that_is_too_long_costs_no_token(sessions: sessionmaker[Session]
 def test_inheritance_is_refused(sessions: sessionmaker[Session]) -> None:
     with pytest.raises(IntegrationError, match="part of an inheritance"):
         connect(sessions, Base, "u1")
+
+
+class Guid(TypeDecorator[uuid.UUID]):
+    """SQLAlchemy's recipe."""
+
+    impl = CHAR(32)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        return value and value.hex
+
+    def process_result_value(self, value: Any, dialect: Any) -> Any:
+        return value and uuid.UUID(value)
+
+
+class Json(TypeDecorator[str]):
+    impl = JSON
+    cache_ok = True
+
+
+class Odd(IntegrationMixin, Own):
+    __tablename__ = "own_odd"
+    user_id: Mapped[uuid.UUID] = mapped_column(Guid)  # type: ignore[assignment]
+    scope: Mapped[str | None] = mapped_column(Json)
+    created_at: Mapped[int] = mapped_column(default=5)  # type: ignore[assignment]
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime(timezone=False))
+
+
+class WithMethods(Text):
+    """Another class for the same table."""
+
+
+def test_models_of_ones_own_work(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
+    engine = sessions.kw["bind"]
+    if engine.dialect.name == "postgresql":
+        event.listen(engine, "connect", lambda driver, _: driver.execute("SET TIME ZONE 'Asia/Tokyo'"))
+        engine.dispose()
+    for model, owner in ((Odd, USER), (WithMethods, "u1")):
+        token = oauth_provider.grant()
+        given = {"access_token": token.access_token, "refresh_token": token.refresh_token, "expires_in": 0}
+        connect(sessions, model, owner, **given, scope="calendar")
+        whose: dict[str, Any] = {"user_id": owner, "provider": "google", "model": model}
+        for _ in range(2):
+            got = get_valid_token(sessions, **whose, client=oauth_provider.client())
+            assert got == oauth_provider.tokens[-1].access_token
+        with sessions() as session:
+            updated = session.scalars(select(model.updated_at)).one()
+            assert abs(updated - datetime.now(UTC)) < timedelta(minutes=1)
+        disconnect_integration(sessions, **whose, client=oauth_provider.client())
+
+
+def test_a_schema_for_each_tenant_works(postgresql_url: str, oauth_provider: Provider) -> None:
+    engine = attach_key_ring(create_engine(postgresql_url), KeyRing(primary=Key.generate()))
+    schema = f"tenant_{uuid.uuid4().hex[:8]}"
+    mine = engine.execution_options(schema_translate_map={None: schema})
+    with mine.begin() as connection:
+        connection.execute(text(f"CREATE SCHEMA {schema}"))
+        Own.metadata.create_all(connection)
+    sessions = sessionmaker(mine)
+    connect(sessions, Text, "u1")
+    disconnect_integration(sessions, user_id="u1", provider="google", client=oauth_provider.client(), model=Text)
+    with engine.begin() as connection:
+        connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
+    engine.dispose()
 
 
 def test_a_dictionary_is_no_grant(sessions: sessionmaker[Session]) -> None:

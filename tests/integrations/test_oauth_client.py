@@ -527,6 +527,12 @@ def test_a_grant_without_refresh_token_that_expires_at_once_does_not_expire() ->
     assert TokenGrant.from_response({**GOOD, "refresh_token": "1//new", "expires_in": 0}).expires_in == 0
 
 
+def test_zero_is_no_error_and_no_token(oauth_provider: Provider) -> None:
+    oauth_provider.answers += [Answer(200, {"error": 0}), Answer(200, {**GOOD, "error": 0, "refresh_token": 0})]
+    oauth_provider.client().revoke(REFRESH)
+    assert oauth_provider.client().refresh(REFRESH).refresh_token is None
+
+
 @pytest.mark.parametrize("wrong", [{"expires_in": "3600"}, {"expires_in": float("nan")}, {"expires_at": "2030-01-01"}])
 def test_times_of_a_grant_are_times(wrong: Any) -> None:
     with pytest.raises(IntegrationError, match="of a grant"):

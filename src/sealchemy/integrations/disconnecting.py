@@ -25,6 +25,7 @@ class Disconnect:
     def __init__(self, runner: Runner, row: IntegrationRow, client: OAuthClient, *, forget: bool) -> None:
         self._runner, self._row, self._client, self._forget = runner, row, client, forget
         self._waiting = Waiting(client)
+        self._claim: Claim | None = None
 
     async def run(self) -> None:
         """Revoke the grant and delete the row; with `forget`, delete it even if its grant cannot be revoked."""
@@ -37,11 +38,13 @@ class Disconnect:
         except IntegrationNotFoundError:
             raise
         except SealchemyError as error:
-            if not self._forget:
-                raise
-            if await self._runner.transaction(partial(self._row.forget, stored=stored)):
-                label = self._row.label(stored[0])
-                logger.warning("%s: forgotten; its grant was not revoked (%s)", label, type(error).__name__)
+            forget = partial(self._row.forget, stored=stored)
+            if self._claim is not None:
+                forget = partial(self._row.remove, lease=self._waiting.lease, claim=self._claim)
+            if not self._forget or not await self._runner.transaction(forget):
+                raise  # or the row has another grant by now
+            label = self._row.label(stored[0])
+            logger.warning("%s: forgotten; its grant was not revoked (%s)", label, type(error).__name__)
 
     async def _revoke_and_remove(self) -> None:
         runner, row, waiting = self._runner, self._row, self._waiting
@@ -49,6 +52,7 @@ class Disconnect:
             await runner.transaction(row.look)
             take = partial(row.claim, lease=waiting.lease, seconds=waiting.seconds)
             if claim := await runner.transaction(take):
+                self._claim = claim
                 await self._revoke(claim)
                 if await runner.persistently(partial(row.remove, lease=waiting.lease, claim=claim)):
                     break

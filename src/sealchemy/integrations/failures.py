@@ -61,7 +61,7 @@ class Failures(NamedTuple):
             retry_after: the seconds that the provider asked to wait.
         """
         if is_refusal(self.last_error) and not is_refusal(code):  # tells nothing of the grant
-            pause = max(_pause(self.failures, self.last_error or ""), retry_after or 0.0)
+            pause = max(_FIRST_PAUSE, retry_after or 0.0)
             return self._replace(next_attempt_at=now + timedelta(seconds=pause))
         is_first = self.last_error is None or is_refusal(self.last_error) != is_refusal(code)
         if code == REJECTED and self.next_attempt_at is not None:  # its successes are not known

@@ -23,7 +23,10 @@ def require_identity(model: type[IntegrationMixin], user_id: object, provider: o
             f"user_id is {type(user_id).__name__} and provider {type(provider).__name__}; pass two values"
         )
     for name, value in (("user_id", user_id), ("provider", provider), ("account", account)):
-        wanted: type = inspect(model).columns[name].type.python_type
+        try:
+            wanted: type = inspect(model).columns[name].type.python_type
+        except NotImplementedError:  # a TypeDecorator, with SQLAlchemy 2.0
+            wanted = object
         problem = None
         if not isinstance(value, wanted) or isinstance(value, bool):
             problem = f"it is {type(value).__name__}, not {wanted.__name__}"

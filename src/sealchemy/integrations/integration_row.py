@@ -6,7 +6,7 @@ import logging
 from datetime import timedelta
 from typing import Any, NoReturn
 
-from sqlalchemy import Engine, column, delete, false, inspect, select, table, update
+from sqlalchemy import Column, Engine, MetaData, Table, Text, delete, false, inspect, select, update
 from sqlalchemy.orm import Session
 
 from sealchemy import (
@@ -102,7 +102,7 @@ class IntegrationRow:
         values = {**fitting(self.model, grant.columns(row.now)), **WORKS, "refreshed_at": row.now}
         if row.reauthorization_required:  # another caller sent the same refresh token, and was refused
             values |= {"refresh_token": grant.refresh_token, "reauthorization_required": False}
-        self._update(session, row.id, **values, **_freed(row, lease), updated_at=utc_now())
+        self._update(session, row.id, **values, **_freed(row, lease), updated_at=row.now)
         return True
 
     def fail(
@@ -131,7 +131,7 @@ class IntegrationRow:
         after = before.and_then(code, row.now, retry_after)
         values = {**after._asdict(), **_freed(row, lease)}
         if must_connect := is_dead or after.shows_a_dead_grant:
-            values |= {"reauthorization_required": True, "updated_at": utc_now()}
+            values |= {"reauthorization_required": True, "updated_at": row.now}
         self._update(session, row.id, **values)
         return must_connect
 
@@ -157,12 +157,13 @@ class IntegrationRow:
         mapper = inspect(self.model)
         key, *tokens = (mapper.columns[name] for name in ("id", "access_token", "refresh_token"))
         whole: Any = mapper.local_table
-        plain = table(
-            whole.name, column(key.name, key.type), *(column(item.name) for item in tokens), schema=whole.schema
-        )
+        columns = [Column(key.name, key.type), *(Column(item.name, Text) for item in tokens)]
+        plain = Table(whole.name, MetaData(), *columns, schema=whole.schema)
         query = select(*plain.c).where(plain.c[key.name] == self.number(session))
-        number, *stored = session.execute(query, bind_arguments={"mapper": mapper}).one()
-        return number, *map(hide, stored)
+        found = session.execute(query, bind_arguments={"mapper": mapper}).one_or_none()
+        if found is None:
+            self._refuse_unknown()
+        return found[0], *map(hide, found[1:])
 
     def forget(self, session: Session, stored: tuple[Any, ...]) -> bool:
         """Delete the row if it is still as it was stored; return whether it was."""

@@ -105,8 +105,10 @@ class Refresh:
         began = time.monotonic()
         take = partial(row.claim, lease=waiting.lease, seconds=waiting.seconds, to_replace=snapshot.seen)
         claim = await runner.transaction(take)
-        if claim is None:  # others have it
-            return snapshot.token(0.0, self._rejected)
+        if claim is None:  # others have it, or the row is another one by now
+            now = await self._look()
+            is_same = now.seen == snapshot.seen and not now.reauthorization_required
+            return now.token(0.0, self._rejected) if is_same else None
         if claim.refresh_token is None:
             await self._without_refresh_token(claim)
             return None

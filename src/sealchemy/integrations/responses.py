@@ -76,7 +76,7 @@ def parse(
     try:
         # Text that is not in UTF-8 costs no token beside it. Some tokens are numbers, which a float would round.
         text = response.content.decode(json.detect_encoding(response.content), "surrogateescape")
-        body = json.loads(text, parse_int=str)
+        body = json.loads(text, parse_int=_whole_number)
     except (ValueError, RecursionError):  # some of them hold the body
         body = None
     said = body if isinstance(body, dict) else {}
@@ -94,6 +94,10 @@ def parse(
         body, said, response = None, {}, hide(response)  # error trackers print the variables of a frame
         raise refused
     return said
+
+
+def _whole_number(digits: str) -> str | int:
+    return digits if digits.strip("-0") else 0
 
 
 def _refused(body: dict[str, Any], status: int, dead: AbstractSet[str], sent: Collection[str]) -> Refused:

@@ -75,8 +75,8 @@ class TokenGrant:
             _check("refresh_token", self.refresh_token)
         if expires_at is not None and getattr(expires_at, "tzinfo", None) is None:
             raise IntegrationError("expires_at of a grant is not a time with a time zone; use datetime.now(UTC) + ...")
-        if expires_in is not None and not (isinstance(expires_in, int | float) and 0 <= expires_in <= _LONGEST_LIFE):
-            raise IntegrationError(f"expires_in of a grant takes seconds, from 0 to {_LONGEST_LIFE:g}, or None")
+        if expires_in is not None and not (isinstance(expires_in, int | float) and abs(expires_in) <= _LONGEST_LIFE):
+            raise IntegrationError(f"expires_in of a grant takes seconds, up to {_LONGEST_LIFE:g}, or None")
 
     @classmethod
     def from_response(cls, token: Mapping[str, Any]) -> TokenGrant:
@@ -156,7 +156,7 @@ def fitting(model: type[Any], columns: dict[str, Any]) -> dict[str, Any]:
 
     Its tokens exist nowhere else, and a scope or a type of token is not worth losing them.
     """
-    limits = {name: inspect(model).columns[name].type.length for name in ("scope", "token_type")}
+    limits = {name: getattr(inspect(model).columns[name].type, "length", None) for name in ("scope", "token_type")}
     long = {name for name, limit in limits.items() if limit and len(columns.get(name) or "") > limit}
     return {name: value for name, value in columns.items() if name not in long}
 

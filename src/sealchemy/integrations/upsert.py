@@ -17,7 +17,7 @@ from sealchemy._values.secret import hide
 from .failures import NOT_OF_THE_GRANT, REJECTED
 from .identity import require_identity
 from .integration_row import WORKS, label
-from .models import Integration, IntegrationMixin, utc_now
+from .models import Integration, IntegrationMixin, UtcDateTime, utc_now
 from .token_grant import TokenGrant, fitting
 
 logger = logging.getLogger("sealchemy")
@@ -28,6 +28,9 @@ _INSERTS: dict[str, Callable[..., Any]] = {
     "mysql": mysql.insert,
     "mariadb": mysql.insert,
 }
+_AMBIGUOUS = {"invalid_request", "invalid_scope", "unauthorized_client"}
+"""Codes that may be of the application, unless its client says that they are of the grant, and the row is marked."""
+
 _Table = TypeVar("_Table", bound=IntegrationMixin)
 
 
@@ -67,7 +70,7 @@ def upsert_integration(
     _refuse_inheritance(model)
     identity = {"user_id": user_id, "provider": provider, "account": account}
     now = session.scalars(select(utc_now()), bind_arguments={"mapper": model}).one()
-    values = {**fitting(model, grant.columns(now)), "refreshed_at": None, "updated_at": utc_now()}
+    values = {**fitting(model, grant.columns(now)), "refreshed_at": None, "updated_at": now}
     works = {**WORKS, "reauthorization_required": False}
     session.flush()
     if grant.refresh_token is not None:
@@ -75,7 +78,9 @@ def upsert_integration(
     else:
         session.execute(_upsert(session.get_bind(model).dialect, model, identity, values))  # locks the row
         of_row = update(model).filter_by(**identity).execution_options(synchronize_session=False)
-        refused = or_(model.reauthorization_required, model.last_error.not_in([*NOT_OF_THE_GRANT, REJECTED]))
+        refused = or_(
+            model.reauthorization_required, model.last_error.not_in([*NOT_OF_THE_GRANT, *_AMBIGUOUS, REJECTED])
+        )
         session.execute(of_row.where(refused).values(refresh_token=None))
         session.execute(of_row.values(**works, updated_at=model.updated_at))
     query = select(model).filter_by(**identity).execution_options(populate_existing=True)
@@ -87,7 +92,8 @@ def upsert_integration(
 
 def _refuse_inheritance(model: type[IntegrationMixin]) -> None:
     mapper = inspect(model)
-    if mapper.inherits is not None or mapper.polymorphic_on is not None:
+    has_other_table = mapper.inherits is not None and mapper.inherits.local_table is not mapper.local_table
+    if (has_other_table and not mapper.concrete) or mapper.polymorphic_on is not None:
         raise IntegrationError(
             f"{model.__name__} is part of an inheritance, whose other columns an upsert cannot fill; give the"
             " integrations a table of their own"
@@ -98,7 +104,9 @@ def _upsert(dialect: Dialect, model: type[IntegrationMixin], identity: dict[str,
     """Return the INSERT that updates the row of this identity if there is one, in the syntax of the database."""
     if dialect.name not in _INSERTS:
         raise UnsupportedOperationError(f"upsert_integration supports {', '.join(_INSERTS)}, not {dialect.name}")
-    insert: Any = _INSERTS[dialect.name](model).values(**identity, **values, created_at=utc_now())
+    insert: Any = _INSERTS[dialect.name](model).values(**identity, **values)
+    if isinstance(inspect(model).columns["created_at"].type, UtcDateTime):
+        insert = insert.values(created_at=values["updated_at"])
     columns = inspect(model).columns  # by attribute; a model may name its columns otherwise
     keys = [columns[name].key for name in values]
     if isinstance(insert, mysql.Insert):
