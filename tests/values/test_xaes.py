@@ -13,7 +13,7 @@ NONCE = b"ABCDEFGHIJKLMNOPQRSTUVWX"
 
 
 def encrypt(key: bytes, nonce: bytes, plaintext: bytes, aad: bytes) -> bytes:
-    return xaes.cipher(key, nonce[:12]).encrypt(nonce[12:], plaintext, aad)
+    return xaes.ciphers(key)(nonce[:12]).encrypt(nonce[12:], plaintext, aad)
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def encrypt(key: bytes, nonce: bytes, plaintext: bytes, aad: bytes) -> bytes:
 def test_published_vector_matches(key: bytes, aad: bytes, expected: str) -> None:
     ciphertext = encrypt(key, NONCE, b"XAES-256-GCM", aad)
     assert ciphertext.hex() == expected
-    assert xaes.cipher(key, NONCE[:12]).decrypt(NONCE[12:], ciphertext, aad) == b"XAES-256-GCM"
+    assert xaes.ciphers(key)(NONCE[:12]).decrypt(NONCE[12:], ciphertext, aad) == b"XAES-256-GCM"
 
 
 def accumulated(cases: int) -> str:
@@ -38,7 +38,7 @@ def accumulated(cases: int) -> str:
         plaintext = source.read(source.read(1)[0])
         aad = source.read(source.read(1)[0])
         ciphertext = encrypt(key, nonce, plaintext, aad)
-        assert xaes.cipher(key, nonce[:12]).decrypt(nonce[12:], ciphertext, aad) == plaintext
+        assert xaes.ciphers(key)(nonce[:12]).decrypt(nonce[12:], ciphertext, aad) == plaintext
         sink.update(ciphertext)
     return sink.hexdigest(32)
 
@@ -70,4 +70,4 @@ def test_accumulated_hash_of_1000000_cases_matches() -> None:
 def test_another_nonce_prefix_does_not_decrypt() -> None:
     ciphertext = encrypt(b"\x01" * 32, NONCE, b"text", b"")
     with pytest.raises(InvalidTag):
-        xaes.cipher(b"\x01" * 32, b"another one!").decrypt(NONCE[12:], ciphertext, b"")
+        xaes.ciphers(b"\x01" * 32)(b"another one!").decrypt(NONCE[12:], ciphertext, b"")

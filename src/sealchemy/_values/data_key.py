@@ -1,8 +1,10 @@
 """`DataKey`: the functions that encrypt and decrypt the values of one context, with all repeated work done once."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import count
+from operator import methodcaller
 from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakSet
 
@@ -40,16 +42,14 @@ _USED_UP = _Writer(b"", _refuse, lambda: _VALUES_PER_PREFIX)
 class DataKey:
     """The 32 bytes that encrypt, and the id of the key that they were derived from.
 
-    It is a class because it keeps two things between values: the nonce prefix that this process writes with, and
-    the ciphers for prefixes that it has read.
+    It is a class because it keeps something between values: the nonce prefix that this process writes with.
     """
 
-    __slots__ = ("__weakref__", "_readers", "_secret", "_writer", "id")
+    __slots__ = ("__weakref__", "_cipher", "_writer", "id")
 
     def __init__(self, key_id: str, secret: bytes) -> None:
-        self.id, self._secret = key_id, secret
+        self.id, self._cipher = key_id, xaes.ciphers(secret)
         self._writer = _USED_UP
-        self._readers: dict[bytes, _Cipher] = {}  # by prefix; only prefixes that a value authenticated with
         _live.add(self)
 
     def encryptor(self, context: str, codec: Codec, *, bound: bool = False) -> Callable[..., Any]:
@@ -83,9 +83,38 @@ class DataKey:
 
         return encrypt
 
+    def batch_encryptor(
+        self, context: str, codec: Codec, *, bound: bool = False
+    ) -> Callable[[Sequence[Any], Iterable[bytes]], list[str]]:
+        """Return the function that encrypts many values of one context at once, which takes two thirds of the time.
+
+        Its second argument is all of the associated data of each value. It raises as `encryptor` does, for the first
+        value that cannot be encrypted.
+        """
+        header, encrypt = envelope.header(self.id, bound=bound), self.encryptor(context, codec, bound=bound)
+        encode, to_base64, is_reserved = codec.encode, envelope.encode, methodcaller("startswith", RESERVED)
+
+        def encrypt_batch(plaintexts: Sequence[Any], associated_data: Iterable[bytes]) -> list[str]:
+            try:
+                data = [encode(plaintext) for plaintext in plaintexts]
+            except (TypeError, ValueError, RecursionError):  # some of them hold a value
+                data = [RESERVED]
+            if len(data) > _VALUES_PER_PREFIX or any(map(is_reserved, data)):
+                data = []
+                return [encrypt(plaintext, aad) for plaintext, aad in zip(plaintexts, associated_data, strict=True)]
+            prefix, random = os.urandom(xaes.PREFIX_SIZE), os.urandom(12 * len(data))
+            seal = self._cipher(prefix).encrypt
+            tails = [random[start : start + 12] for start in range(0, len(random), 12)]
+            return [
+                header + to_base64(prefix + tail + seal(tail, item, aad))
+                for tail, item, aad in zip(tails, data, associated_data, strict=True)
+            ]
+
+        return encrypt_batch
+
     def _renew_writer(self) -> _Writer:
         prefix = os.urandom(xaes.PREFIX_SIZE)
-        self._writer = writer = _Writer(prefix, xaes.cipher(self._secret, prefix).encrypt, count(1).__next__)
+        self._writer = writer = _Writer(prefix, self._cipher(prefix).encrypt, count(1).__next__)
         return writer
 
     def forget_writer(self) -> None:
@@ -96,16 +125,13 @@ class DataKey:
         """Return the associated data of the values of a context, before that of their row."""
         return (envelope.header(self.id, bound=bound) + context).encode("ascii")
 
-    def decrypt(
-        self, stored: str, context: str, codec: Codec, ready: dict[str, tuple[_Cipher, bytes]], row: bytes | None
-    ) -> Any:
+    def decrypt(self, stored: str, context: str, codec: Codec, row: bytes | None) -> Any:
         """Decrypt a value that has the header of this key, strictly.
 
         Args:
             stored: the value.
             context: the name that it was encrypted for.
             codec: returns the value of the decrypted bytes.
-            ready: receives the cipher and the associated data for values that start like this one.
             row: the associated data of its row; None if it is not bound to one.
 
         Raises:
@@ -114,10 +140,9 @@ class DataKey:
         """
         size = len(envelope.header(self.id, bound=row is not None))
         payload = envelope.decode(stored[size:], context)
-        prefix, associated_data = payload[:12], self.associated_data(context, bound=row is not None)
-        reader = self._readers.get(prefix) or xaes.cipher(self._secret, prefix).decrypt
+        associated_data = self.associated_data(context, bound=row is not None)
         try:
-            data = reader(payload[12:24], payload[24:], associated_data + (row or b""))
+            data = self._cipher(payload[:12]).decrypt(payload[12:24], payload[24:], associated_data + (row or b""))
         except InvalidTag:
             data = None
         if data is None:
@@ -128,13 +153,6 @@ class DataKey:
                 context=context,
                 key_id=self.id,
             )
-        # Not earlier: values that do not authenticate must not evict the ones that do.
-        if len(self._readers) >= _PREFIXES_PER_READER:
-            self._readers.clear()
-        self._readers[prefix] = reader
-        if len(ready) >= _PREFIXES_PER_READER:
-            ready.clear()
-        ready[stored[: size + _PREFIX_SIZE]] = reader, associated_data
         try:
             return codec.decode(data)
         except ValueError:  # it may hold the value
@@ -166,25 +184,42 @@ def decryptor(
     size, b64decode, decode = len(envelope.header("0" * 12, bound=bound)), envelope.b64decode, codec.decode
     start = size + _PREFIX_SIZE
     one_padding, two_paddings = envelope.ONE_PADDING, envelope.TWO_PADDINGS
-    ready: dict[str, tuple[_Cipher, bytes]] = {}
+    ready: dict[str, tuple[_Cipher, bytes]] = {}  # by their start; only where a value has authenticated
+    ciphers = {header: (key._cipher, key.associated_data(context, bound=bound)) for header, key in keys.items()}  # noqa: SLF001 - of this module
 
     def decrypt(stored: Any, row: bytes = b"") -> Any:
         if stored is None:
             return None
         try:
-            open_, associated_data = ready[stored[:start]]
+            known = ready.get(stored[:start])
             text = stored[size:]
             payload = b64decode(text, None, True)  # noqa: FBT003 - positional is measurably faster here
+            if known is not None:
+                open_, associated_data = known
+            else:
+                cipher, associated_data = ciphers[stored[:size]]
+                open_ = cipher(payload[:12]).decrypt
             if text[-1] != "=" or text[-2:] in one_padding or text[-3:] in two_paddings:
-                return decode(open_(payload[12:24], payload[24:], associated_data + row))
+                data = open_(payload[12:24], payload[24:], associated_data + row)
+                if known is None:
+                    _keep(ready, stored[:start], (open_, associated_data))
+                return decode(data)
         except _NOT_READY:  # some of these hold plaintext
-            pass
+            data = None
         stored = hide_stored(stored)
         if isinstance(stored, str) and (key := keys.get(str(stored[:size]))):
-            return key.decrypt(str(stored), context, codec, ready, row if bound else None)
+            return key.decrypt(str(stored), context, codec, row if bound else None)
         return on_other(stored)
 
     return decrypt
+
+
+def _keep(cache: dict[Any, Any], key: Any, value: Any) -> None:
+    """Keep a value in a small cache, in place of the one that has been there for longest."""
+    if len(cache) >= _PREFIXES_PER_READER:
+        with suppress(LookupError, RuntimeError, StopIteration):  # another thread does the same
+            del cache[next(iter(cache))]
+    cache[key] = value
 
 
 _NOT_READY = (LookupError, TypeError, ValueError, RecursionError, BytesWarning, InvalidTag)

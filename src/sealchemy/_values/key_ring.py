@@ -1,7 +1,8 @@
 """`KeyRing`: the keys of an application, and the functions that encrypt and decrypt with them."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, NoReturn, Self
 
 from sealchemy.errors import KeyFormatError, PlaintextTypeError, UnknownKeyError
@@ -136,6 +137,18 @@ def data_keys(key_ring: KeyRing) -> dict[str, data_key.DataKey]:
 def encryptor(key_ring: KeyRing, context: str, codec: Codec) -> Callable[[Any], Any]:
     """Return the function that encrypts one form of plaintext for one context."""
     return data_keys(key_ring)[key_ring.primary.id].encryptor(envelope.require_context(context), codec)
+
+
+def batch_encryptor(
+    key_ring: KeyRing, context: str, codec: Codec
+) -> Callable[[Sequence[Any], Sequence[bytes] | None], list[str]]:
+    """Return the function that encrypts many values of one context at once, without a row."""
+    key = data_keys(key_ring)[key_ring.primary.id]
+    encrypt, associated_data = (
+        key.batch_encryptor(envelope.require_context(context), codec),
+        key.associated_data(context),
+    )
+    return lambda values, _rows: encrypt(values, repeat(associated_data, len(values)))
 
 
 def decryptor(

@@ -44,6 +44,16 @@ def encryptor(key_ring: KeyRing, context: str, codec: Codec) -> Callable[[Any, b
     return lambda value, row: encrypt(value, of_context + row)
 
 
+def batch_encryptor(
+    key_ring: KeyRing, context: str, codec: Codec
+) -> Callable[[Sequence[Any], Sequence[bytes] | None], list[str]]:
+    """Return the function that encrypts many values of one context at once, given the data of their rows."""
+    key = data_keys(key_ring)[key_ring.primary.id]
+    encrypt = key.batch_encryptor(envelope.require_context(context), codec, bound=True)
+    of_context = key.associated_data(context, bound=True)
+    return lambda values, rows: encrypt(values, [of_context + row for row in rows or ()])
+
+
 def decryptor(
     key_ring: KeyRing, context: str, codec: Codec, on_unbound: Callable[[Any], Any]
 ) -> Callable[[Any, bytes], Any]:
