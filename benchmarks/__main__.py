@@ -76,6 +76,7 @@ def everything(added: dict[str, dict[str, dict[str, float]]], only: str) -> Iter
 
         steps: dict[str, Callable[[], Section]] = {
             "closures": lambda: values.closures(rounds=15, count=20_000),
+            "half nonces": lambda: values.half_nonces(rounds=15, count=5000),
             "documents": lambda: values.documents(rounds=15, count=5000),
             "imports": lambda: values.imports(rounds=15),
             **{f"select on sqlite, {size}": partial(select, "sqlite://", size) for size in values.SIZES},
@@ -85,6 +86,7 @@ def everything(added: dict[str, dict[str, dict[str, float]]], only: str) -> Iter
             "bound on postgresql": lambda: bound.statements(url, 200, rows=2000, rounds=15),
             "rewriting to bound": lambda: bound.in_place(url, 2_000_000),
             "in place on postgresql": lambda: rewriting.in_place(url, 200_000, rounds=3),
+            "finished on postgresql": lambda: rewriting.finished(url, 500_000, rounds=3),
             "profile": lambda: rewriting.profile(url, 40_000),
             "in place on sqlite": lambda: rewriting.in_place(file, 200_000, rounds=3),
             "shards": lambda: rewriting.shards(url, 200_000, rounds=3),

@@ -47,6 +47,29 @@ def closures(rounds: int, count: int) -> Section:
     return section
 
 
+def half_nonces(rounds: int, count: int) -> Section:
+    """Measure decrypting values of which each was written by another process, so that no cipher is ready."""
+    key = Key.generate()
+    ring = KeyRing(primary=key)
+    encrypt, decrypt = ring.encryptor("bench.a"), ring.decryptor("bench.a")
+    alike, own = [encrypt("x" * 200) for _ in range(count)], []
+    for _ in range(count):
+        key._data_key.forget_writer()  # noqa: SLF001 - as another process
+        own.append(encrypt("x" * 200))
+    found = side_by_side(
+        {
+            "alike": lambda: [decrypt(value) for value in alike],
+            "own": lambda: [decrypt(value) for value in own],
+        },
+        rounds,
+    )
+    section = Section("Decrypting values of 200 characters, each under a half nonce of its own")
+    times = {name: seconds / count * 1e6 for name, seconds in found.items()}
+    detail = f"{times['own']:.2f} µs against {times['alike']:.2f} µs"
+    section.results.append(Result("against values of one process", times["own"] / times["alike"], 3.2, detail=detail))
+    return section
+
+
 def _documents() -> dict[str, object]:
     """Return JSON values of about 1 KB: the response of a token endpoint, and many short strings."""
     response = {

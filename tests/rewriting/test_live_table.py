@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from sealchemy import Key, KeyRing, Rollout, attach_key_ring
+from sealchemy._databases import access
 from sealchemy.rewrite import ENCRYPT, VERIFY, Options, RewriteError, rewrite
 from tests.support import constraint, postgresql, processes
 from tests.support.tables import COLUMNS, grants, raw
@@ -158,7 +159,8 @@ def test_binding_killed_at_any_point_can_be_rerun(database_url: str, make_engine
     assert revealed(engine, KeyRing(primary=NEW)) == before
 
 
-def test_rewrite_can_be_rerun_after_a_server_crash() -> None:
+def test_rewrite_can_be_rerun_after_a_server_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "_PATIENCE_WITH_A_SERVER", 0.1)
     server = postgresql.start_any()
     if server is None:
         pytest.fail(postgresql.WHAT_TO_INSTALL)

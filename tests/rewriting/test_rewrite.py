@@ -35,7 +35,7 @@ from sealchemy import (
     UnsupportedOperationError,
     attach_key_ring,
 )
-from sealchemy.rewrite import DECRYPT, ENCRYPT, REKEY, Options, Progress, rewrite
+from sealchemy.rewrite import DECRYPT, ENCRYPT, REKEY, VERIFY, Options, Progress, rewrite
 from tests.support import constraint
 from tests.support.leaks import assert_silent
 from tests.support.tables import COLUMNS, grants, raw
@@ -172,8 +172,10 @@ def test_progress_counts_rows(engine: Engine) -> None:
     grants(engine, 25)
     seen: list[Progress] = []
     rewrite(ENCRYPT, engine, "grants", COLUMNS, options=Options(batch_size=10), progress=seen.append)
-    steps = [("encrypt", done) for done in (10, 20, 25)] + [("verify", done) for done in (10, 20, 25)]
-    assert list(dict.fromkeys(seen)) == [Progress("grants", step, done, 25) for step, done in steps]
+    assert seen == [Progress("grants", "encrypt", done, 25) for done in (10, 20, 25)]
+    seen.clear()
+    rewrite(VERIFY, engine, "grants", COLUMNS, options=Options(batch_size=20), progress=seen.append)
+    assert seen == [Progress("grants", "verify", done, 25) for done in (20, 25)]
 
 
 def test_rewrite_on_a_connection_can_be_rolled_back_by_the_caller(engine: Engine) -> None:

@@ -76,21 +76,30 @@ def rewriting(
     print(report.rewritten, flush=True)
 
 
+def peak_memory() -> int:
+    """Return the most memory that this process has had, in kilobytes; `ru_maxrss` begins with that of its parent."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def measured(url: str, keys: list[str], columns: dict[str, str]) -> None:
     """Encrypt, and print the memory used in kilobytes and the rates of the first and the last tenth."""
     engine = attach_key_ring(create_engine(url), ring(keys))
     with engine.connect() as connection:
         connection.execute(text("SELECT 1"))
-    start, times = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, [(0, time.monotonic())]
+    start, times = peak_memory(), [(0, time.monotonic())]
 
     def note(progress: rewrite.Progress) -> None:
         if progress.step == "encrypt":
             times.append((progress.done, time.monotonic()))
 
     report = rewrite.rewrite(rewrite.ENCRYPT, engine, "grants", columns, progress=note)
-    tenth = len(times) // 10
-    rates = [(b[0] - a[0]) / (b[1] - a[1]) for a, b in ((times[1], times[tenth]), (times[-tenth - 2], times[-2]))]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tenth = max(len(times) // 10, 1)
+    spans = ((times[1], times[1 + tenth]), (times[-tenth - 2], times[-2])) if len(times) > 3 else ()
+    rates = [(b[0] - a[0]) / (b[1] - a[1]) for a, b in spans] or [0.0, 0.0]
+    peak = peak_memory()
     told = {"rewritten": report.rewritten, "start": start, "peak": peak, "first_rate": rates[0], "last_rate": rates[1]}
     print(json.dumps(told), flush=True)
 

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -26,8 +26,6 @@ ANY_BOUND_VALUE = f"{PREFIX}v1:{'?' * 12}:{ROW}?*"
 
 ATTEMPTS = 10
 
-_KEYS_IN_A_STATEMENT = 500  # SQLite takes no more than 32 766 parameters
-
 _Result = TypeVar("_Result")
 
 
@@ -50,6 +48,12 @@ class Database:
     """One kind of database; the base class does what every SQL database understands."""
 
     isolation_level: ClassVar[str] = "READ COMMITTED"
+
+    locks_rows: ClassVar[bool] = True
+    """Whether others may write while a transaction writes."""
+
+    has_snapshots: ClassVar[bool] = True
+    """Whether a transaction can see the same rows throughout without making others wait."""
 
     can_alter_types: ClassVar[bool] = True
     """Whether ALTER TABLE can change the type of a column."""
@@ -140,8 +144,25 @@ class Database:
         """Set up a connection for a run, and leave it as it was."""
         yield
 
-    def begin(self, connection: sa.Connection, target: Target, lock_timeout: float, *, write: bool) -> None:
-        """Start a transaction: set the time limit for locks, in seconds, and take the write lock where there is one."""
+    def lift_limits(self, connection: sa.Connection) -> None:
+        """Let the statements of a transaction take as long as they need, where a role has a limit."""
+
+    def begin(
+        self,
+        connection: sa.Connection,
+        target: Target,
+        lock_timeout: float,
+        *,
+        write: bool,
+        owned: bool = False,
+        walk: bool = False,
+        snapshot: bool = False,
+    ) -> None:
+        """Start a transaction: set the time limit for locks, in seconds, and take the write lock where there is one.
+
+        On a connection that is `owned`, statements have no time limit; with `walk`, they follow the primary key,
+        whatever the planner would prefer. With `snapshot`, all of them see the same rows.
+        """
 
     def lock(self, statement: sa.Select[Any], *, wait: bool) -> sa.Select[Any]:
         """Lock the selected rows; wait for rows that others have locked, or leave them out."""
@@ -151,30 +172,39 @@ class Database:
         """Return the test for the rows that follow a key in the order of the primary key."""
         return sa.tuple_(*key) > previous
 
+    def up_to(self, key: Sequence[sa.ColumnElement[Any]], last: RowKey) -> sa.ColumnElement[bool]:
+        """Return the test for the rows up to a key, that one included."""
+        return sa.tuple_(*key) <= last
+
     def in_shard(self, key: Sequence[sa.ColumnElement[Any]], number: int, count: int) -> sa.ColumnElement[bool]:
         """Return the test for the rows of one share of `count`, which depends on their key alone."""
         raise UnsupportedOperationError("only PostgreSQL supports shards; leave the shard out: one process is as fast")
 
-    def write(self, connection: sa.Connection, target: Target, rows: Mapping[RowKey, RowKey]) -> None:
-        """Store new values by primary key, in key order. None leaves a column as it is."""
-        values: dict[str, Any] = {
+    def write(
+        self,
+        connection: sa.Connection,
+        target: Target,
+        keys: Sequence[RowKey],
+        values: Sequence[Sequence[str | None]],
+        within: Sequence[sa.ColumnElement[bool]],
+    ) -> None:
+        """Store new values by primary key: for each column, one for each row. None leaves a column as it is.
+
+        `within` is true of all these rows, and lets a planner find them where it could not by their keys.
+        """
+        new: dict[str, Any] = {
             item.name: sa.func.coalesce(sa.bindparam(f"c{index}", type_=item.type), item)
             for index, item in enumerate(target.columns)
         }
         same_key = sa.and_(*(item == sa.bindparam(f"k{index}") for index, item in enumerate(target.key)))
-        statement = sa.update(target.table).where(same_key).values(values | self.unchanged(connection, target))
-        connection.execute(statement, [_parameters(key, new) for key, new in rows.items()])
+        statement = sa.update(target.table).where(same_key).values(new | self.unchanged(connection, target))
+        names = [f"k{index}" for index in range(len(target.key))] + [f"c{index}" for index in range(len(values))]
+        rows = zip(*zip(*keys, strict=True), *values, strict=True)
+        connection.execute(statement, [dict(zip(names, row, strict=True)) for row in rows])
 
-    def read_back(self, connection: sa.Connection, target: Target, keys: Sequence[RowKey]) -> list[sa.Row[Any]]:
-        """Return rows as the database has them now, after its triggers."""
-        query = sa.select(*target.selected)
-        return [
-            row
-            for start in range(0, len(keys), _KEYS_IN_A_STATEMENT)
-            for row in connection.execute(
-                query.where(sa.tuple_(*target.key).in_(keys[start : start + _KEYS_IN_A_STATEMENT]))
-            )
-        ]
+    def with_keys(self, query: sa.Select[Any], target: Target, keys: Sequence[RowKey]) -> sa.Select[Any]:
+        """Return a query for the rows with these keys, of which there are not many."""
+        return query.where(sa.tuple_(*target.key).in_(keys))
 
     def unchanged(self, connection: sa.Connection, target: Target) -> dict[str, Any]:
         """Return the columns that an UPDATE would change by itself, each set to its own value."""
@@ -238,6 +268,14 @@ class Database:
         """Return whether the transaction can simply be run again."""
         raise NotImplementedError
 
+    def is_lost(self, error: DBAPIError) -> bool:
+        """Return whether the connection is gone, or the server does not accept one now."""
+        return error.connection_invalidated
+
+    def is_cut_off(self, error: DBAPIError) -> bool:
+        """Return whether a statement was ended by a time limit, or by somebody."""
+        return False
+
     def retry(self, transaction: Callable[[], _Result], attempts: int = ATTEMPTS) -> _Result:
         """Run a transaction, and run it again after a deadlock or a lock timeout."""
         for attempt in range(attempts - 1):
@@ -283,8 +321,3 @@ def to_like(pattern: str) -> str:
 
 def _quote(connection: sa.Connection, name: str) -> str:
     return connection.dialect.identifier_preparer.quote(name)
-
-
-def _parameters(key: RowKey, values: RowKey) -> dict[str, Any]:
-    named = {f"k{index}": item for index, item in enumerate(key)}
-    return named | {f"c{index}": item for index, item in enumerate(values)}

@@ -12,15 +12,13 @@ from typing_extensions import override
 
 from sealchemy._values.codecs import BYTES, JSON, TEXT, Plaintext
 
+from . import mysql_keys
 from .base import Database, NarrowColumn, to_like
 from .mysql_catalog import column_definition, is_versioned, read_catalog
 from .mysql_conversion import columns_to_convert, to_text, with_type
+from .mysql_join import can_join, join_and_update
 from .sql_names import quoted_names_in
 from .table import RowKey, Target
-
-_EXACT_KEYS = ("INTEGER", "BIGINT", "MEDIUMINT", "SMALLINT", "TINYINT", "BOOLEAN", "UUID", "BINARY", "VARBINARY")
-_KEYS = (*_EXACT_KEYS, "CHAR", "VARCHAR", "DECIMAL", "NUMERIC", "DATE", "DATETIME", "YEAR", "INET4", "INET6")
-"""Types whose values name their row when the driver hands them back: not ENUM, SET, TIME, TIMESTAMP, FLOAT, BIT."""
 
 _LIMITED = {"char", "varchar", "tinytext", "text"}
 
@@ -54,20 +52,11 @@ class MySQL(Database):
 
     @override
     def key_problem(self, connection: Connection, target: Target) -> str | None:
-        for item, type_ in zip(target.key, target.key_types, strict=True):
-            if type(type_).__name__ not in _KEYS:
-                return (
-                    f"primary key {item.name} is of type {type_!r}, whose values do not name their row when they are"
-                    " handed back; give the table an integer or UUID key"
-                )
-        return None
+        return mysql_keys.key_problem(target)
 
     @override
     def has_exact_keys(self, target: Target) -> bool:
-        return all(
-            type(type_).__name__ in _EXACT_KEYS or str(getattr(type_, "collation", "")).endswith("_bin")
-            for type_ in target.key_types
-        )
+        return mysql_keys.has_exact_keys(target)
 
     @override
     def is_in_transaction(self, connection: Connection, target: Target) -> bool:
@@ -147,11 +136,48 @@ class MySQL(Database):
         connection.commit()
 
     @override
+    def begin(
+        self,
+        connection: Connection,
+        target: Target,
+        lock_timeout: float,
+        *,
+        write: bool,
+        owned: bool = False,
+        walk: bool = False,
+        snapshot: bool = False,
+    ) -> None:
+        """Have the transaction, which begins with the next statement, see the same rows throughout."""
+        if snapshot:
+            connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+
+    @override
     def after(self, key: Sequence[ColumnElement[Any]], previous: RowKey) -> ColumnElement[bool]:
         """Return it without a comparison of rows, for which these servers do not use the index."""
         first, *others = key
         beyond: ColumnElement[bool] = first > previous[0]
         return and_(first >= previous[0], or_(beyond, self.after(others, previous[1:]))) if others else beyond
+
+    @override
+    def up_to(self, key: Sequence[ColumnElement[Any]], last: RowKey) -> ColumnElement[bool]:
+        first, *others = key
+        before: ColumnElement[bool] = first < last[0]
+        return and_(first <= last[0], or_(before, self.up_to(others, last[1:]))) if others else first <= last[0]
+
+    @override
+    def write(
+        self,
+        connection: Connection,
+        target: Target,
+        keys: Sequence[RowKey],
+        values: Sequence[Sequence[str | None]],
+        within: Sequence[ColumnElement[bool]],
+    ) -> None:
+        """Write rows with the same columns at once, if their keys are integers: others compare under a collation."""
+        if can_join(target, values):
+            join_and_update(connection, target, keys, values, self.unchanged(connection, target))
+        else:
+            super().write(connection, target, keys, values, within)
 
     @override
     def unchanged(self, connection: Connection, target: Target) -> dict[str, Any]:
@@ -201,6 +227,12 @@ class MySQL(Database):
         """Return it for every column: these servers copy the table to change a type."""
         limited = {item.name: item.declared for item in self.limited_columns(connection, target)}
         return limited | self.columns_to_convert(connection, target)
+
+    @override
+    def is_lost(self, error: DBAPIError) -> bool:
+        """Return whether the connection is gone, or the server cannot be reached."""
+        code = error.orig.args[0] if error.orig and error.orig.args else None
+        return super().is_lost(error) or code in {1040, 1053, 1927, 2002, 2003, 2006, 2013}
 
     @override
     def is_retryable(self, error: DBAPIError) -> bool:

@@ -1,6 +1,7 @@
 """PostgreSQL."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,11 +13,12 @@ from typing_extensions import override
 
 from sealchemy._values.codecs import BYTES, TEXT, Plaintext
 
-from . import postgresql_vacuum
+from . import postgresql_session, postgresql_vacuum
 from .base import Database, NarrowColumn, to_like
-from .postgresql_arrays import array_parameters, same_keys, typed, unnest
+from .postgresql_arrays import rows_as_table, same_keys, typed
 from .postgresql_columns import kind_of, quoted_name, to_text, types_of
 from .postgresql_keys import key_problem
+from .postgresql_session import sqlstate
 from .table import RowKey, Target
 
 # An ALTER TABLE waits for everyone who holds any lock on the table, and later statements wait behind it; VALIDATE waits
@@ -105,15 +107,22 @@ class PostgreSQL(Database):
         return None if found is None else str(found)
 
     @override
-    def begin(self, connection: sa.Connection, target: Target, lock_timeout: float, *, write: bool) -> None:
-        """Set what lasts for this transaction only: a pooler may give the session to another client next."""
-        # With row security on, rows that this user may not see would silently stay plaintext. Fewer digits of a
-        # float would name another row.
-        settings = (
-            "SELECT set_config('lock_timeout', :timeout, true), set_config('row_security', 'off', true),"
-            " set_config('extra_float_digits', '3', true)"
-        )
-        connection.execute(sa.text(settings), {"timeout": f"{max(round(lock_timeout * 1000), 1)}ms"})
+    def lift_limits(self, connection: sa.Connection) -> None:
+        postgresql_session.lift_limits(connection)
+
+    @override
+    def begin(
+        self,
+        connection: sa.Connection,
+        target: Target,
+        lock_timeout: float,
+        *,
+        write: bool,
+        owned: bool = False,
+        walk: bool = False,
+        snapshot: bool = False,
+    ) -> None:
+        postgresql_session.begin(connection, lock_timeout, owned=owned, walk=walk, snapshot=snapshot)
 
     @override
     def after(self, key: Sequence[sa.ColumnElement[Any]], previous: RowKey) -> sa.ColumnElement[bool]:
@@ -126,20 +135,28 @@ class PostgreSQL(Database):
         return sa.func.abs(sa.func.hash_record_extended(sa.func.row(*key), 0) % count) == number - 1
 
     @override
-    def write(self, connection: sa.Connection, target: Target, rows: Mapping[RowKey, RowKey]) -> None:
-        """Write all rows with one statement, from arrays."""
-        new = unnest(target, len(target.columns))
-        values = {item.name: sa.func.coalesce(new.c[f"c{i}"], item) for i, item in enumerate(target.columns)}
-        statement = sa.update(target.table).values(values).where(*same_keys(target, new, list(rows)))
-        connection.execute(statement, array_parameters(list(rows), list(rows.values())))
+    def up_to(self, key: Sequence[sa.ColumnElement[Any]], last: RowKey) -> sa.ColumnElement[bool]:
+        return sa.tuple_(*key) <= typed(key, last)
 
     @override
-    def read_back(self, connection: sa.Connection, target: Target, keys: Sequence[RowKey]) -> list[sa.Row[Any]]:
-        new = unnest(target, 0)
-        statement = sa.select(*target.selected).where(*same_keys(target, new, keys))
-        return list(
-            connection.execute(statement, array_parameters(keys, [])).all()
-        )  # iterating fetches one row at a time
+    def write(
+        self,
+        connection: sa.Connection,
+        target: Target,
+        keys: Sequence[RowKey],
+        values: Sequence[Sequence[str | None]],
+        within: Sequence[sa.ColumnElement[bool]],
+    ) -> None:
+        """Write all rows with one statement."""
+        new, parameters = rows_as_table(target, keys, values)
+        stored = {item.name: sa.func.coalesce(new.c[f"c{i}"], item) for i, item in enumerate(target.columns)}
+        statement = sa.update(target.table).values(stored).where(*same_keys(target, new), *within)
+        connection.execute(statement, parameters)
+
+    @override
+    def with_keys(self, query: sa.Select[Any], target: Target, keys: Sequence[RowKey]) -> sa.Select[Any]:
+        new, parameters = rows_as_table(target, keys, [])
+        return query.where(*same_keys(target, new)).params(parameters)
 
     @override
     def ddl_wait(self, connection: sa.Connection, target: Target) -> float | None:
@@ -200,9 +217,23 @@ class PostgreSQL(Database):
         return sql.replace("%%", "%").replace(":", r"\:")  # as op.execute takes it
 
     @override
+    def is_lost(self, error: DBAPIError) -> bool:
+        return super().is_lost(error) or postgresql_session.is_lost(error)
+
+    @contextmanager
+    @override
+    def session(self, connection: sa.Connection, lock_timeout: float) -> Iterator[None]:
+        with postgresql_session.unprepared(connection):
+            yield
+
+    @override
     def is_retryable(self, error: DBAPIError) -> bool:
         """Return whether it is a deadlock, a serialization failure or a lock timeout."""
-        return _sqlstate(error) in {"40P01", "40001", "55P03"}
+        return sqlstate(error) in {"40P01", "40001", "55P03"}
+
+    @override
+    def is_cut_off(self, error: DBAPIError) -> bool:
+        return sqlstate(error) == "57014"
 
     @override
     def finish(self, connection: sa.Connection, target: Target) -> list[str]:
@@ -210,7 +241,7 @@ class PostgreSQL(Database):
         left = ["old values are in the table's files until `sealchemy scrub`, and in WAL, replicas and backups"]
         try:
             with connection.begin():
-                self.begin(connection, target, lock_timeout=60, write=False)
+                self.begin(connection, target, lock_timeout=60, write=False, owned=True)
                 table = connection.dialect.identifier_preparer.format_table(target.table)
                 if not postgresql_vacuum.may_maintain(connection, table.replace("%%", "%")):
                     left.append("samples of old values may remain in pg_stats: ANALYZE it as the owner of the table")
@@ -228,8 +259,3 @@ class PostgreSQL(Database):
     @override
     def scrub(self, connection: sa.Connection, name: str, *, online: bool, lock_timeout: float) -> list[str]:
         return postgresql_vacuum.vacuum(connection, name, self.retry, online=online, lock_timeout=lock_timeout)
-
-
-def _sqlstate(error: DBAPIError) -> str | None:
-    """Return the five characters with which PostgreSQL identifies an error."""
-    return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)

@@ -35,6 +35,8 @@ class SQLite(Database):
     """SQLite 3.35 and later."""
 
     isolation_level = "SERIALIZABLE"
+    locks_rows = False
+    has_snapshots = False  # without WAL, a reader makes writers wait
     can_alter_types = False
 
     @override
@@ -110,7 +112,17 @@ class SQLite(Database):
             driver.text_factory = before
 
     @override
-    def begin(self, connection: Connection, target: Target, lock_timeout: float, *, write: bool) -> None:
+    def begin(
+        self,
+        connection: Connection,
+        target: Target,
+        lock_timeout: float,
+        *,
+        write: bool,
+        owned: bool = False,
+        walk: bool = False,
+        snapshot: bool = False,
+    ) -> None:
         """Take the write lock, in whatever way this engine begins its transactions."""
         if write:
             item = target.key[0]

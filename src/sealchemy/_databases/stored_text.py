@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from sealchemy._values.codecs import BYTES, KINDS, TEXT, Plaintext
 from sealchemy._values.envelope import PREFIX
-from sealchemy._values.secret import StoredPlaintext, hide
+from sealchemy._values.secret import SecretString, StoredPlaintext, hide
 
 
 class StoredText(TypeDecorator[str]):
@@ -41,6 +41,17 @@ class StoredText(TypeDecorator[str]):
 
 def _write_bytes(value: Any) -> Any:
     return BYTES.stored.encode(value) if isinstance(value, StoredPlaintext) else value
+
+
+def hide_values(kind: Plaintext, values: list[Any]) -> list[Any]:
+    """Return stored values, of which those that are not encrypted are hidden."""
+    try:
+        return [
+            value if value is None or value.startswith(PREFIX) else SecretString(value)  # faster than `hide`
+            for value in values
+        ]
+    except (AttributeError, TypeError):  # bytes, or a number
+        return [_hide_plaintext(kind, value) for value in values]
 
 
 def _hide_plaintext(kind: Plaintext, value: Any) -> Any:

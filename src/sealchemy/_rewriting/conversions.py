@@ -2,81 +2,22 @@
 
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple, Self
+from operator import methodcaller
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, and_, false, not_
 
-from sealchemy._column.engine_keys import refuse_unbound
 from sealchemy._databases.base import ANY_BOUND_VALUE, ANY_ENCRYPTED_VALUE, Database
-from sealchemy._values import envelope, rows
-from sealchemy._values.codecs import BYTES, JSON, TEXT, Plaintext, require_encodable
-from sealchemy._values.key_ring import KeyRing, decryptor, encryptor
+from sealchemy._values import envelope
+from sealchemy._values.codecs import BYTES, TEXT, require_encodable
+from sealchemy._values.key_ring import KeyRing
 from sealchemy._values.secret import SecretString, StoredPlaintext, hide, hide_stored, type_name
-from sealchemy.errors import EnvelopeFormatError, PlaintextFoundError
+from sealchemy.errors import EnvelopeFormatError, PlaintextFoundError, SealchemyError
 
+from .cipher import Cipher, Rows, Values
+
+_starts_as_bytes = methodcaller("startswith", "\\x")
 _STANDS_FOR_BYTES = re.compile(r"\\x(?:[0-9A-Fa-f]{2})*")
-
-
-class Cipher(NamedTuple):
-    """The functions of a key ring for one column, and the reader for values of another library.
-
-    `encrypt` binds a value to its row if the column is declared so, and `decrypt` takes both forms; `enter` tells these
-    two the row.
-    """
-
-    context: str
-    kind: Plaintext
-    encrypt: Callable[[str], str]
-    encrypt_unbound: Callable[[str], str]
-    decrypt: Callable[[str], SecretString]
-    is_current: Callable[[str], bool]
-    legacy_reader: Callable[[str], str | bytes] | None
-    row: list[bytes]
-
-    @classmethod
-    def of(
-        cls,
-        key_ring: KeyRing,
-        context: str,
-        kind: Plaintext,
-        legacy_reader: Callable[[str], str | bytes] | None,
-        *,
-        is_bound: bool,
-        accepts_unbound: bool,
-    ) -> Self:
-        """Return the functions of a ring for one column; plaintext is the text that an unencrypted column has."""
-        encrypt, decrypt = encryptor(key_ring, context, kind.stored), decryptor(key_ring, context, kind.stored)
-        write, read, row = encrypt, decrypt, [b""]
-        if is_bound:
-            encrypt_bound = rows.encryptor(key_ring, context, kind.stored)
-            on_unbound = decrypt if accepts_unbound else partial(refuse_unbound, context, decrypt)
-            decrypt_bound = rows.decryptor(key_ring, context, kind.stored, on_unbound)
-            write, read = lambda value: encrypt_bound(value, row[0]), lambda stored: decrypt_bound(stored, row[0])
-        return cls(context, kind, write, encrypt, read, key_ring.is_current, legacy_reader, row)
-
-    def enter(self, parts: Sequence[Any]) -> None:
-        """Let `encrypt` and `decrypt` work on a value of the row with these parts.
-
-        Raises:
-            EnvelopeFormatError: a part of the row is NULL or no text, or has a newline.
-        """
-        problem = any(part is None or "\n" in part for part in parts)
-        try:
-            self.row[0] = b"" if problem else rows.associated_data(parts)
-        except UnicodeEncodeError:
-            problem = True
-        if problem:
-            raise EnvelopeFormatError(
-                f"{self.context}: a column that its values are bound to is NULL, or has a newline or what is not UTF-8"
-            )
-
-    def is_same_json(self, stored: str | None, plaintext: str) -> bool:
-        """Return whether two texts are one JSON value: in a column of type JSON, SQLite makes 1 of 1.0."""
-        if self.kind is not JSON or stored is None:
-            return False
-        read = self.kind.value.decode
-        return bool(read(stored.encode()) == read(plaintext.encode()))
 
 
 class Change(NamedTuple):
@@ -89,16 +30,31 @@ class Change(NamedTuple):
 UNCHANGED = Change(None, None)
 
 
+class Changes(NamedTuple):
+    """The new values of a column, at these places in it, and the plaintexts that they and the old ones stand for."""
+
+    places: Sequence[int]
+    stored: Sequence[str]
+    plaintexts: Sequence[SecretString]
+
+
+class NotAtOnceError(SealchemyError):
+    """Some of the values need a closer look. It is never seen outside."""
+
+
 class Conversion(NamedTuple):
     """What one kind of rewrite does to a value.
 
     `pending` selects, in SQL, the values that may have to change. `convert` returns the change of one value, None if
-    it is to stay, and raises if it cannot be read.
+    it is to stay, and raises if it cannot be read. `convert_all` does the same for the values of a column that are to
+    change, at once: it returns their places, their plaintexts and their new values. It raises if it does not take one
+    of them, though `convert` may.
     """
 
     name: str
     pending: Callable[[Database, KeyRing, ColumnElement[str]], ColumnElement[bool]]
     convert: Callable[[Cipher, str], Change | None]
+    convert_all: Callable[[Cipher, Values, Rows], Changes]
 
 
 def _is_plaintext(stored: object) -> bool:
@@ -184,20 +140,67 @@ def _verify(cipher: Cipher, stored: str) -> None:
     _decrypt_only(cipher, stored)
 
 
+def _encrypt_all(cipher: Cipher, values: Values, rows: Rows) -> Changes:
+    places = [place for place, value in enumerate(values) if type(value) is SecretString]
+    plaintexts, data = _pick(values, rows, places)
+    stands_for_bytes = cipher.kind is TEXT and any(map(_starts_as_bytes, plaintexts))
+    if cipher.legacy_reader is not None or cipher.kind is BYTES or stands_for_bytes:
+        raise NotAtOnceError
+    return Changes(places, cipher.encrypt_all(plaintexts, data), plaintexts)
+
+
+def _rekey_all(cipher: Cipher, values: Values, rows: Rows) -> Changes:
+    places = [place for place, value in enumerate(values) if value is not None and not value.startswith(cipher.current)]
+    stored, data = _pick(values, rows, places)
+    forms = {envelope.is_bound(value) for value in stored}
+    if len(forms) > 1:
+        raise NotAtOnceError
+    plaintexts = cipher.decrypt_all(stored, data)
+    encrypt_all = cipher.encrypt_all if forms == {True} else cipher.encrypt_all_unbound  # in the form that they have
+    return Changes(places, encrypt_all(plaintexts, data), plaintexts)
+
+
+def _bind_all(cipher: Cipher, values: Values, rows: Rows) -> Changes:
+    places = [place for place, value in enumerate(values) if value is not None and not envelope.is_bound(value)]
+    stored, data = _pick(values, rows, places)
+    plaintexts = cipher.decrypt_all(stored, data)
+    return Changes(places, cipher.encrypt_all(plaintexts, data), plaintexts)
+
+
+def _unbind_all(cipher: Cipher, values: Values, rows: Rows) -> Changes:
+    places = [place for place, value in enumerate(values) if value is not None and envelope.is_bound(value)]
+    stored, data = _pick(values, rows, places)
+    plaintexts = cipher.decrypt_all(stored, data)
+    return Changes(places, cipher.encrypt_all_unbound(plaintexts, data), plaintexts)
+
+
+def _one_by_one(_cipher: Cipher, _values: Values, _rows: Rows) -> Changes:
+    raise NotAtOnceError
+
+
+def _pick(values: Values, rows: Rows, places: Sequence[int]) -> tuple[Values, Rows]:
+    if len(places) == len(values):
+        return values, rows
+    return [values[place] for place in places], rows and [rows[place] for place in places]
+
+
 ENCRYPT = Conversion(
     "encrypt",
     pending=lambda database, _ring, stored: not_(database.matches(stored, ANY_ENCRYPTED_VALUE)),
     convert=_encrypt,
+    convert_all=_encrypt_all,
 )
 REKEY = Conversion(
     "rekey",
     pending=lambda database, ring, stored: not_(database.matches(stored, f"{envelope.header(ring.primary.id)}?*")),
     convert=_rekey,
+    convert_all=_rekey_all,
 )
 DECRYPT = Conversion(
     "decrypt",
     pending=lambda database, _ring, stored: database.matches(stored, f"{envelope.PREFIX}*"),
     convert=_decrypt,
+    convert_all=_one_by_one,
 )
 BIND = Conversion(
     "bind",
@@ -205,8 +208,14 @@ BIND = Conversion(
         database.matches(stored, ANY_ENCRYPTED_VALUE), not_(database.matches(stored, ANY_BOUND_VALUE))
     ),
     convert=_bind,
+    convert_all=_bind_all,
 )
 UNBIND = Conversion(
-    "unbind", pending=lambda database, _ring, stored: database.matches(stored, ANY_BOUND_VALUE), convert=_unbind
+    "unbind",
+    pending=lambda database, _ring, stored: database.matches(stored, ANY_BOUND_VALUE),
+    convert=_unbind,
+    convert_all=_unbind_all,
 )
-VERIFY = Conversion("verify", pending=lambda _database, _ring, _stored: false(), convert=_verify)
+VERIFY = Conversion(
+    "verify", pending=lambda _database, _ring, _stored: false(), convert=_verify, convert_all=_one_by_one
+)

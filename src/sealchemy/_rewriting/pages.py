@@ -1,13 +1,70 @@
-"""Read a table page by page, in the order of its primary key."""
+"""Read a table in steps along its primary key, as columns."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Row, Select, func, not_, select
+from sqlalchemy import ColumnElement, Select, case, func, literal_column, select
 
 from sealchemy._databases.access import Access
+from sealchemy._databases.stored_text import hide_values
 from sealchemy._databases.table import RowKey
 from sealchemy.errors import ColumnDefinitionError
+
+BATCH_BYTES = 16 * 1024 * 1024
+"""How much of a table is in memory at a time, apart from a single row."""
+
+_LARGE_ROW = 64 * 1024
+
+Span: TypeAlias = tuple[RowKey | None, RowKey]
+"""The rows after a key, and up to another one."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Rows as columns.
+
+    Attributes:
+        keys: the primary key of each row.
+        values: the stored values of each column; those that are not encrypted are hidden.
+        parts: the columns that values are bound to, as text.
+        sizes: the bytes of the values of each row. The values of a large row are None; `Pages.large_rows` has them.
+    """
+
+    keys: list[RowKey]
+    values: list[list[Any]]
+    parts: list[list[Any]]
+    sizes: list[int]
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.keys)
+
+    def take(self, places: Sequence[int]) -> "Page":
+        """Return some of the rows."""
+        values, parts = ([[column[place] for place in places] for column in kind] for kind in (self.values, self.parts))
+        return Page([self.keys[place] for place in places], values, parts, [self.sizes[place] for place in places])
+
+    def split(self) -> tuple["Page", list[list[RowKey]]]:
+        """Return the rows without large ones, and the keys of these, in groups that are small enough."""
+        if max(self.sizes, default=0) <= _LARGE_ROW:
+            return self, []
+        rest = self.take([place for place, size in enumerate(self.sizes) if size > _LARGE_ROW])
+        groups = []
+        while rest:
+            count = rest.rows_within(BATCH_BYTES)
+            groups.append(rest.keys[:count])
+            rest = rest.take(range(count, len(rest)))
+        return self.take([place for place, size in enumerate(self.sizes) if size <= _LARGE_ROW]), groups
+
+    def rows_within(self, size: int) -> int:
+        """Return how many rows have so many bytes together, at least one."""
+        total = 0
+        for count, item in enumerate(self.sizes):
+            total += item
+            if total > size and count:
+                return count
+        return len(self)
 
 
 class Pages:
@@ -16,33 +73,119 @@ class Pages:
     def __init__(self, access: Access, shard: tuple[int, int] | None = None) -> None:
         self._access, self._target, self._database = access, access.target, access.database
         self._only = [self._database.in_shard(access.target.key, *shard)] if shard else []
+        sizes = [func.coalesce(self._database.size(item), 0) for item in self._target.columns]
+        self._size: ColumnElement[Any] = sum(sizes[1:], sizes[0])
+        self._small = [case((self._size <= _LARGE_ROW, item)) for item in self._target.columns]
 
-    def select(self, previous: RowKey | None, limit: int, *where: ColumnElement[bool]) -> Select[Any]:
-        """Return the query for the next rows after a key."""
+    def select(self, span: Span, limit: int | None = None, *where: ColumnElement[bool]) -> Select[Any]:
+        """Return the query for rows in the order of their keys."""
+        query = self._selected(self._small).where(*self.within(span), *where, *self._only)
+        return query.order_by(*self._target.key).limit(limit)
+
+    def _selected(self, values: Sequence[ColumnElement[Any]]) -> Select[Any]:
+        return select(*self._target.key, *values, *self._target.parts.values(), self._size)
+
+    def within(self, span: Span) -> list[ColumnElement[bool]]:
+        """Return the tests for the rows of a span."""
+        key, (low, high) = self._target.key, span
+        after = [] if low is None else [self._database.after(key, low)]
+        return [*after, self._database.up_to(key, high)]
+
+    def fetch(self, query: Select[Any]) -> Page:
+        """Return the rows of a query of this class.
+
+        They come from the driver's cursor: SQLAlchemy would log values that are not hidden yet, at echo="debug".
+
+        Raises:
+            ColumnDefinitionError: two rows have the same key, so a value could go to the wrong one.
+        """
+        connection, width = self._access.connection, len(self._target.selected) + 1
+        result: Any = connection.execute(query)
+        types = [item[1] for item in result.cursor.description]
+        try:
+            rows = result.cursor.fetchall()
+        except Exception:  # noqa: BLE001 - it may hold a value; SQLAlchemy raises one that does not
+            rows, types = connection.execute(query).all(), []
+        result.close()
+        columns: list[Any] = list(zip(*rows, strict=True)) or [()] * width
+        rows = None
+        keys, parts = len(self._target.key), -1 - len(self._target.parts)
+        for index, item in enumerate(self._target.key if types else ()):
+            processor = item.type.dialect_impl(connection.dialect).result_processor(connection.dialect, types[index])
+            if processor:
+                columns[index] = list(map(processor, columns[index]))
+        found = list(zip(*columns[:keys], strict=True))
+        self._refuse_twins(found)
+        values = zip(self._target.kinds, columns[keys:parts], strict=True)
+        return Page(
+            found,
+            [hide_values(kind, column) for kind, column in values],
+            columns[parts:-1],
+            [int(size) for size in columns[-1]],
+        )
+
+    def _refuse_twins(self, keys: Sequence[RowKey]) -> None:
+        if len(set(keys)) != len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ColumnDefinitionError(
+                f"table {self._target.name!r}: two rows have the primary key {twice}; nothing was changed here"
+            )
+
+    def rows(self, keys: Sequence[RowKey]) -> Page:
+        """Return the rows with these keys that are still there, whatever their size."""
+        return self.fetch(self._database.with_keys(self._selected(self._target.columns), self._target, keys))
+
+    def one(self, key: RowKey) -> Select[Any]:
+        """Return the query for a row."""
+        return self._database.with_keys(self._selected(self._small), self._target, [key])
+
+    def complete(self, page: Page) -> Page:
+        """Return a page with the values of its large rows; all together have to be small enough."""
+        _, groups = page.split()
+        for keys in groups:
+            found = self.rows(keys)
+            places = {key: place for place, key in enumerate(found.keys)}
+            for place, key in enumerate(page.keys):
+                if key in places:
+                    for values, more in zip(page.values, found.values, strict=True):
+                        values[place] = more[places[key]]
+        return page
+
+    def keys(self, span: Span, *where: ColumnElement[bool]) -> list[RowKey]:
+        """Return the keys of rows."""
+        query = select(*self._target.key).where(*self.within(span), *where, *self._only)
+        return [tuple(row) for row in self._access.connection.execute(query)]
+
+    def has(self, span: Span, *where: ColumnElement[bool]) -> bool:
+        """Return whether a span has such a row."""
+        query: Select[Any] = select(literal_column("1")).select_from(self._target.table)
+        query = query.where(*self.within(span), *where, *self._only).limit(1)
+        return self._access.connection.scalar(query) is not None
+
+    def last(self) -> RowKey | None:
+        """Return the last key, where a walk ends: a writer may append for ever."""
         key = self._target.key
-        after = [] if previous is None else [self._database.after(key, previous)]
-        query = select(*self._target.selected).where(*where, *self._only, *after)
-        return query.order_by(*key).limit(limit)
+        query = select(*key).order_by(*(item.desc() for item in key)).limit(1)
+        return self._key(query)
 
-    def read(self, size: int, *where: ColumnElement[bool]) -> Iterator[Sequence[Row[Any]]]:
-        """Read pages of rows without locking them, each in a transaction of its own."""
-        previous: RowKey | None = None
-        where = (*where, *self.until_now())
-        while True:
-            with self._access.transaction(write=False):
-                rows = self._access.connection.execute(self.select(previous, size, *where)).all()
-            yield rows
-            if len(rows) < size:
-                return
-            previous = self.last_key(rows, previous)
+    def start(self, span: Span, count: int) -> Span:
+        """Return the part of a span that has so many rows."""
+        return span[0], self._ahead(span, count) or span[1]
 
-    def until_now(self) -> list[ColumnElement[bool]]:
-        """Return the test for the rows up to the one that is last now: a writer may append for ever."""
+    def _ahead(self, span: Span, count: int) -> RowKey | None:
+        """Return the key of the row that is so many rows into a span, or None if it has fewer."""
         key = self._target.key
-        with self._access.transaction(write=False):
-            query = select(*key).order_by(*(item.desc() for item in key)).limit(1)
-            last = self._access.connection.execute(query).first()
-        return [] if last is None else [not_(self._database.after(key, tuple(last)))]
+        query = select(*key).where(*self.within(span)).order_by(*key).offset(count - 1).limit(1)
+        found = self._key(query)
+        if found is not None and found == span[0]:
+            raise ColumnDefinitionError(
+                f"table {self._target.name!r}: the primary key {found} does not equal the value in the table (a float?)"
+            )
+        return found
+
+    def _key(self, query: Select[Any]) -> RowKey | None:
+        found = self._access.connection.execute(query).first()
+        return None if found is None else tuple(found)
 
     def count(self, *where: ColumnElement[bool]) -> int:
         """Return the number of rows."""
@@ -50,36 +193,12 @@ class Pages:
         with self._access.transaction(write=False):
             return self._access.connection.scalar(query) or 0
 
+    def count_within(self, span: Span) -> int:
+        """Return the number of rows of a span, in the transaction of the connection."""
+        query = select(func.count()).select_from(self._target.table).where(*self.within(span), *self._only)
+        return self._access.connection.scalar(query) or 0
+
     def is_empty(self) -> bool:
         """Return whether the table has no rows."""
         with self._access.transaction(write=False):
             return self._access.connection.execute(select(*self._target.key).limit(1)).first() is None
-
-    def key(self, row: Row[Any]) -> RowKey:
-        """Return the primary key of a row from `select` or `read`."""
-        return tuple(row[: len(self._target.key)])
-
-    def by_key(self, rows: Sequence[Row[Any]]) -> dict[RowKey, RowKey]:
-        """Return the values of rows by their primary keys.
-
-        Raises:
-            ColumnDefinitionError: two rows have the same key, so a value could go to the wrong one.
-        """
-        size = len(self._target.key)
-        found = {self.key(row): tuple(row[size:]) for row in rows}
-        if len(found) != len(rows):
-            keys = [self.key(row) for row in rows]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise ColumnDefinitionError(
-                f"table {self._target.name!r}: two rows have the primary key {twice}; nothing was changed here"
-            )
-        return found
-
-    def last_key(self, rows: Sequence[Row[Any]], previous: RowKey | None) -> RowKey:
-        """Return the key to continue after; one that does not advance would repeat the page for ever."""
-        key = self.key(rows[-1])
-        if key == previous:
-            raise ColumnDefinitionError(
-                f"table {self._target.name!r}: the primary key {key} does not equal the value in the table (a float?)"
-            )
-        return key

@@ -1,36 +1,39 @@
-"""One rewrite of one table, in passes over its rows.
+"""One rewrite of one table, in walks along its primary key.
 
 It works on tables by name, never through application models: no ORM event, default or `onupdate` runs. The values
 in the table decide what needs work, never a cursor kept elsewhere, so a run that was killed anywhere and is started
 again ends in the same state.
+
+The first walk rewrites what is pending, and authenticates every value, before the commit of what it wrote. What others
+had locked, or put behind it, is found by light walks, which look at the start of the values only.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from threading import Event
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from sqlalchemy import ColumnElement, Row, Select, and_, or_, tuple_
+from sqlalchemy import ColumnElement, and_, or_
 
 from sealchemy._column.engine_keys import engine_keys
 from sealchemy._column.rollout import Rollout
 from sealchemy._databases.access import Access, StillLockedError
 from sealchemy._databases.base import ATTEMPTS
 from sealchemy._databases.table import RowKey
-from sealchemy._values.secret import SecretString
-from sealchemy.errors import PlaintextTypeError, RewriteError, SealchemyError
+from sealchemy.errors import RewriteError
 
-from .conversions import BIND, DECRYPT, REKEY, UNBIND, UNCHANGED, VERIFY, Change, Cipher, Conversion
+from .cipher import Cipher
+from .columns import Columns
+from .conversions import VERIFY, Conversion
 from .interrupt import interrupt_between_batches
 from .options import Options
-from .pages import Pages
+from .pages import Pages, Span
+from .problems import FURTHER_PASSES, describe_problems
 from .report import Progress, Report
-
-FURTHER_PASSES = 3
-_WRITING = {"bind": Rollout.BIND_MIGRATE, "unbind": Rollout.BIND_PREPARE}
-"""The stage in which processes write what a conversion makes."""
+from .steps import Steps
+from .walk import Step, Walk
 
 OnProgress: TypeAlias = Callable[[Progress], None]
-_OnFailure: TypeAlias = Callable[[RowKey, str, SealchemyError], None]
 
 
 def run(
@@ -77,59 +80,97 @@ class _Run:
         interrupted: Event,
         report: Report,
     ) -> None:
-        self.access, self.target, self.database = access, access.target, access.database
-        self.conversion, self.options, self.interrupted = conversion, options, interrupted
-        self.progress, self.ciphers = progress, ciphers
-        self.pages = Pages(access, options.shard)
-        self.report = report
-        names = list(self.target.parts)
-        self.parts = [[names.index(name) for name in bind_to] for bind_to in self.target.bind_to]
-        tests = zip(self.target.columns, pending, strict=True)
+        self.access, self.database, self.conversion, self.options = access, access.database, conversion, options
+        self.progress, self.interrupted, self.report = progress, interrupted, report
+        tests = zip(access.target.columns, pending, strict=True)
         self.is_pending = or_(*(and_(item.is_not(None), test) for item, test in tests))
+        self.pages = Pages(access, options.shard)
+        columns = Columns(access, conversion, ciphers)
+        self.steps = Steps(access, self.pages, columns, self.is_pending, options.batch_size)
         self.only_reads = options.dry_run or conversion is VERIFY
+        self.total = self.done = self.unreached = 0
+        self.has_more: bool | None = None
 
     def run(self) -> Report:
+        try:
+            return self._run()
+        except RewriteError as error:
+            error.report = error.report or self.report
+            raise
+
+    def _run(self) -> Report:
         if not self.only_reads:
             self.access.require_transactions()
-        found_last = 0 if self.only_reads else self._rewrite_everything()
-        unreached = 0
-        if not self._is_stopped():
-            unreached = self._classify_everything()
+        if self.progress:
+            self.total = sum(step.rows for step in self._walk().read(self.steps.count))
+        found_last = 0
+        if self.only_reads:
+            self._read_everything()
+        else:
+            found_last = self._rewrite_everything()
+        unreached = 0 if self._is_stopped() else self._count_unreached()
         if self.access.owns_connection and not self.only_reads:
-            self.report.left_behind = self.database.finish(self.access.connection, self.target)
+            self.report.left_behind = self.database.finish(self.access.connection, self.access.target)
         self._is_stopped()
-        self._raise_for_problems(found_last, unreached)
+        if problems := describe_problems(self.report, self.conversion, self.options, found_last, unreached):
+            raise RewriteError(f"{self.conversion.name} {self.report.table}: {'; '.join(problems)}", self.report)
         return self.report
 
-    def _rewrite_everything(self) -> int:
-        """Rewrite in as many passes as it takes, and return how many rows the last of them found."""
-        self.total = self.pages.count(self.is_pending) if self.progress else 0
-        found = self._pass()
-        for _ in range(FURTHER_PASSES):
-            if found and not self._is_stopped():
-                found = self._pass()
-        if not self._is_stopped():
-            self._rewrite_stragglers()
-        return found
+    def _walk(self) -> Walk:
+        return Walk(self.access, self.pages, self.options.batch_size)
 
-    def _pass(self) -> int:
-        """Rewrite the pending rows that others have not locked, and return their number."""
-        previous: RowKey | None = None
-        before, until = self.report.rewritten, self.pages.until_now()
-        while limit := self._limit():
-            rows = self._rewrite(self.pages.select(previous, limit, self.is_pending, *until), wait=False) or []
-            if len(rows) < limit:
+    def _rewrite_everything(self) -> int:
+        """Rewrite in as many walks as it takes, and return how many rows the last of them wrote."""
+        written, is_left, passes = self._write(self.steps.rewrite_and_authenticate), False, 1
+        while not self._is_stopped():
+            is_left = self._walk().is_anything_found(self.steps.find)
+            if not is_left or passes > FURTHER_PASSES or (passes > 1 and not written):
                 break
-            previous = self.pages.last_key(rows, previous)
-            self.interrupted.wait(self.options.pause)
-        return self.report.rewritten - before
+            written, passes = self._write(self.steps.rewrite), passes + 1
+        if self._is_stopped():
+            return written
+        if is_left:
+            self._rewrite_stragglers()
+        if not self.access.owns_connection:
+            self._read_everything()
+        elif is_left:
+            for step in self._until_stopped(self._walk().read(self.steps.look)):
+                self._report(step)
+        return written
+
+    def _write(self, work: Callable[[Span, int, int], Step]) -> int:
+        """Return how many rows a walk wrote."""
+        written = 0
+        for step in self._until_stopped(self._walk().write(work, self._limit)):
+            written += step.written
+            self.report.rewritten += step.written
+            self._report(step)
+            self._tell(step)
+            if step.written:
+                self.interrupted.wait(self.options.pause)
+        return written
 
     def _limit(self) -> int:
-        """Return how many rows the next batch may have, or 0 to stop."""
-        if self._is_stopped():
-            return 0
+        """Return how many rows the next transaction may write."""
         size, limit = self.options.batch_size, self.options.max_rows
         return size if limit is None else min(size, limit - self.report.rewritten)
+
+    def _report(self, step: Step) -> None:
+        self.report.pending += len(step.pending)
+        for failure in step.failures:
+            self.report.add_failure(*failure)
+
+    def _tell(self, step: Step) -> None:
+        self.done += step.rows
+        if self.progress and (step.rows or step.written):
+            name = VERIFY.name if self.only_reads else self.conversion.name
+            self.progress(Progress(self.report.table, name, self.done, self.total))
+
+    def _until_stopped(self, steps: Iterator[Step]) -> Iterator[Step]:
+        for step in steps:
+            yield step
+            if self._is_stopped():
+                return
 
     def _is_stopped(self) -> bool:
         if self.interrupted.is_set():
@@ -139,146 +180,46 @@ class _Run:
         return self.report.stopped is not None
 
     def _has_more_pending(self) -> bool:
-        return self.report.stopped is not None or self.pages.count(self.is_pending) > 0
+        if self.has_more is None:
+            self.has_more = self._walk().is_anything_found(self.steps.find)
+        return self.has_more
 
     def _rewrite_stragglers(self) -> None:
-        """Rewrite the rows that were locked in every pass: one row a transaction, waiting for it."""
+        """Rewrite the rows that were locked in every walk: one row a transaction, waiting for it."""
         wait = True
-        for rows in self.pages.read(self.options.batch_size, self.is_pending):
-            for row in rows:
+        for step in self._until_stopped(self._walk().read(self.steps.look)):
+            for key in step.pending:
                 if self._is_stopped():
                     return
-                if self._changes(row):
-                    only = tuple_(*self.target.key) == self.pages.key(row)
-                    # A session that still holds its lock after that would make every further row wait as long.
-                    wait = self._rewrite(self.pages.select(None, 1, only), wait=wait) is not None and wait
+                # A session that still holds its lock after that would make every further row wait as long.
+                wait = self._rewrite_row(key, wait=wait) and wait
 
-    def _classify_everything(self) -> int:
-        """Look at every value with the reader's own function: a prefix alone proves nothing.
-
-        Return the number of rows that were not reached by their keys.
-        """
-        is_exact = self.database.has_exact_keys(self.target)
-        total, done = self.pages.count() if self.progress or not is_exact else 0, 0
-        for rows in self.pages.read(self.options.batch_size):
-            for row in rows:
-                self.report.pending += bool(self._changes(row, self.report.add_failure))
-            done += len(rows)
-            if self.progress:
-                self.progress(Progress(self.target.name, VERIFY.name, done, total))
-            if self._is_stopped():
-                return 0
-        # Keys of some types may not compare as the table orders them, so count without them.
-        if is_exact:
-            return 0
-        if self.only_reads:
-            return max(min(total, self.pages.count()) - done, 0)
-        return max(self.pages.count(self.is_pending) - self.report.pending - self.report.failed, 0)
-
-    def _rewrite(self, page: Select[Any], *, wait: bool) -> Sequence[Row[Any]] | None:
-        """Rewrite one page in one transaction and return its rows; None if they stayed locked while it waited."""
-        query = self.database.lock(page, wait=wait)
+    def _rewrite_row(self, key: RowKey, *, wait: bool) -> bool:
+        """Rewrite a row, and return whether it could be locked."""
+        attempts = 1 if wait else ATTEMPTS
         try:
-            rows, count = self.access.run(lambda: self._rewrite_once(query), attempts=1 if wait else ATTEMPTS)
-        except StillLockedError as error:
+            written = self.access.run(partial(self.steps.rewrite_row, key, wait=wait), attempts=attempts)
+        except StillLockedError:
             if wait:
-                return None
-            error.report = self.report
+                return False
             raise
-        self.report.rewritten += count
-        if self.progress:
-            self.progress(Progress(self.target.name, self.conversion.name, self.report.rewritten, self.total))
-        return rows
+        self.report.rewritten += written
+        self._tell(Step(key, written=written))
+        return True
 
-    def _rewrite_once(self, query: Select[Any]) -> tuple[Sequence[Row[Any]], int]:
-        rows = self.access.connection.execute(query).all()
-        self.pages.by_key(rows)
-        changes = {self.pages.key(row): found for row in rows if (found := self._changes(row))}
-        if changes:
-            new = {key: tuple(change.stored for change in found) for key, found in changes.items()}
-            self.database.write(self.access.connection, self.target, new)
-            if self.access.owns_connection:  # in the caller's transaction, that is the caller's choice
-                self.database.flush(self.access.connection)
-            stored = self.database.read_back(self.access.connection, self.target, list(new))
-            self._compare(changes, self.pages.by_key(stored))
-        return rows, len(changes)
+    def _read_everything(self) -> None:
+        """Look at every value with the reader's own function: a prefix alone proves nothing."""
+        is_exact, read = self.database.has_exact_keys(self.access.target), 0
+        before = 0 if is_exact else self.pages.count()
+        for step in self._until_stopped(self._walk().read(self.steps.survey)):
+            self._report(step)
+            read += step.rows
+            if self.only_reads:
+                self._tell(step)
+        self.unreached = 0 if is_exact else max(min(before, self.pages.count()) - read, 0)
 
-    def _compare(self, changes: Mapping[RowKey, Sequence[Change]], stored: Mapping[RowKey, RowKey]) -> None:
-        """Decrypt what the database has now: a server may cut a value, or a trigger change it, silently."""
-        nothing = (None,) * (len(self.ciphers) + len(self.target.parts))
-        for key, found in changes.items():
-            row = stored.get(key, nothing)
-            for index, change in enumerate(found):
-                if change.plaintext is not None and not self._stands_for(row, change.plaintext, index):
-                    raise RewriteError(
-                        f"{self.target.name}.{self.target.columns[index].name}, primary key {key}: the database does"
-                        " not keep the new value (a column that is too short, or a trigger?); nothing is lost, this"
-                        " batch was rolled back",
-                        self.report,
-                    )
-
-    def _stands_for(self, row: RowKey, plaintext: SecretString, index: int) -> bool:
-        stored = row[index]
-        if stored is None or self.conversion is DECRYPT:
-            return bool(stored == plaintext) or self.ciphers[index].is_same_json(stored, plaintext)
-        try:
-            return self._cipher(index, row).decrypt(stored) == plaintext
-        except SealchemyError:
-            return False
-
-    def _cipher(self, index: int, row: Sequence[Any]) -> Cipher:
-        """Return the functions for a column in a row, of which the values and the parts are given."""
-        cipher, parts = self.ciphers[index], self.parts[index]
-        if parts:
-            cipher.enter([row[len(self.ciphers) + part] for part in parts])
-        return cipher
-
-    def _changes(self, row: Row[Any], on_failure: _OnFailure | None = None) -> list[Change]:
-        """Return the change of each column; an empty list if none of them changes."""
-        changes, values = {}, row[len(self.target.key) :]
-        for index, stored in enumerate(values[: len(self.ciphers)]):
-            try:
-                if stored is not None and (change := self.conversion.convert(self._cipher(index, values), stored)):
-                    self._require_storable(change, self.ciphers[index])
-                    changes[index] = change
-            except SealchemyError as error:
-                if on_failure:
-                    on_failure(self.pages.key(row), self.target.columns[index].name, error)
-        return [changes.get(index, UNCHANGED) for index in range(len(self.ciphers))] if changes else []
-
-    def _require_storable(self, change: Change, cipher: Cipher) -> None:
-        if self.conversion is DECRYPT and not self.database.can_store(change.stored or ""):
-            raise PlaintextTypeError(f"{cipher.context}: this database cannot store the plaintext, which has a NUL")
-
-    def _raise_for_problems(self, found_in_last_pass: int, unreached: int) -> None:
-        report, problems = self.report, []
-        if report.stopped == "interrupt":
-            problems.append(f"interrupted after {report.rewritten} rows, which stay done; run it again to continue")
-        elif report.pending and not self.options.dry_run:
-            problems += self._describe_pending(found_in_last_pass)
-        if unreached:
-            problems.append(
-                f"{unreached} rows were not reached: they were inserted or changed meanwhile, or the values of the"
-                " primary key do not compare as the table orders them; run it again, and if it stays so, give the table"
-                " another key"
-            )
-        if report.failed:
-            problems.append(report.describe_failures())
-        if problems:
-            raise RewriteError(f"{self.conversion.name} {report.table}: {'; '.join(problems)}", report)
-
-    def _describe_pending(self, found_in_last_pass: int) -> Iterator[str]:
-        if found_in_last_pass:
-            laggards = "bring every process to rollout stage migrate"
-            if self.conversion in {BIND, UNBIND}:
-                laggards = f"bring every process to rollout stage {_WRITING[self.conversion.name]}"
-            if self.conversion is REKEY:
-                laggards = f"give every process {self.report.key_id} as its primary key"
-            yield (
-                f"values that need it are still being written, {found_in_last_pass} rows in the last of"
-                f" {1 + FURTHER_PASSES} passes; {laggards}, then run it again"
-            )
-        yield (
-            f"{self.report.pending} rows were locked by others for longer than {self.options.lock_timeout} s, or"
-            " written meanwhile; run it again"
-        )
+    def _count_unreached(self) -> int:
+        """Return the number of rows that were not reached: some keys may not compare as the table orders them."""
+        if self.only_reads or self.database.has_exact_keys(self.access.target):
+            return self.unreached
+        return max(self.pages.count(self.is_pending) - self.report.pending - self.report.failed, 0)

@@ -1,0 +1,51 @@
+"""What kept a run from doing everything, in sentences."""
+
+from collections.abc import Iterator
+
+from sealchemy._column.rollout import Rollout
+
+from .conversions import BIND, REKEY, UNBIND, Conversion
+from .options import Options
+from .report import Report
+
+FURTHER_PASSES = 3
+_WRITING = {"bind": Rollout.BIND_MIGRATE, "unbind": Rollout.BIND_PREPARE}
+"""The stage in which processes write what a conversion makes."""
+
+
+def describe_problems(
+    report: Report, conversion: Conversion, options: Options, found_in_last_pass: int, unreached: int
+) -> list[str]:
+    """Return the problems of a run."""
+    problems = []
+    if report.stopped == "interrupt":
+        problems.append(f"interrupted after {report.rewritten} rows, which stay done; run it again to continue")
+    elif report.pending and not options.dry_run:
+        problems += _describe_pending(report, conversion, options, found_in_last_pass)
+    if unreached:
+        problems.append(
+            f"{unreached} rows were not reached: they were inserted or changed meanwhile, or the values of the primary"
+            " key do not compare as the table orders them; run it again, and if it stays so, give the table another key"
+        )
+    if report.failed:
+        problems.append(report.describe_failures())
+    return problems
+
+
+def _describe_pending(
+    report: Report, conversion: Conversion, options: Options, found_in_last_pass: int
+) -> Iterator[str]:
+    if found_in_last_pass:
+        laggards = "bring every process to rollout stage migrate"
+        if conversion in {BIND, UNBIND}:
+            laggards = f"bring every process to rollout stage {_WRITING[conversion.name]}"
+        if conversion is REKEY:
+            laggards = f"give every process {report.key_id} as its primary key"
+        yield (
+            f"values that need it are still being written, {found_in_last_pass} rows in the last of"
+            f" {1 + FURTHER_PASSES} passes; {laggards}, then run it again"
+        )
+    yield (
+        f"{report.pending} rows were locked by others for longer than {options.lock_timeout} s, or written meanwhile;"
+        " run it again"
+    )

@@ -1,0 +1,84 @@
+"""No statement of a walk reads or sorts a whole table, whatever the planner believes."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import event, text
+
+from sealchemy import Key, KeyRing, attach_key_ring
+from sealchemy.rewrite import ENCRYPT, REKEY, VERIFY, Options, rewrite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Engine
+
+KEY = Key.generate()
+RING = KeyRing(primary=KEY)
+ROWS = 6_000
+TABLES = {
+    "integer": ("id int PRIMARY KEY", "i"),
+    "composite": ("a int, b text, PRIMARY KEY (a, b)", "i / 100, 'k' || i"),
+    "uuid": ("id uuid PRIMARY KEY", "md5(i::text)::uuid"),
+    "text": ("id text PRIMARY KEY", "md5(i::text)"),
+    "partitions": ("id int PRIMARY KEY", "i"),
+}
+
+
+class Plans:
+    """Explains every statement on the table `t`, with its parameters, before it runs."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.seen = engine, list[str]()
+        event.listen(engine, "before_cursor_execute", self._explain)
+
+    def _explain(self, _connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if re.match(r"(SELECT|UPDATE)", statement) and re.search(r"\bt\b", statement) and "pg_" not in statement:
+            cursor.execute(f"EXPLAIN {statement}", parameters)
+            self.seen.append(f"{statement}\n" + "\n".join(row[0] for row in cursor.fetchall()))
+
+    def stop(self) -> None:
+        event.remove(self.engine, "before_cursor_execute", self._explain)
+
+
+@pytest.fixture(params=TABLES)
+def engine(request: pytest.FixtureRequest, postgresql_url: str, make_engine: Callable[..., Engine]) -> Engine:
+    found = make_engine(postgresql_url, RING)
+    key, value = TABLES[request.param]
+    names = "a, b" if request.param == "composite" else "id"
+    is_partitioned = request.param == "partitions"
+    with found.begin() as connection:
+        partitions = " PARTITION BY RANGE (id)" if is_partitioned else ""
+        connection.exec_driver_sql(f"CREATE TABLE t ({key}, access text, refresh text){partitions}")
+        for start in range(0, ROWS + 1, ROWS // 3) if is_partitioned else ():
+            bounds = f"FROM ({start}) TO ({start + ROWS // 3})"
+            connection.exec_driver_sql(f"CREATE TABLE t{start} PARTITION OF t FOR VALUES {bounds}")
+        if not is_partitioned:
+            connection.exec_driver_sql("ALTER TABLE t SET (autovacuum_enabled = off)")
+        connection.exec_driver_sql("ANALYZE t")  # of an empty table
+        connection.exec_driver_sql(
+            f"INSERT INTO t ({names}, access, refresh) SELECT {value}, 'access ' || i, 'refresh ' || i"
+            f" FROM generate_series(1, {ROWS}) AS i"
+        )
+    return found
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_no_plan_has_a_scan_or_a_sort_of_the_table(engine: Engine, share: float) -> None:
+    columns = {"access": "t.access", "refresh": "t.refresh"}
+    rewrite(ENCRYPT, engine, "t", columns, options=Options(max_rows=round(ROWS * share)))
+    new = KeyRing(primary=Key.generate(), previous=[KEY])
+    for conversion in (ENCRYPT, REKEY, VERIFY):
+        if conversion is REKEY:
+            attach_key_ring(engine, new)
+        plans = Plans(engine)
+        rewrite(conversion, engine, "t", columns, progress=lambda _: None)
+        plans.stop()
+        assert len(plans.seen) > 10
+        wrong = [plan for plan in plans.seen if re.search(r"Seq Scan|Sort", plan)]
+        assert wrong == []
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM t WHERE access LIKE 'sealchemy:v1:%'")) == ROWS
