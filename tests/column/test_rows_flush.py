@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -46,6 +49,7 @@ from sealchemy import (
     UnsupportedOperationError,
     attach_key_ring,
 )
+from sealchemy._column.rows import parameters as rows_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -404,3 +408,30 @@ def test_two_sessions_that_move_a_row_by_the_same_part(filled: Engine) -> None:
     with Session(filled) as session:
         found = session.get_one(mapped, 1)
         assert (found.owner, found.token) == (2, "x")
+
+
+def test_threads_that_use_a_new_statement_at_once(
+    postgresql_url: str, make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them makes the functions for its parameters, and the others do not see them half made."""
+    made, table = rows_parameters._processor, bound_table(MetaData(), owner=Integer())
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.2)
+        return made(*arguments)
+
+    engine = make_engine(postgresql_url)
+    table.metadata.create_all(engine)
+    monkeypatch.setattr(rows_parameters, "_processor", slowly)
+    start = threading.Barrier(4)
+
+    def write(number: int) -> None:
+        with engine.begin() as connection:
+            start.wait()
+            time.sleep(number * 0.05)
+            connection.execute(insert(table), {"id": number, "owner": 1, "token": f"t{number}"})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    with engine.connect() as connection:
+        assert set(connection.scalars(select(table.c.token))) == {f"t{number}" for number in range(4)}

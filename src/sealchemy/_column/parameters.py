@@ -67,6 +67,10 @@ class ParametersCompiler(SQLCompiler):
 
     @memoized_property
     def _bind_processors(self) -> Any:
+        # A class that used this one of another would have threads see what that one returns.
+        return self.make_bind_processors()
+
+    def make_bind_processors(self) -> Any:
         """Return the functions that convert parameters; those of plain columns refuse the values of encrypted ones.
 
         The result may be of another type, such as the driver's `Binary`, which the last line does not recognize.

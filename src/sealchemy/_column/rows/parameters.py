@@ -192,9 +192,9 @@ class RowsCompiler(SQLCompiler):
             type_ = require_encrypted(column.type)
             refuse_without_row(type_.context, type_.bind_to)
 
-    @memoized_property
-    def _bind_processors(self) -> Any:
-        processors: Any = super()._bind_processors
+    def make_bind_processors(self) -> Any:
+        """Return the functions that convert parameters, of which those for bound columns take a value and its row."""
+        processors: Any = super().make_bind_processors()  # type: ignore[misc] # the class after this one has it
         for place in self.places if self._bound_values else ():
             processors[place.name] = _processor(place, self.dialect)
         return processors
