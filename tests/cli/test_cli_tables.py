@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import create_engine, make_url, text
 
 from sealchemy import KeyRing, attach_key_ring
+from sealchemy.cli import output
 from sealchemy.rewrite import VERIFY, rewrite
 from tests.support import postgresql
 from tests.support.cli import CONTEXTS, MODELS, OLD, RING, Project
@@ -50,6 +51,26 @@ def test_full_cycle_from_plaintext_to_a_new_key_and_back(project: Project) -> No
     assert "--allow-plaintext" in project.refused("decrypt")
     assert "decrypt Integration: 30 rows" in project.ok("decrypt", "--allow-plaintext")
     assert project.raw() == before
+
+
+def test_progress_and_results_are_lines_of_json(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "_SECONDS_BETWEEN_LINES", 0.0)
+    project.fill(30)
+    project.execute("""UPDATE "Integration" SET "accessToken" = 'sealchemy:v9:SENTINEL' WHERE id = 7""")
+    lines = project.refused("encrypt", "--batch-size", "7", "--json").splitlines()
+    told = [json.loads(line) for line in lines if line.startswith("{")]
+    progress, result = told[:-1], told[-1]
+    assert [item["done"] for item in progress] == [14, 21, 28, 30]
+    assert {(item["event"], item["table"], item["step"], item["total"]) for item in progress} == {
+        ("progress", "Integration", "encrypt", 30)
+    }
+    assert all(item["rows_per_second"] > 0 and item["seconds_left"] >= 0 for item in progress)
+    assert (result["event"], result["rewritten"], result["failed"], result["stopped"]) == ("result", 29, 1, None)
+    assert result["failures"][0]["key"] == ["7"]
+    assert "SENTINEL" not in json.dumps(told)
+    project.execute("""DELETE FROM "Integration" WHERE id = 7""")
+    told = [json.loads(line) for line in project.ok("verify", "--json").splitlines()]
+    assert (told[-1]["event"], told[-1]["step"], told[-1]["failed"]) == ("result", "verify", 0)
 
 
 def test_status_prints_json(project: Project) -> None:

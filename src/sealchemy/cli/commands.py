@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import MODELS, PREFIX, Accept, DdlPatience, Models, Prefix, Url, Verbose
+from .options import MODELS, PREFIX, Accept, AsJson, DdlPatience, Models, Prefix, Url, Verbose
 
 app = typer.Typer(
     name="sealchemy",
@@ -128,14 +128,20 @@ def status(
 
 
 @app.command()
-def verify(models: Models = MODELS, url: Url = None, prefix: Prefix = PREFIX, verbose: Verbose = 0) -> None:
+def verify(
+    models: Models = MODELS,
+    url: Url = None,
+    prefix: Prefix = PREFIX,
+    verbose: Verbose = 0,
+    as_json: AsJson = False,
+) -> None:
     """Authenticate every value, and list failures by primary key. Plaintext is a failure."""
     from sealchemy.rewrite import VERIFY, Options
 
     from . import rewriting
     from .project import Project
 
-    rewriting.rewrite_tables(Project(models, url, prefix, verbose), VERIFY, Options())
+    rewriting.rewrite_tables(Project(models, url, prefix, verbose), VERIFY, Options(), as_json=as_json)
 
 
 @app.command()

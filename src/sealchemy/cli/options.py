@@ -23,6 +23,7 @@ Shard = Annotated[
 Accept = Annotated[
     list[str] | None, typer.Option(help="A finding of `sealchemy plan` to accept, such as trigger:NAME; repeatable.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print progress and results as lines of JSON.")]
 DdlPatience = Annotated[
     float,
     typer.Option(help="Seconds for which to keep trying to change a table that others use, without blocking them."),

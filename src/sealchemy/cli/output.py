@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
@@ -14,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sealchemy import KeyRing, SealchemyError
 from sealchemy.plan import Severity, TablePlan
 from sealchemy.rewrite import Progress as RowsDone
+from sealchemy.rewrite import Report
 from sealchemy.status import ColumnStatus
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -130,11 +133,20 @@ def print_plan(console: Console, found: list[TablePlan], steps: list[str], accep
         say(f"{number:3}. {step}")
 
 
+def report_as_json(step: str, report: Report) -> str:
+    """Return what a run did with a table, as one line. Values are not in it, and rows are named by their keys."""
+    found = {name: getattr(report, name) for name in ("table", "rewritten", "pending", "failed", "stopped")}
+    failures = [
+        {"key": list(map(str, item.key)), "column": item.column, "reason": item.reason} for item in report.failures
+    ]
+    return json.dumps({"event": "result", "step": step, **found, "key_id": report.key_id, "failures": failures})
+
+
 @contextmanager
-def progress(console: Console) -> Iterator[Callable[[RowsDone], None]]:
-    """Show progress: a bar with rate and time left on a terminal, plain lines elsewhere."""
-    if not console.is_terminal:
-        yield _lines(console)
+def progress(console: Console, *, as_json: bool = False) -> Iterator[Callable[[RowsDone], None]]:
+    """Show progress: a bar with rate and time left on a terminal, plain lines elsewhere; or JSON on standard output."""
+    if as_json or not console.is_terminal:
+        yield _lines(print if as_json else partial(console.print, highlight=False, soft_wrap=True), as_json=as_json)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
@@ -149,7 +161,7 @@ def progress(console: Console) -> Iterator[Callable[[RowsDone], None]]:
         yield show
 
 
-def _lines(console: Console) -> Callable[[RowsDone], None]:
+def _lines(show_line: Callable[[str], None], *, as_json: bool) -> Callable[[RowsDone], None]:
     last, start, step = 0.0, 0.0, ""
 
     def show(rows: RowsDone) -> None:
@@ -161,7 +173,9 @@ def _lines(console: Console) -> Callable[[RowsDone], None]:
             rate = rows.done / (now - start)
             left = max(rows.total - rows.done, 0) / rate if rate else 0
             numbers = f"{rows.done:,} of {rows.total:,} rows, {rate:,.0f} rows/s, {left:,.0f} s left"
-            console.print(f"{rows.step} {rows.table}: {numbers}", highlight=False, soft_wrap=True)
+            told = {**rows._asdict(), "rows_per_second": round(rate), "seconds_left": round(left)}
+            is_json = {"event": "progress", **told}
+            show_line(json.dumps(is_json) if as_json else f"{rows.step} {rows.table}: {numbers}")
             last = now
 
     return show

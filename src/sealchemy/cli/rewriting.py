@@ -16,7 +16,7 @@ from sealchemy._databases.table import TableColumns
 from sealchemy._inspection.guarded import rewrite_if_clear
 from sealchemy._rewriting import constraint
 from sealchemy._rewriting.conversions import Conversion
-from sealchemy._rewriting.run import run
+from sealchemy._rewriting.run import OnProgress, run
 from sealchemy._rewriting.stages import require_keys
 from sealchemy.errors import (
     DecryptionError,
@@ -55,7 +55,9 @@ def parse_options(
     )
 
 
-def rewrite_tables(project: Project, conversion: Conversion, options: Options, accept: Sequence[str] = ()) -> None:
+def rewrite_tables(
+    project: Project, conversion: Conversion, options: Options, accept: Sequence[str] = (), *, as_json: bool = False
+) -> None:
     """Rewrite every table, continuing with the next one if some rows cannot be done."""
     engine = project.protected_engine()
     _refuse_stage(project, conversion)
@@ -64,16 +66,20 @@ def rewrite_tables(project: Project, conversion: Conversion, options: Options, a
     console, failed = Console(stderr=True), False
     for table in _tables(project, conversion):
         try:
-            report = _rewrite_table(console, engine, conversion, options, table, accept)
+            with output.progress(console, as_json=as_json) as progress:
+                report = _rewrite_table(engine, conversion, options, table, accept, progress)
         except RewriteError as error:
-            _print_failures(error)
+            _print_failures(error, conversion, as_json=as_json)
             if error.report is None or error.report.stopped == "interrupt":
                 raise SystemExit(_INTERRUPTED if error.report else 1) from None
             report, failed = error.report, True
         else:
             if only_looks:
                 _refuse_planted(conversion, report, project)
-            _print_report(conversion, options, report)
+            if as_json:
+                print(output.report_as_json(conversion.name, report))
+            else:
+                _print_report(conversion, options, report)
         if report.stopped == "max_rows" or report.rewritten == options.max_rows:
             break
         if options.max_rows is not None:
@@ -103,15 +109,15 @@ def _tables(project: Project, conversion: Conversion) -> list[TableColumns]:
 
 
 def _rewrite_table(
-    console: Console,
     engine: Engine,
     conversion: Conversion,
     options: Options,
     table: TableColumns,
     accept: Sequence[str],
+    progress: OnProgress,
 ) -> Report:
     key_ring = require_keys(conversion, engine, table.columns)
-    with open_table(engine, table, options.lock_timeout) as access, output.progress(console) as progress:
+    with open_table(engine, table, options.lock_timeout) as access:
         if conversion is VERIFY:
             return run(access, conversion, options, progress)
         if conversion is DECRYPT and (required := constraint.required_columns(access)):
@@ -171,8 +177,11 @@ def _refuse_planted(conversion: Conversion, report: Report, project: Project) ->
         )
 
 
-def _print_failures(error: RewriteError) -> None:
+def _print_failures(error: RewriteError, conversion: Conversion, *, as_json: bool) -> None:
     print(f"sealchemy: {error}", file=sys.stderr)
+    if as_json:
+        print(*[output.report_as_json(conversion.name, error.report)] if error.report else [], sep="\n")
+        return
     for failure in error.report.failures if error.report else ():
         print(f"{error.report.table} {failure}")
     if error.report and error.report.failed > len(error.report.failures):

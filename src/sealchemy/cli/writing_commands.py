@@ -9,6 +9,7 @@ from .options import (
     MODELS,
     PREFIX,
     Accept,
+    AsJson,
     BatchSize,
     DryRun,
     LockTimeout,
@@ -35,6 +36,7 @@ def encrypt(
     max_rows: MaxRows = None,
     shard: Shard = None,
     accept: Accept = None,
+    as_json: AsJson = False,
 ) -> None:
     """Encrypt plaintext values, in place."""
     from sealchemy.rewrite import ENCRYPT
@@ -43,7 +45,7 @@ def encrypt(
     from .project import Project
 
     options = rewriting.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
-    rewriting.rewrite_tables(Project(models, url, prefix, verbose), ENCRYPT, options, accept or [])
+    rewriting.rewrite_tables(Project(models, url, prefix, verbose), ENCRYPT, options, accept or [], as_json=as_json)
 
 
 @app.command()
@@ -59,6 +61,7 @@ def rekey(
     max_rows: MaxRows = None,
     shard: Shard = None,
     accept: Accept = None,
+    as_json: AsJson = False,
 ) -> None:
     """Encrypt the values under previous keys with the primary key, in place."""
     from sealchemy.rewrite import REKEY
@@ -67,7 +70,7 @@ def rekey(
     from .project import Project
 
     options = rewriting.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
-    rewriting.rewrite_tables(Project(models, url, prefix, verbose), REKEY, options, accept or [])
+    rewriting.rewrite_tables(Project(models, url, prefix, verbose), REKEY, options, accept or [], as_json=as_json)
 
 
 @app.command()
@@ -83,6 +86,7 @@ def bind(
     max_rows: MaxRows = None,
     shard: Shard = None,
     accept: Accept = None,
+    as_json: AsJson = False,
     undo: Annotated[bool, typer.Option("--undo", help="Turn bound values into unbound ones.")] = False,
 ) -> None:
     """Bind the encrypted values of columns with bind_to to their row, in place."""
@@ -93,7 +97,7 @@ def bind(
 
     options = rewriting.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
     project = Project(models, url, prefix, verbose)
-    rewriting.rewrite_tables(project, UNBIND if undo else BIND, options, accept or [])
+    rewriting.rewrite_tables(project, UNBIND if undo else BIND, options, accept or [], as_json=as_json)
 
 
 @app.command()
@@ -109,6 +113,7 @@ def decrypt(
     max_rows: MaxRows = None,
     shard: Shard = None,
     accept: Accept = None,
+    as_json: AsJson = False,
     allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help="Confirm that you mean it.")] = False,
 ) -> None:
     """Write the plaintext back, in place."""
@@ -124,7 +129,7 @@ def decrypt(
             " sealchemy decrypt --allow-plaintext"
         )
     options = rewriting.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
-    rewriting.rewrite_tables(Project(models, url, prefix, verbose), DECRYPT, options, accept or [])
+    rewriting.rewrite_tables(Project(models, url, prefix, verbose), DECRYPT, options, accept or [], as_json=as_json)
 
 
 @app.command()
