@@ -51,7 +51,7 @@ def test_memory_and_rate_stay_constant_over_two_million_rows(
 def test_large_values_are_rewritten_a_few_at_a_time(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest, make_engine: Callable[..., Engine]
 ) -> None:
-    key, rows, size = Key.generate(), 60, 1_000_000
+    key, rows, size = Key.generate(), 40, 1_000_000
     url = f"sqlite:///{tmp_path / 'x.db'}" if kind == "sqlite" else request.getfixturevalue(f"{kind}_url")
     ring = KeyRing(primary=key)
     engine = make_engine(url, ring)

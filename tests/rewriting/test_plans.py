@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 KEY = Key.generate()
 RING = KeyRing(primary=KEY)
-ROWS = 6_000
+ROWS = 4_500
 TABLES = {
     "integer": ("id int PRIMARY KEY", "i"),
     "composite": ("a int, b text, PRIMARY KEY (a, b)", "i / 100, 'k' || i"),
@@ -66,7 +66,9 @@ def engine(request: pytest.FixtureRequest, postgresql_url: str, make_engine: Cal
     return found
 
 
-@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+@pytest.mark.parametrize(
+    "share", [pytest.param(0.01, marks=pytest.mark.slow), 0.5, pytest.param(0.99, marks=pytest.mark.slow)]
+)
 def test_no_plan_has_a_scan_or_a_sort_of_the_table(engine: Engine, share: float) -> None:
     columns = {"access": "t.access", "refresh": "t.refresh"}
     rewrite(ENCRYPT, engine, "t", columns, options=Options(max_rows=round(ROWS * share)))
