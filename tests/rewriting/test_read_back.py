@@ -6,9 +6,12 @@ import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from sealchemy import ColumnDefinitionError, Key, KeyRing, RewriteError, Rollout, UnsupportedOperationError
+from sealchemy._databases.sqlite import SQLite
 from sealchemy.rewrite import ENCRYPT, REKEY, VERIFY, Options, rewrite
 from tests.support.leaks import assert_silent
 from tests.support.tables import COLUMNS, grants, raw
@@ -198,6 +201,28 @@ def test_rows_that_paging_does_not_reach_are_reported(
     for conversion in (ENCRYPT, VERIFY):
         with pytest.raises(RewriteError, match="rows were not reached"):
             rewrite(conversion, engine, "odd", {"access": "odd.access"}, options=Options(batch_size=2))
+
+
+def test_what_a_driver_fails_to_fetch_is_not_shown(make_engine: Callable[..., Engine]) -> None:
+    """On a connection of the caller, SQLite's driver quotes text that is not UTF-8."""
+    engine = make_engine("sqlite://", RING)
+    grants(engine, 3)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE grants SET access = CAST(x'53454e54494e454cff' AS TEXT) WHERE id = 2")
+    with engine.connect() as connection, pytest.raises(DBAPIError) as caught:
+        rewrite(ENCRYPT, connection, "grants", COLUMNS)
+    assert_silent(caught.value, "x SENTINEL x", "access-SENTINEL")
+
+
+def test_rows_with_one_key_show_no_value(make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine("sqlite://", RING)
+    before = grants(engine, 3)
+    monkeypatch.setattr(sa.Integer, "result_processor", lambda *_: lambda _value: 9)  # as a driver that rounds
+    monkeypatch.setattr(SQLite, "key_type", lambda _self, type_: type_)
+    with pytest.raises(ColumnDefinitionError, match="two rows have the primary key") as caught:
+        rewrite(ENCRYPT, engine, "grants", COLUMNS)
+    assert_silent(caught.value, "access-SENTINEL")
+    assert raw(engine) == before
 
 
 def test_message_about_laggards_of_a_rekey_names_the_key(tmp_path: Path, make_engine: Callable[..., Engine]) -> None:

@@ -28,7 +28,6 @@ class Cipher(NamedTuple):
     encrypt: Callable[[str], str]
     encrypt_unbound: Callable[[str], str]
     decrypt: Callable[[str], SecretString]
-    is_current: Callable[[str], bool]
     current: str
     legacy_reader: Callable[[str], str | bytes] | None
     row: list[bytes]
@@ -65,7 +64,6 @@ class Cipher(NamedTuple):
             write,
             encrypt,
             read,
-            key_ring.is_current,
             envelope.header(key_ring.primary.id),
             legacy_reader,
             row,
@@ -103,4 +101,4 @@ def _map(decrypt: Callable[[Any], Any], values: Values, _rows: Rows) -> list[Any
 
 
 def _map_bound(decrypt: Callable[[Any, bytes], Any], values: Values, rows: Rows) -> list[Any]:
-    return list(map(decrypt, values, rows or ()))
+    return [decrypt(value, row) for value, row in zip(values, rows or (), strict=True)]

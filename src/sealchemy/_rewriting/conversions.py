@@ -112,7 +112,7 @@ def _decrypt_only(cipher: Cipher, stored: str) -> SecretString:
 
 def _rekey(cipher: Cipher, stored: str) -> Change | None:
     plaintext = _decrypt_only(cipher, stored)
-    if cipher.is_current(stored):
+    if stored.startswith(cipher.current):
         return None
     encrypt = cipher.encrypt if envelope.is_bound(stored) else cipher.encrypt_unbound  # in the form that it has
     return Change(encrypt(plaintext), plaintext)
@@ -149,29 +149,26 @@ def _encrypt_all(cipher: Cipher, values: Values, rows: Rows) -> Changes:
     return Changes(places, cipher.encrypt_all(plaintexts, data), plaintexts)
 
 
-def _rekey_all(cipher: Cipher, values: Values, rows: Rows) -> Changes:
-    places = [place for place, value in enumerate(values) if value is not None and not value.startswith(cipher.current)]
-    stored, data = _pick(values, rows, places)
+def _again(
+    is_pending: Callable[[Cipher, str], bool], encrypt: Callable[[Cipher, Values], Callable[[Values, Rows], list[str]]]
+) -> Callable[[Cipher, Values, Rows], Changes]:
+    """Return the `convert_all` that decrypts values and encrypts them again."""
+
+    def convert_all(cipher: Cipher, values: Values, rows: Rows) -> Changes:
+        places = [place for place, value in enumerate(values) if value is not None and is_pending(cipher, value)]
+        stored, data = _pick(values, rows, places)
+        encrypt_all = encrypt(cipher, stored)
+        plaintexts = cipher.decrypt_all(stored, data)
+        return Changes(places, encrypt_all(plaintexts, data), plaintexts)
+
+    return convert_all
+
+
+def _in_the_same_form(cipher: Cipher, stored: Values) -> Callable[[Values, Rows], list[str]]:
     forms = {envelope.is_bound(value) for value in stored}
     if len(forms) > 1:
         raise NotAtOnceError
-    plaintexts = cipher.decrypt_all(stored, data)
-    encrypt_all = cipher.encrypt_all if forms == {True} else cipher.encrypt_all_unbound  # in the form that they have
-    return Changes(places, encrypt_all(plaintexts, data), plaintexts)
-
-
-def _bind_all(cipher: Cipher, values: Values, rows: Rows) -> Changes:
-    places = [place for place, value in enumerate(values) if value is not None and not envelope.is_bound(value)]
-    stored, data = _pick(values, rows, places)
-    plaintexts = cipher.decrypt_all(stored, data)
-    return Changes(places, cipher.encrypt_all(plaintexts, data), plaintexts)
-
-
-def _unbind_all(cipher: Cipher, values: Values, rows: Rows) -> Changes:
-    places = [place for place, value in enumerate(values) if value is not None and envelope.is_bound(value)]
-    stored, data = _pick(values, rows, places)
-    plaintexts = cipher.decrypt_all(stored, data)
-    return Changes(places, cipher.encrypt_all_unbound(plaintexts, data), plaintexts)
+    return cipher.encrypt_all if forms == {True} else cipher.encrypt_all_unbound
 
 
 def _one_by_one(_cipher: Cipher, _values: Values, _rows: Rows) -> Changes:
@@ -194,7 +191,7 @@ REKEY = Conversion(
     "rekey",
     pending=lambda database, ring, stored: not_(database.matches(stored, f"{envelope.header(ring.primary.id)}?*")),
     convert=_rekey,
-    convert_all=_rekey_all,
+    convert_all=_again(lambda cipher, value: not value.startswith(cipher.current), _in_the_same_form),
 )
 DECRYPT = Conversion(
     "decrypt",
@@ -208,13 +205,13 @@ BIND = Conversion(
         database.matches(stored, ANY_ENCRYPTED_VALUE), not_(database.matches(stored, ANY_BOUND_VALUE))
     ),
     convert=_bind,
-    convert_all=_bind_all,
+    convert_all=_again(lambda _, value: not envelope.is_bound(value), lambda cipher, _: cipher.encrypt_all),
 )
 UNBIND = Conversion(
     "unbind",
     pending=lambda database, _ring, stored: database.matches(stored, ANY_BOUND_VALUE),
     convert=_unbind,
-    convert_all=_unbind_all,
+    convert_all=_again(lambda _, value: envelope.is_bound(value), lambda cipher, _: cipher.encrypt_all_unbound),
 )
 VERIFY = Conversion(
     "verify", pending=lambda _database, _ring, _stored: false(), convert=_verify, convert_all=_one_by_one

@@ -28,7 +28,7 @@ class Page:
         keys: the primary key of each row.
         values: the stored values of each column; those that are not encrypted are hidden.
         parts: the columns that values are bound to, as text.
-        sizes: the bytes of the values of each row. The values of a large row are None; `Pages.large_rows` has them.
+        sizes: the bytes of the values of each row. The values of a large row are None until `Pages.complete`.
     """
 
     keys: list[RowKey]
@@ -99,30 +99,22 @@ class Pages:
         Raises:
             ColumnDefinitionError: two rows have the same key, so a value could go to the wrong one.
         """
-        connection, width = self._access.connection, len(self._target.selected) + 1
+        connection, keys, parts = self._access.connection, len(self._target.key), -1 - len(self._target.parts)
         result: Any = connection.execute(query)
         types = [item[1] for item in result.cursor.description]
-        try:
-            rows = result.cursor.fetchall()
-        except Exception:  # noqa: BLE001 - it may hold a value; SQLAlchemy raises one that does not
-            rows, types = connection.execute(query).all(), []
+        columns = _columns_of(result.cursor, len(self._target.selected) + 1)
         result.close()
-        columns: list[Any] = list(zip(*rows, strict=True)) or [()] * width
-        rows = None
-        keys, parts = len(self._target.key), -1 - len(self._target.parts)
+        if columns is None:  # SQLAlchemy raises an error that shows nothing
+            columns, types = _columns(connection.execute(query).all(), len(self._target.selected) + 1), []
+        values = zip(self._target.kinds, columns[keys:parts], strict=True)
+        columns[keys:parts] = [hide_values(kind, column) for kind, column in values]  # before anything can fail
         for index, item in enumerate(self._target.key if types else ()):
             processor = item.type.dialect_impl(connection.dialect).result_processor(connection.dialect, types[index])
             if processor:
                 columns[index] = list(map(processor, columns[index]))
         found = list(zip(*columns[:keys], strict=True))
         self._refuse_twins(found)
-        values = zip(self._target.kinds, columns[keys:parts], strict=True)
-        return Page(
-            found,
-            [hide_values(kind, column) for kind, column in values],
-            columns[parts:-1],
-            [int(size) for size in columns[-1]],
-        )
+        return Page(found, columns[keys:parts], columns[parts:-1], [int(size) for size in columns[-1]])
 
     def _refuse_twins(self, keys: Sequence[RowKey]) -> None:
         if len(set(keys)) != len(keys):
@@ -202,3 +194,15 @@ class Pages:
         """Return whether the table has no rows."""
         with self._access.transaction(write=False):
             return self._access.connection.execute(select(*self._target.key).limit(1)).first() is None
+
+
+def _columns_of(cursor: Any, width: int) -> list[Any] | None:
+    """Return what a cursor has; None if that fails, since the error may quote a value."""
+    try:
+        return _columns(cursor.fetchall(), width)
+    except Exception:  # noqa: BLE001 - whatever it is
+        return None
+
+
+def _columns(rows: Sequence[Sequence[Any]], width: int) -> list[Any]:
+    return list(zip(*rows, strict=True)) or [()] * width
