@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, make_url
 
 from sealchemy import Key, KeyRing, Rollout, attach_key_ring
 
-from .support import mariadb, oidc_provider, postgresql, provider
+from .support import mariadb, oidc_provider, postgresql, processes, provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -179,6 +179,13 @@ def oauth_provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[provider.Provide
     monkeypatch.setenv("AUTHLIB_INSECURE_TRANSPORT", "1")  # for the server, which runs on loopback without TLS
     with provider.running() as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def _no_processes_behind() -> Iterator[None]:
+    """End the processes of a test that failed."""
+    yield
+    processes.end_all()
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ import gzip
 import logging
 import os
 import pickle
-import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +43,7 @@ from sealchemy.integrations.integration_row import IntegrationRow
 from sealchemy.integrations.retry import retry
 from tests.support import processes
 from tests.support.cli import run_in_this_process
-from tests.support.integrations import WHOSE, connect, store
+from tests.support.integrations import WHOSE, TimeLimitError, connect, store, time_limit
 from tests.support.leaks import SENTINEL, assert_silent
 from tests.support.provider import Answer, Provider
 
@@ -243,32 +242,18 @@ def test_a_deadline_ends_the_call_and_not_the_refresh(
             get_valid_token(sessions, **WHOSE, client=oauth_provider.client(), deadline=wrong)
 
 
-class InterruptedByTimeLimit(Exception):  # noqa: N818 - as SoftTimeLimitExceeded
-    """As Celery's soft time limit."""
-
-
-@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals need the main thread")
 def test_a_signal_handler_that_raises_loses_no_token(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
     connect(sessions, oauth_provider)
     oauth_provider.delay = 0.6
 
-    def raise_it(*_: object) -> None:
-        raise InterruptedByTimeLimit
-
-    before = signal.signal(signal.SIGALRM, raise_it)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.25)
-        with pytest.raises(InterruptedByTimeLimit):
-            get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    with pytest.raises(TimeLimitError), time_limit(0.25):
+        get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
     token = get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
     assert token == oauth_provider.tokens[-1].access_token
     assert (oauth_provider.counts["/token"], oauth_provider.counts["reused"]) == (1, 0)
     assert row(sessions).refresh_token == oauth_provider.tokens[-1].refresh_token
 
 
-@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals need the main thread")
 def test_a_signal_handler_that_raises_does_not_interrupt_a_disconnect(
     sessions: sessionmaker[Session], oauth_provider: Provider
 ) -> None:
@@ -282,16 +267,8 @@ def test_a_signal_handler_that_raises_does_not_interrupt_a_disconnect(
 
     client.revoke = slowly  # type: ignore[method-assign]
 
-    def raise_it(*_: object) -> None:
-        raise InterruptedByTimeLimit
-
-    before = signal.signal(signal.SIGALRM, raise_it)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.25)
-        with pytest.raises(InterruptedByTimeLimit):
-            disconnect_integration(sessions, **WHOSE, client=client)
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    with pytest.raises(TimeLimitError), time_limit(0.25):
+        disconnect_integration(sessions, **WHOSE, client=client)
     deadline = time.monotonic() + 10
     with sessions() as session:
         while session.scalars(select(Integration)).all() and time.monotonic() < deadline:

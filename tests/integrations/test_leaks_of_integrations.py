@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import http.client
 import logging
-import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from sealchemy.integrations import (
     sync_async,
     upsert_integration,
 )
-from tests.support.integrations import WHOSE, connect, store
+from tests.support.integrations import WHOSE, TimeLimitError, connect, store, time_limit
 from tests.support.leaks import shown_by
 from tests.support.provider import CLIENT_SECRET, Answer, Provider, logged_by_provider
 
@@ -54,7 +53,7 @@ class Scene:
         """Keep everything that the error of a call shows."""
         try:
             call()
-        except (SealchemyError, SQLAlchemyError, TimeoutError) as error:
+        except (SealchemyError, SQLAlchemyError, TimeLimitError) as error:
             self.shown += shown_by(error)
         else:
             pytest.fail("nothing went wrong")
@@ -118,16 +117,9 @@ def a_deadline(scene: Scene) -> None:
 
 
 def a_signal_handler_that_raises(scene: Scene) -> None:
-    def interrupt(*_: object) -> None:
-        raise TimeoutError("the soft limit")
-
     scene.provider.delay = 0.5
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
+    with time_limit(0.2):
         scene.fails(scene.token)
-    finally:
-        signal.signal(signal.SIGALRM, before)
     scene.token()
 
 

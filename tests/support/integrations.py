@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import signal
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
 
 from sealchemy.integrations import TokenGrant, upsert_integration
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sqlalchemy.orm import Session, sessionmaker
 
     from .provider import Provider
@@ -25,3 +32,25 @@ def connect(sessions: sessionmaker[Session], provider: Provider, **grant: Any) -
     token = provider.grant()
     given = {"access_token": token.access_token, "refresh_token": token.refresh_token, "expires_in": 0}
     store(sessions, **{**given, **grant})
+
+
+class TimeLimitError(Exception):
+    """Raised by a signal handler, as Celery's soft time limit is."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Have a signal handler raise `TimeLimitError` in this thread after so many seconds."""
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("Python runs signal handlers in the main thread, and this is another one")
+
+    def interrupt(*_: object) -> NoReturn:
+        raise TimeLimitError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -48,7 +48,27 @@ def start(name: str, **arguments: Any) -> subprocess.Popen[str]:
     process.stdin.write(json.dumps(arguments))
     process.stdin.close()
     process.stdin = None
+    _started.append(process)
     return process
+
+
+_started: list[subprocess.Popen[str]] = []
+
+
+def end_all() -> None:
+    """End what a test has started and, because it failed, not ended."""
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone: a run that was killed leaves no writers behind."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def ring(keys: list[str]) -> KeyRing:
@@ -208,4 +228,5 @@ def soaking(url: str, keys: list[str], token_endpoint: str, users: int) -> None:
 
 
 if __name__ == "__main__":
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     globals()[sys.argv[1]](**json.load(sys.stdin))
