@@ -12,8 +12,8 @@ FIGURES = structure.measure(structure.HERE)
 @pytest.mark.parametrize(
     ("name", "most"),
     [
-        ("lines of the core", 7788),
-        ("modules of more than 250 lines", 3),
+        ("lines of the core", 7782),
+        ("modules of more than 250 lines", 2),
         ("functions of more than 40 lines", 1),
         ("del statements", 12),
         ("dialect branches outside the databases", 0),

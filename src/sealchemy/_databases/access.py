@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sealchemy.errors import ColumnDefinitionError, RewriteError, UnsupportedOperationError
 
-from .base import ATTEMPTS, Database
+from .base import ATTEMPTS, Database, TransactionOptions
 from .mysql import MySQL
 from .postgresql import PostgreSQL
 from .sqlite import SQLite
@@ -73,15 +73,14 @@ class Access:
     ) -> Iterator[None]:
         """Begin a short transaction, and commit it."""
         with self.connection.begin() if self.owns_connection else nullcontext():
-            self.database.begin(
-                self.connection,
-                self.target,
-                lock_timeout or self.lock_timeout,
+            options = TransactionOptions(
+                lock_timeout=lock_timeout or self.lock_timeout,
                 write=write,
                 owned=self.owns_connection,
                 walk=walk and self.owns_connection,
                 snapshot=snapshot,
             )
+            self.database.begin(self.connection, self.target, options)
             yield
 
     def require_text(self) -> None:

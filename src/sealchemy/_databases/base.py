@@ -1,13 +1,12 @@
-"""`Database`: how values are tested, locked, written, constrained and scrubbed on one kind of database."""
+"""`Database`: how values are tested, locked, written and scrubbed on one kind of database."""
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
@@ -15,8 +14,8 @@ from sealchemy._values.codecs import BYTES, JSON, TEXT, Plaintext
 from sealchemy._values.envelope import PREFIX, ROW
 from sealchemy.errors import UnsupportedOperationError
 
-from .sql_names import names_in
-from .table import RowKey, Target, inspecting, without_collation
+from .definition import Definition
+from .table import RowKey, Target, without_collation
 
 ANY_ENCRYPTED_VALUE = f"{PREFIX}v1:{'?' * 12}:?*"
 """The pattern of every encrypted value, with `?` for one character and `*` for any number."""
@@ -29,22 +28,25 @@ ATTEMPTS = 10
 _Result = TypeVar("_Result")
 
 
-class NamedCheck(NamedTuple):
-    """A CHECK that a table has: its condition, and whether the existing rows satisfy it."""
+class TransactionOptions(NamedTuple):
+    """What a transaction needs.
 
-    condition: str
-    is_validated: bool
+    Attributes:
+        lock_timeout: seconds to wait for locks.
+        write: whether it writes.
+        owned: whether the connection is not the caller's, so that statements may have no time limit.
+        walk: whether its statements follow the primary key, whatever the planner would prefer.
+        snapshot: whether all of them see the same rows.
+    """
+
+    lock_timeout: float
+    write: bool
+    owned: bool = False
+    walk: bool = False
+    snapshot: bool = False
 
 
-class NarrowColumn(NamedTuple):
-    """A column whose type has a limit: its name, the type as it is declared, and the limit in characters or bytes."""
-
-    name: str
-    declared: str
-    limit: int
-
-
-class Database:
+class Database(Definition):
     """One kind of database; the base class does what every SQL database understands."""
 
     isolation_level: ClassVar[str] = "READ COMMITTED"
@@ -54,12 +56,6 @@ class Database:
 
     has_snapshots: ClassVar[bool] = True
     """Whether a transaction can see the same rows throughout without making others wait."""
-
-    can_alter_types: ClassVar[bool] = True
-    """Whether ALTER TABLE can change the type of a column."""
-
-    validates_separately: ClassVar[bool] = False
-    """Whether `add_check` leaves it to `VALIDATE CONSTRAINT` to look at the existing rows."""
 
     def refuse_missing(self, url: sa.URL) -> None:
         """Raise `UnsupportedOperationError` if connecting would create the database."""
@@ -91,10 +87,6 @@ class Database:
             return BYTES
         return TEXT if isinstance(type_, sa.String) and not isinstance(type_, sa.Enum) else None
 
-    def is_wide(self, type_: TypeEngine[Any], kind: Plaintext = TEXT) -> bool:
-        """Return whether a column of this type, which holds this kind of plaintext, need not be widened."""
-        return True
-
     def key_problem(self, connection: sa.Connection, target: Target) -> str | None:
         """Return what keeps the primary keys in this table from naming exactly one row each, if anything does."""
         return None
@@ -111,30 +103,6 @@ class Database:
         """Return the storage engine of a table if it has no transactions."""
         return None
 
-    def limited_columns(self, connection: sa.Connection, target: Target) -> list[NarrowColumn]:
-        """Return the columns whose type has a limit."""
-        return []
-
-    def cuts_silently(self, connection: sa.Connection) -> str | None:
-        """Return why the server would cut a value that is too long instead of refusing it, if it would."""
-        return None
-
-    def lock_holders(self, connection: sa.Connection, target: Target, *, older_than: float = 0) -> list[str]:
-        """Describe the sessions that a change of the table's definition waits for, without their queries.
-
-        `older_than` leaves out transactions of fewer seconds.
-        """
-        return []
-
-    def ddl_wait(self, connection: sa.Connection, target: Target) -> float | None:
-        """Return how long the next change of the table's definition should wait, where that is longer than usual."""
-        return None
-
-    @contextmanager
-    def short_waits(self, connection: sa.Connection, seconds: float) -> Iterator[None]:
-        """Wait no longer than this for the locks of a table's definition, where `begin` cannot set that."""
-        yield
-
     def schema_of(self, connection: sa.Connection, table: str, schema: str | None) -> str | None:
         """Return the schema in which this connection finds a table."""
         return schema
@@ -147,22 +115,8 @@ class Database:
     def lift_limits(self, connection: sa.Connection) -> None:
         """Let the statements of a transaction take as long as they need, where a role has a limit."""
 
-    def begin(
-        self,
-        connection: sa.Connection,
-        target: Target,
-        lock_timeout: float,
-        *,
-        write: bool,
-        owned: bool = False,
-        walk: bool = False,
-        snapshot: bool = False,
-    ) -> None:
-        """Start a transaction: set the time limit for locks, in seconds, and take the write lock where there is one.
-
-        On a connection that is `owned`, statements have no time limit; with `walk`, they follow the primary key,
-        whatever the planner would prefer. With `snapshot`, all of them see the same rows.
-        """
+    def begin(self, connection: sa.Connection, target: Target, options: TransactionOptions) -> None:
+        """Start a transaction: set its limits, and take the write lock where there is one."""
 
     def lock(self, statement: sa.Select[Any], *, wait: bool) -> sa.Select[Any]:
         """Lock the selected rows; wait for rows that others have locked, or leave them out."""
@@ -213,57 +167,6 @@ class Database:
     def flush(self, connection: sa.Connection) -> None:
         """Let everything happen that a commit would still do, such as deferred triggers."""
 
-    def columns_to_convert(self, connection: sa.Connection, target: Target) -> dict[str, str]:
-        """Return the columns that are not text and have to become it, and their types."""
-        return {}
-
-    def widening(self, connection: sa.Connection, target: Target) -> dict[str, str]:
-        """Return the clauses of ALTER TABLE that make the columns text that is wide enough for ciphertext, by column.
-
-        After these, there may be more.
-        """
-        return {}
-
-    def from_text(self, dialect: Dialect, table: sa.Table, column: str, type_: TypeEngine[Any]) -> str | None:
-        """Return the statement that turns a column of text into JSON or bytes again, if there is one."""
-        return None
-
-    def widening_statement(self, connection: sa.Connection, target: Target, clauses: Iterable[str]) -> str:
-        """Return the statement for such clauses."""
-        return f"{alter_table(connection, target)} {', '.join(clauses)}"
-
-    def copied_by_widening(self, connection: sa.Connection, target: Target) -> dict[str, str]:
-        """Return the columns whose type cannot change without a copy of the table under a lock, and their types."""
-        return {}
-
-    def named_checks(self, connection: sa.Connection, table: str, schema: str | None) -> dict[str, NamedCheck]:
-        """Return the CHECKs of a table that have a name."""
-        with inspecting(connection) as inspector:
-            return {
-                str(item["name"]): NamedCheck(item["sqltext"], not item.get("dialect_options", {}).get("not_valid"))
-                for item in inspector.get_check_constraints(table, schema=schema)
-            }
-
-    def names_in(self, condition: str) -> set[str]:
-        """Return what may be the name of a column in the condition of a CHECK."""
-        return names_in(condition)
-
-    def add_check(self, connection: sa.Connection, target: Target, name: str, condition: str) -> None:
-        """Add a CHECK, in the transaction of the connection."""
-        connection.exec_driver_sql(
-            f"{alter_table(connection, target)} ADD CONSTRAINT {_quote(connection, name)} CHECK ({condition})"
-            f"{' NOT VALID' if self.validates_separately else ''}"
-        )
-
-    def validate_check(self, connection: sa.Connection, target: Target, name: str) -> None:
-        """Check the existing rows, under a lock that lets others read and write."""
-        sql = f"{alter_table(connection, target)} VALIDATE CONSTRAINT {_quote(connection, name)}"
-        connection.exec_driver_sql(sql)
-
-    def drop_check(self, connection: sa.Connection, target: Target, name: str) -> None:
-        """Drop a CHECK, in the transaction of the connection."""
-        connection.exec_driver_sql(f"{alter_table(connection, target)} DROP CONSTRAINT {_quote(connection, name)}")
-
     def is_retryable(self, error: DBAPIError) -> bool:
         """Return whether the transaction can simply be run again."""
         raise NotImplementedError
@@ -273,7 +176,7 @@ class Database:
         return error.connection_invalidated
 
     def is_cut_off(self, error: DBAPIError) -> bool:
-        """Return whether a statement was ended by a time limit, or by somebody."""
+        """Return whether a statement was cancelled, by a time limit or by an administrator."""
         return False
 
     def retry(self, transaction: Callable[[], _Result], attempts: int = ATTEMPTS) -> _Result:
@@ -309,15 +212,6 @@ class Database:
         raise NotImplementedError
 
 
-def alter_table(connection: sa.Connection, target: Target) -> str:
-    """Return the start of an ALTER TABLE statement."""
-    return f"ALTER TABLE {connection.dialect.identifier_preparer.format_table(target.table)}"
-
-
 def to_like(pattern: str) -> str:
     """Return a pattern of `?` and `*` in the syntax of LIKE."""
     return pattern.replace("?", "_").replace("*", "%")
-
-
-def _quote(connection: sa.Connection, name: str) -> str:
-    return connection.dialect.identifier_preparer.quote(name)

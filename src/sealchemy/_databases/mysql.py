@@ -13,7 +13,8 @@ from typing_extensions import override
 from sealchemy._values.codecs import BYTES, JSON, TEXT, Plaintext
 
 from . import mysql_keys
-from .base import Database, NarrowColumn, to_like
+from .base import Database, TransactionOptions, to_like
+from .definition import NarrowColumn
 from .mysql_catalog import column_definition, is_versioned, read_catalog
 from .mysql_conversion import columns_to_convert, to_text, with_type
 from .mysql_join import can_join, join_and_update
@@ -136,19 +137,9 @@ class MySQL(Database):
         connection.commit()
 
     @override
-    def begin(
-        self,
-        connection: Connection,
-        target: Target,
-        lock_timeout: float,
-        *,
-        write: bool,
-        owned: bool = False,
-        walk: bool = False,
-        snapshot: bool = False,
-    ) -> None:
+    def begin(self, connection: Connection, target: Target, options: TransactionOptions) -> None:
         """Have the transaction, which begins with the next statement, see the same rows throughout."""
-        if snapshot:
+        if options.snapshot:
             connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
 
     @override

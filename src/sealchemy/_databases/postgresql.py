@@ -14,7 +14,8 @@ from typing_extensions import override
 from sealchemy._values.codecs import BYTES, TEXT, Plaintext
 
 from . import postgresql_session, postgresql_vacuum
-from .base import Database, NarrowColumn, to_like
+from .base import Database, TransactionOptions, to_like
+from .definition import NarrowColumn
 from .postgresql_arrays import rows_as_table, same_keys, typed
 from .postgresql_columns import kind_of, quoted_name, to_text, types_of
 from .postgresql_keys import key_problem
@@ -111,18 +112,8 @@ class PostgreSQL(Database):
         postgresql_session.lift_limits(connection)
 
     @override
-    def begin(
-        self,
-        connection: sa.Connection,
-        target: Target,
-        lock_timeout: float,
-        *,
-        write: bool,
-        owned: bool = False,
-        walk: bool = False,
-        snapshot: bool = False,
-    ) -> None:
-        postgresql_session.begin(connection, lock_timeout, owned=owned, walk=walk, snapshot=snapshot)
+    def begin(self, connection: sa.Connection, target: Target, options: TransactionOptions) -> None:
+        postgresql_session.begin(connection, options)
 
     @override
     def after(self, key: Sequence[sa.ColumnElement[Any]], previous: RowKey) -> sa.ColumnElement[bool]:
@@ -241,7 +232,7 @@ class PostgreSQL(Database):
         left = ["old values are in the table's files until `sealchemy scrub`, and in WAL, replicas and backups"]
         try:
             with connection.begin():
-                self.begin(connection, target, lock_timeout=60, write=False, owned=True)
+                self.begin(connection, target, TransactionOptions(lock_timeout=60, write=False, owned=True))
                 table = connection.dialect.identifier_preparer.format_table(target.table)
                 if not postgresql_vacuum.may_maintain(connection, table.replace("%%", "%")):
                     left.append("samples of old values may remain in pg_stats: ANALYZE it as the owner of the table")

@@ -7,6 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from .base import TransactionOptions
+
 _ENDED = {"57P01", "57P02", "57P03", "57P05", "25P03", "53300", "08000", "08001", "08003", "08004", "08006"}
 _SETTINGS = {
     "row_security": "off",  # rows that this user may not see would silently stay plaintext
@@ -20,13 +22,13 @@ _SETTINGS_OF_A_WALK = {
 """With old statistics, the planner would read and sort the whole table for every step."""
 
 
-def begin(connection: sa.Connection, lock_timeout: float, *, owned: bool, walk: bool, snapshot: bool) -> None:
+def begin(connection: sa.Connection, options: TransactionOptions) -> None:
     """Set what lasts for this transaction only: a pooler may give the session to another client next."""
-    if snapshot:
+    if options.snapshot:
         connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-    settings = _SETTINGS | (_NO_LIMITS if owned else {}) | (_SETTINGS_OF_A_WALK if walk else {})
+    settings = _SETTINGS | (_NO_LIMITS if options.owned else {}) | (_SETTINGS_OF_A_WALK if options.walk else {})
     each = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
-    timeout = f"{max(round(lock_timeout * 1000), 1)}ms"
+    timeout = f"{max(round(options.lock_timeout * 1000), 1)}ms"
     connection.execute(sa.text(f"SELECT set_config('lock_timeout', :timeout, true), {each}"), {"timeout": timeout})
 
 

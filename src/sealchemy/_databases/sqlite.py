@@ -27,7 +27,8 @@ from sealchemy._values.codecs import TEXT, Plaintext
 from sealchemy.errors import UnsupportedOperationError
 
 from . import sqlite_schema
-from .base import Database, NamedCheck
+from .base import Database, TransactionOptions
+from .definition import NamedCheck
 from .table import Target
 
 
@@ -112,19 +113,9 @@ class SQLite(Database):
             driver.text_factory = before
 
     @override
-    def begin(
-        self,
-        connection: Connection,
-        target: Target,
-        lock_timeout: float,
-        *,
-        write: bool,
-        owned: bool = False,
-        walk: bool = False,
-        snapshot: bool = False,
-    ) -> None:
+    def begin(self, connection: Connection, target: Target, options: TransactionOptions) -> None:
         """Take the write lock, in whatever way this engine begins its transactions."""
-        if write:
+        if options.write:
             item = target.key[0]
             connection.execute(update(target.table).values({item.name: item}).where(text("0")))
 

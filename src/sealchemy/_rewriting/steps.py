@@ -44,7 +44,7 @@ class Steps:
         return Step(high, is_full=is_full, found=len(page) > 0, pending=pending, failures=failures)
 
     def rewrite(self, span: Span, count: int, limit: int) -> Step:
-        """Rewrite the rows that are pending and that nobody has locked."""
+        """Rewrite the pending rows that no other session has locked."""
         span = self._pages.start(span, count)
         found = self._pages.has(span, self._is_pending)
         if not found or not limit:

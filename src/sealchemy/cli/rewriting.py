@@ -180,7 +180,8 @@ def _refuse_planted(conversion: Conversion, report: Report, project: Project) ->
 def _print_failures(error: RewriteError, conversion: Conversion, *, as_json: bool) -> None:
     print(f"sealchemy: {error}", file=sys.stderr)
     if as_json:
-        print(*[output.report_as_json(conversion.name, error.report)] if error.report else [], sep="\n")
+        if error.report:
+            print(output.report_as_json(conversion.name, error.report))
         return
     for failure in error.report.failures if error.report else ():
         print(f"{error.report.table} {failure}")

@@ -103,7 +103,7 @@ class TokenGrant:
         if given["expires_at"] is None:
             given["expires_in"] = _lifetime(token.get("expires_in"))
         if given["refresh_token"] is None and not given.get("expires_in"):
-            given["expires_in"] = None  # 0 stands for ever: nobody grants a token that has expired
+            given["expires_in"] = None  # some providers send 0 for a token that never expires
         tokens = [item for item in (given["access_token"], given["refresh_token"]) if isinstance(item, str) and item]
         given |= {name: None for name in ("scope", "token_type") if any(item in (given[name] or "") for item in tokens)}
         given["token_type"] = given["token_type"] or "Bearer"
