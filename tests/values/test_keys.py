@@ -257,7 +257,7 @@ class TestKeyRing:
 
 
 def xaes_encrypt(key: Key, nonce: bytes, plaintext: bytes, aad: bytes) -> bytes:
-    return key._data_key._cipher(nonce[:12]).encrypt(nonce[12:], plaintext, aad)
+    return key._data_key.cipher(nonce[:12]).encrypt(nonce[12:], plaintext, aad)
 
 
 def nonce_of(stored: str) -> bytes:

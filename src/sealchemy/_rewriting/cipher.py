@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self, TypeAlias
 from sealchemy._column.engine_keys import refuse_unbound
 from sealchemy._values import envelope, rows
 from sealchemy._values.codecs import JSON, Plaintext
-from sealchemy._values.key_ring import KeyRing, batch_encryptor, decryptor, encryptor
+from sealchemy._values.key_ring import KeyRing, batch_decryptor, batch_encryptor, decryptor, encryptor
 from sealchemy._values.secret import SecretString
 from sealchemy.errors import EnvelopeFormatError
 
@@ -50,14 +50,14 @@ class Cipher(NamedTuple):
         encrypt, decrypt = encryptor(key_ring, context, kind.stored), decryptor(key_ring, context, kind.stored)
         write, read, row = encrypt, decrypt, [b""]
         write_all = write_all_unbound = batch_encryptor(key_ring, context, kind.stored)
-        read_all: Callable[[Values, Rows], list[Any]] = partial(_map, decrypt)
+        decrypt_one: Callable[..., SecretString] = decrypt
         if is_bound:
             encrypt_bound = rows.encryptor(key_ring, context, kind.stored)
             on_unbound = decrypt if accepts_unbound else partial(refuse_unbound, context, decrypt)
             decrypt_bound = rows.decryptor(key_ring, context, kind.stored, on_unbound)
             write, read = lambda value: encrypt_bound(value, row[0]), lambda stored: decrypt_bound(stored, row[0])
             write_all = rows.batch_encryptor(key_ring, context, kind.stored)
-            read_all = partial(_map_bound, decrypt_bound)
+            decrypt_one = decrypt_bound
         return cls(
             context,
             kind,
@@ -69,7 +69,7 @@ class Cipher(NamedTuple):
             row,
             write_all,
             write_all_unbound,
-            read_all,
+            batch_decryptor(key_ring, context, kind.stored, decrypt_one, bound=is_bound),
         )
 
     def enter(self, parts: Sequence[Any]) -> None:
@@ -94,11 +94,3 @@ class Cipher(NamedTuple):
             return False
         read = self.kind.value.decode
         return bool(read(stored.encode()) == read(plaintext.encode()))
-
-
-def _map(decrypt: Callable[[Any], Any], values: Values, _rows: Rows) -> list[Any]:
-    return list(map(decrypt, values))
-
-
-def _map_bound(decrypt: Callable[[Any, bytes], Any], values: Values, rows: Rows) -> list[Any]:
-    return [decrypt(value, row) for value, row in zip(values, rows or (), strict=True)]

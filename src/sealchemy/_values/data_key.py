@@ -1,10 +1,9 @@
 """`DataKey`: the functions that encrypt and decrypt the values of one context, with all repeated work done once."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import count
-from operator import methodcaller
 from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakSet
 
@@ -13,12 +12,12 @@ from sealchemy.errors import DecryptionError
 from . import envelope, xaes
 from .codecs import RESERVED, Codec, require_encodable
 from .secret import hide_stored
-from .xaes import InvalidTag
+from .xaes import AESGCM, InvalidTag
 
-_VALUES_PER_PREFIX = 4096
+VALUES_PER_PREFIX = 4096
 _PREFIXES_PER_READER = 1024
 
-_PREFIX_SIZE = 16
+PREFIX_SIZE = 16
 """Characters of the nonce's prefix: 12 bytes are exactly 16 characters of base64."""
 
 _Cipher: TypeAlias = Callable[[bytes, bytes, bytes], bytes]
@@ -36,7 +35,7 @@ def _refuse(_nonce: bytes, _data: bytes, _associated_data: bytes) -> bytes:
     raise AssertionError
 
 
-_USED_UP = _Writer(b"", _refuse, lambda: _VALUES_PER_PREFIX)
+_USED_UP = _Writer(b"", _refuse, lambda: VALUES_PER_PREFIX)
 
 
 class DataKey:
@@ -45,10 +44,10 @@ class DataKey:
     It is a class because it keeps something between values: the nonce prefix that this process writes with.
     """
 
-    __slots__ = ("__weakref__", "_cipher", "_writer", "id")
+    __slots__ = ("__weakref__", "_writer", "cipher", "id")
 
     def __init__(self, key_id: str, secret: bytes) -> None:
-        self.id, self._cipher = key_id, xaes.ciphers(secret)
+        self.id, self.cipher = key_id, xaes.ciphers(secret)
         self._writer = _USED_UP
         _live.add(self)
 
@@ -76,45 +75,16 @@ class DataKey:
                 finally:
                     plaintext = None  # this frame is in the traceback
             prefix, seal, next_count = self._writer
-            if next_count() >= _VALUES_PER_PREFIX:
+            if next_count() >= VALUES_PER_PREFIX:
                 prefix, seal, _ = self._renew_writer()
             tail = urandom(12)  # never pooled: a fork would hand it out twice
             return header + to_base64(prefix + tail + seal(tail, data, associated_data))
 
         return encrypt
 
-    def batch_encryptor(
-        self, context: str, codec: Codec, *, bound: bool = False
-    ) -> Callable[[Sequence[Any], Iterable[bytes]], list[str]]:
-        """Return the function that encrypts many values of one context at once, which takes two thirds of the time.
-
-        Its second argument is all of the associated data of each value. It raises as `encryptor` does, for the first
-        value that cannot be encrypted.
-        """
-        header, encrypt = envelope.header(self.id, bound=bound), self.encryptor(context, codec, bound=bound)
-        encode, to_base64, is_reserved = codec.encode, envelope.encode, methodcaller("startswith", RESERVED)
-
-        def encrypt_batch(plaintexts: Sequence[Any], associated_data: Iterable[bytes]) -> list[str]:
-            try:
-                data = [encode(plaintext) for plaintext in plaintexts]
-            except (TypeError, ValueError, RecursionError):  # some of them hold a value
-                data = [RESERVED]
-            if len(data) > _VALUES_PER_PREFIX or any(map(is_reserved, data)):
-                data = []
-                return [encrypt(plaintext, aad) for plaintext, aad in zip(plaintexts, associated_data, strict=True)]
-            prefix, random = os.urandom(xaes.PREFIX_SIZE), os.urandom(12 * len(data))
-            seal = self._cipher(prefix).encrypt
-            tails = [random[start : start + 12] for start in range(0, len(random), 12)]
-            return [
-                header + to_base64(prefix + tail + seal(tail, item, aad))
-                for tail, item, aad in zip(tails, data, associated_data, strict=True)
-            ]
-
-        return encrypt_batch
-
     def _renew_writer(self) -> _Writer:
         prefix = os.urandom(xaes.PREFIX_SIZE)
-        self._writer = writer = _Writer(prefix, self._cipher(prefix).encrypt, count(1).__next__)
+        self._writer = writer = _Writer(prefix, self.cipher(prefix).encrypt, count(1).__next__)
         return writer
 
     def forget_writer(self) -> None:
@@ -142,7 +112,7 @@ class DataKey:
         payload = envelope.decode(stored[size:], context)
         associated_data = self.associated_data(context, bound=row is not None)
         try:
-            data = self._cipher(payload[:12]).decrypt(payload[12:24], payload[24:], associated_data + (row or b""))
+            data = self.cipher(payload[:12]).decrypt(payload[12:24], payload[24:], associated_data + (row or b""))
         except InvalidTag:
             data = None
         if data is None:
@@ -182,10 +152,10 @@ def decryptor(
         bound: whether the values are bound to their row.
     """
     size, b64decode, decode = len(envelope.header("0" * 12, bound=bound)), envelope.b64decode, codec.decode
-    start = size + _PREFIX_SIZE
+    start = size + PREFIX_SIZE
     one_padding, two_paddings = envelope.ONE_PADDING, envelope.TWO_PADDINGS
     ready: dict[str, tuple[_Cipher, bytes]] = {}  # by their start; only where a value has authenticated
-    ciphers = {header: (key._cipher, key.associated_data(context, bound=bound)) for header, key in keys.items()}  # noqa: SLF001 - of this module
+    ciphers = ciphers_by_header(keys, context, bound=bound)
 
     def decrypt(stored: Any, row: bytes = b"") -> Any:
         if stored is None:
@@ -204,7 +174,7 @@ def decryptor(
                 if known is None:
                     _keep(ready, stored[:start], (open_, associated_data))
                 return decode(data)
-        except _NOT_READY:  # some of these hold plaintext
+        except NOT_READY:  # some of these hold plaintext
             data = None
         stored = hide_stored(stored)
         if isinstance(stored, str) and (key := keys.get(str(stored[:size]))):
@@ -212,6 +182,13 @@ def decryptor(
         return on_other(stored)
 
     return decrypt
+
+
+def ciphers_by_header(
+    keys: Mapping[str, DataKey], context: str, *, bound: bool
+) -> dict[str, tuple[Callable[[bytes], AESGCM], bytes]]:
+    """Return, for each header, the function that derives ciphers and the associated data."""
+    return {header: (key.cipher, key.associated_data(context, bound=bound)) for header, key in keys.items()}
 
 
 def _keep(cache: dict[Any, Any], key: Any, value: Any) -> None:
@@ -222,7 +199,7 @@ def _keep(cache: dict[Any, Any], key: Any, value: Any) -> None:
     cache[key] = value
 
 
-_NOT_READY = (LookupError, TypeError, ValueError, RecursionError, BytesWarning, InvalidTag)
+NOT_READY = (LookupError, TypeError, ValueError, RecursionError, BytesWarning, InvalidTag)
 
 
 _live: WeakSet[DataKey] = WeakSet()

@@ -7,7 +7,7 @@ from typing import Any, NoReturn, Self
 
 from sealchemy.errors import KeyFormatError, PlaintextTypeError, UnknownKeyError
 
-from . import data_key, envelope
+from . import batches, data_key, envelope
 from .codecs import RESERVED, TEXT, Codec
 from .environment import read_keys, variables
 from .keys import Key
@@ -145,10 +145,18 @@ def batch_encryptor(
     """Return the function that encrypts many values of one context at once, without a row."""
     key = data_keys(key_ring)[key_ring.primary.id]
     encrypt, associated_data = (
-        key.batch_encryptor(envelope.require_context(context), codec),
+        batches.encryptor(key, envelope.require_context(context), codec),
         key.associated_data(context),
     )
     return lambda values, _rows: encrypt(values, repeat(associated_data, len(values)))
+
+
+def batch_decryptor(
+    key_ring: KeyRing, context: str, codec: Codec, decrypt: Callable[..., Any], *, bound: bool
+) -> Callable[[Sequence[Any], Sequence[bytes] | None], list[Any]]:
+    """Return the function that decrypts many values of one context at once; `decrypt` is the one for one value."""
+    known = {envelope.header(key_id, bound=bound): key for key_id, key in data_keys(key_ring).items()}
+    return batches.decryptor(known, envelope.require_context(context), codec, decrypt, bound=bound)
 
 
 def decryptor(

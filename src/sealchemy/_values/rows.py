@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from sealchemy.errors import PlaintextTypeError, UnsupportedOperationError
 
-from . import data_key, envelope
+from . import batches, data_key, envelope
 from .codecs import Codec
 from .key_ring import KeyRing, data_keys, refuse_key
 from .secret import reveal
@@ -49,7 +49,7 @@ def batch_encryptor(
 ) -> Callable[[Sequence[Any], Sequence[bytes] | None], list[str]]:
     """Return the function that encrypts many values of one context at once, given the data of their rows."""
     key = data_keys(key_ring)[key_ring.primary.id]
-    encrypt = key.batch_encryptor(envelope.require_context(context), codec, bound=True)
+    encrypt = batches.encryptor(key, envelope.require_context(context), codec, bound=True)
     of_context = key.associated_data(context, bound=True)
     return lambda values, rows: encrypt(values, [of_context + row for row in rows or ()])
 

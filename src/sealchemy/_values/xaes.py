@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.modes import ECB
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-__all__ = ["KEY_SIZE", "NONCE_SIZE", "PREFIX_SIZE", "TAG_SIZE", "InvalidTag", "ciphers", "derive"]
+__all__ = ["AESGCM", "KEY_SIZE", "NONCE_SIZE", "PREFIX_SIZE", "TAG_SIZE", "InvalidTag", "ciphers", "derive"]
 
 KEY_SIZE = 32
 NONCE_SIZE = 24

@@ -1,0 +1,84 @@
+"""Encrypt and decrypt many values of one context at once, with the results and the errors of one by one."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby, repeat
+from operator import itemgetter, methodcaller
+from typing import Any
+
+from . import envelope, xaes
+from .codecs import RESERVED, Codec
+from .data_key import NOT_READY, PREFIX_SIZE, VALUES_PER_PREFIX, DataKey, ciphers_by_header
+
+_VALUES_PER_GROUP = 8  # fewer are faster one by one
+
+
+def encryptor(
+    key: DataKey, context: str, codec: Codec, *, bound: bool = False
+) -> Callable[[Sequence[Any], Iterable[bytes]], list[str]]:
+    """Return the function that encrypts many values of one context at once, which takes two thirds of the time.
+
+    Its second argument is all of the associated data of each value. It raises as `encryptor` does, for the first
+    value that cannot be encrypted.
+    """
+    header, encrypt = envelope.header(key.id, bound=bound), key.encryptor(context, codec, bound=bound)
+    encode, to_base64, is_reserved = codec.encode, envelope.encode, methodcaller("startswith", RESERVED)
+
+    def encrypt_batch(plaintexts: Sequence[Any], associated_data: Iterable[bytes]) -> list[str]:
+        try:
+            data = [encode(plaintext) for plaintext in plaintexts]
+        except (TypeError, ValueError, RecursionError):  # some of them hold a value
+            data = [RESERVED]
+        if len(data) > VALUES_PER_PREFIX or any(map(is_reserved, data)):
+            data = []
+            return [encrypt(plaintext, aad) for plaintext, aad in zip(plaintexts, associated_data, strict=True)]
+        prefix, random = os.urandom(xaes.PREFIX_SIZE), os.urandom(12 * len(data))
+        seal = key.cipher(prefix).encrypt
+        tails = [random[start : start + 12] for start in range(0, len(random), 12)]
+        return [
+            header + to_base64(prefix + tail + seal(tail, item, aad))
+            for tail, item, aad in zip(tails, data, associated_data, strict=True)
+        ]
+
+    return encrypt_batch
+
+
+def decryptor(
+    keys: Mapping[str, DataKey], context: str, codec: Codec, decrypt: Callable[..., Any], *, bound: bool = False
+) -> Callable[[Sequence[Any], Sequence[bytes] | None], list[Any]]:
+    """Return the function that decrypts many values of one context, faster where neighbours share a nonce prefix.
+
+    Its second argument is the associated data of their rows; None if they are not bound to them. It raises as
+    `decrypt`, the function for one value, does for the first value that it does not take.
+    """
+    size, b64decode, decode = len(envelope.header("0" * 12, bound=bound)), envelope.b64decode, codec.decode
+    start = size + PREFIX_SIZE
+    start_of = itemgetter(slice(start))
+    one_padding, two_paddings = envelope.ONE_PADDING, envelope.TWO_PADDINGS
+    ciphers = ciphers_by_header(keys, context, bound=bound)
+
+    def decrypt_group(common: str, texts: Sequence[str], rows: Sequence[bytes] | None) -> list[Any]:
+        if any(text[-1] == "=" and text[-2:] not in one_padding and text[-3:] not in two_paddings for text in texts):
+            raise ValueError
+        cipher, associated_data = ciphers[common[:size]]
+        open_ = cipher(b64decode(common[size:] + texts[0], None, True)[:12]).decrypt  # noqa: FBT003 - positional is faster
+        data = repeat(associated_data, len(texts)) if rows is None else [associated_data + row for row in rows]
+        payloads = [b64decode(text, None, True) for text in texts]  # noqa: FBT003 - as above
+        return [decode(open_(payload[:12], payload[12:], aad)) for payload, aad in zip(payloads, data, strict=True)]
+
+    def decrypt_batch(values: Sequence[Any], rows: Sequence[bytes] | None) -> list[Any]:
+        found: list[Any] = []
+        try:
+            if len(set(map(start_of, values))) * _VALUES_PER_GROUP <= len(values):
+                for common, group in groupby(values, start_of):
+                    texts, done = [value[start:] for value in group], len(found)
+                    found += decrypt_group(common, texts, rows and rows[done : done + len(texts)])
+        except NOT_READY:  # some of these hold plaintext
+            found = []
+        if found:
+            return found
+        if rows is None:
+            return [decrypt(value) for value in values]
+        return [decrypt(value, row) for value, row in zip(values, rows, strict=True)]
+
+    return decrypt_batch
