@@ -28,6 +28,8 @@ from sealchemy import (
 from sealchemy._rewriting.constraint import constraint_name
 from sealchemy._rewriting.pages import Pages
 from sealchemy.alembic import operations
+from sealchemy.rewrite import ENCRYPT as ENCRYPT_NOW
+from sealchemy.rewrite import rewrite
 from tests.support.alembic import Project
 from tests.support.tables import COLUMNS, grants, raw
 
@@ -536,3 +538,19 @@ def test_legacy_reader_of_decrypt_columns_is_refused(engine: Engine, tmp_path: P
     project.upgrade()
     with pytest.raises(UnsupportedOperationError, match="a legacy reader is for ENCRYPT"):
         project.downgrade("base", "allow-plaintext=yes")
+
+
+def test_a_finished_table_costs_authentication_and_the_log_says_so(
+    engine: Engine, project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    grants(engine, 20)
+    rewrite(ENCRYPT_NOW, engine, "grants", COLUMNS)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE grants SET access = refresh WHERE id = 7"))
+    caplog.set_level("INFO", "sealchemy")
+    with pytest.raises(RewriteError, match="1 value"):
+        project.upgrade()
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE grants SET access = NULL WHERE id = 7"))
+    project.upgrade()
+    assert "0 rows; nothing was left to do, so every value was only read and authenticated" in caplog.text

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 from sealchemy import Key, KeyRing, attach_key_ring
+from sealchemy.rewrite import ENCRYPT, VERIFY, Options, rewrite
 from tests.support.postgresql import _free_port
 
 if TYPE_CHECKING:
@@ -122,6 +124,27 @@ def test_live_table_is_rewritten_through_pgbouncer(engine: Engine) -> None:
         assert all(value.startswith("sealchemy:v1:") for value in stored)
         assert connection.scalar(text(f"SELECT sum(counter) FROM {table}")) == sum(commits) > 0
         connection.execute(text(f"DROP TABLE {table}"))
+
+
+def test_four_clients_share_the_pool(pooled_url: str) -> None:
+    """They prepare no statements, although their engines would."""
+    ring, table = KeyRing(primary=Key.generate()), f"grants_{secrets.token_hex(4)}"
+    engines = [attach_key_ring(create_engine(pooled_url), ring) for _ in range(4)]
+    with engines[0].begin() as connection:
+        connection.execute(text(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, access TEXT)"))
+        connection.execute(text(f"INSERT INTO {table} SELECT i, 'access-' || i FROM generate_series(1, 4000) AS i"))
+
+    def encrypt(number: int) -> int:
+        options = Options(batch_size=20, shard=(number + 1, 4))
+        return rewrite(ENCRYPT, engines[number], table, {"access": "g.access"}, options=options).rewritten
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(encrypt, range(4))) == 4000
+    assert rewrite(VERIFY, engines[0], table, {"access": "g.access"}).failed == 0
+    with engines[0].begin() as connection:
+        connection.execute(text(f"DROP TABLE {table}"))
+    for engine in engines:
+        engine.dispose()
 
 
 def test_no_setting_leaks_into_pooled_connections(engine: Engine) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sealchemy import Key, KeyRing, RewriteError, Rollout
 from sealchemy.rewrite import ENCRYPT, VERIFY, Options, rewrite
+from tests.support import processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,13 +22,14 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-RING = KeyRing(primary=Key.generate())
+KEY = Key.generate()
+RING = KeyRing(primary=KEY)
 ENCRYPT_TOKEN = RING.encryptor("t.token")
 ROWS, WRITERS = 4000, 4
 RANGE = 10 * ROWS
 
 
-def fill(engine: Engine, kind: str) -> dict[int, str]:
+def fill(engine: Engine, kind: str, count: int = ROWS) -> dict[int, str]:
     """Make the table, partitioned on PostgreSQL, and return its tokens by the number that a row keeps."""
     partitioned = " PARTITION BY LIST (region)" if kind == "postgresql" else ""
     long = "MEDIUMTEXT" if kind == "mariadb" else "TEXT"
@@ -41,7 +43,7 @@ def fill(engine: Engine, kind: str) -> dict[int, str]:
         connection.execute(text("CREATE INDEX by_uid ON t (uid)"))
         rows = [
             {"r": uid % 4, "id": number, "uid": uid, "t": f"token-SENTINEL-{uid}"}
-            for uid, number in enumerate(random.sample(range(RANGE), ROWS))
+            for uid, number in enumerate(random.sample(range(RANGE), count))
         ]
         connection.execute(text("INSERT INTO t VALUES (:r, :id, :uid, :t)"), rows)
     return {row["uid"]: row["t"] for row in rows}
@@ -85,6 +87,17 @@ def encrypt_until_done(engine: Engine) -> int:
     pytest.fail("it was never done")
 
 
+def count_plaintext(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return connection.scalar(text("SELECT count(*) FROM t WHERE token NOT LIKE 'sealchemy:v1:%'")) or 0
+
+
+def revealed(engine: Engine) -> dict[int, str]:
+    decrypt = RING.decryptor("t.token")
+    with engine.connect() as connection:
+        return {uid: decrypt(token) for uid, token in connection.execute(text("SELECT uid, token FROM t"))}
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb"])
 def test_rows_that_come_and_go_are_not_lost(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest, make_engine: Callable[..., Engine]
@@ -98,9 +111,7 @@ def test_rows_that_come_and_go_are_not_lost(
             time.sleep(0.5)
             done = encrypt_until_done(engine)
             if kind != "sqlite":  # where steps have no snapshot in common
-                with engine.connect() as connection:
-                    query = text("SELECT count(*) FROM t WHERE token NOT LIKE 'sealchemy:v1:%'")
-                    assert connection.scalar(query) == 0
+                assert count_plaintext(engine) == 0
         finally:
             ending.set()
         for future in writing:
@@ -108,7 +119,38 @@ def test_rows_that_come_and_go_are_not_lost(
     assert done > ROWS / 2
     rewrite(ENCRYPT, engine, "t", {"token": "t.token"})
     assert rewrite(VERIFY, engine, "t", {"token": "t.token"}).failed == 0
-    decrypt = RING.decryptor("t.token")
-    with engine.connect() as connection:
-        found = {uid: decrypt(token) for uid, token in connection.execute(text("SELECT uid, token FROM t"))}
-    assert found == expected
+    assert revealed(engine) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb"])
+def test_200_kills_among_four_writers(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, make_engine: Callable[..., Engine]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}" if kind == "sqlite" else request.getfixturevalue(f"{kind}_url")
+    engine = make_engine(url, RING, rollout=Rollout.MIGRATE)
+    expected, ending, under_way = fill(engine, kind, RANGE // 2), threading.Event(), 0
+    options = {"batch_size": 10, "pause": 0.002}
+    told = {"url": url, "keys": [KEY.reveal()], "operation": "encrypt", "columns": {"token": "t.token"}, "table": "t"}
+    with ThreadPoolExecutor(WRITERS) as pool:
+        writing = [pool.submit(disturb, url, number, ending) for number in range(WRITERS)]
+        try:
+            for _ in range(200):
+                process = processes.start("rewriting", **told, options=options)
+                assert process.stdout
+                assert process.stdout.readline() == "ready\n", process.stderr and process.stderr.read()
+                time.sleep(random.uniform(0.0, 0.2))
+                process.kill()
+                process.communicate()
+                under_way += process.returncode < 0 < count_plaintext(engine)
+            encrypt_until_done(engine)
+            if kind != "sqlite":
+                assert count_plaintext(engine) == 0
+        finally:
+            ending.set()
+        for future in writing:
+            expected |= future.result()
+    assert under_way > 150
+    rewrite(ENCRYPT, engine, "t", {"token": "t.token"})
+    assert rewrite(VERIFY, engine, "t", {"token": "t.token"}).failed == 0
+    assert revealed(engine) == expected

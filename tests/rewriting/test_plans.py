@@ -9,6 +9,10 @@ import pytest
 from sqlalchemy import event, text
 
 from sealchemy import Key, KeyRing, attach_key_ring
+from sealchemy._databases import postgresql_parts
+from sealchemy._databases.access import open_table
+from sealchemy._databases.table import TableColumns
+from sealchemy._rewriting.pages import Pages
 from sealchemy.rewrite import ENCRYPT, REKEY, VERIFY, Options, rewrite
 
 if TYPE_CHECKING:
@@ -84,3 +88,31 @@ def test_no_plan_has_a_scan_or_a_sort_of_the_table(engine: Engine, share: float)
         assert wrong == []
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM t WHERE access LIKE 'sealchemy:v1:%'")) == ROWS
+
+
+@pytest.mark.parametrize("is_partitioned", [False, True])
+def test_a_cross_check_reads_the_table_in_parts(
+    is_partitioned: bool, postgresql_url: str, make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is needed for keys that may not compare as the table orders them."""
+    monkeypatch.setattr(postgresql_parts, "_BLOCKS", 8)
+    engine, counts = make_engine(postgresql_url, RING), list[str]()
+    with engine.begin() as connection:
+        partitions = " PARTITION BY RANGE (id)" if is_partitioned else ""
+        connection.exec_driver_sql(f"CREATE TABLE t (id numeric PRIMARY KEY, access text){partitions}")
+        if is_partitioned:
+            connection.exec_driver_sql("CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (1000)")
+            connection.exec_driver_sql("CREATE TABLE t2 PARTITION OF t DEFAULT")
+        connection.exec_driver_sql(f"INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, {ROWS}) AS i")
+
+    def look(_connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("SELECT count") and "ctid" in statement:
+            cursor.execute(f"EXPLAIN {statement}", parameters)
+            counts.append("\n".join(row[0] for row in cursor.fetchall()))
+
+    event.listen(engine, "before_cursor_execute", look)
+    with open_table(engine, TableColumns("t", {"access": "t.access"})) as access:
+        assert Pages(access).count() == ROWS
+    assert len(counts) > 5
+    assert all("Tid Range Scan" in plan and "Seq Scan" not in plan for plan in counts)
+    assert rewrite(ENCRYPT, engine, "t", {"access": "t.access"}).rewritten == ROWS

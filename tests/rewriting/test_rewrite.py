@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ from sealchemy import (
     UnsupportedOperationError,
     attach_key_ring,
 )
+from sealchemy._rewriting import walk
 from sealchemy.rewrite import DECRYPT, ENCRYPT, REKEY, VERIFY, Options, Progress, rewrite
 from tests.support import constraint
 from tests.support.leaks import assert_silent
@@ -620,3 +622,22 @@ def test_column_definitions_are_unchanged(engine: Engine) -> None:
     before = inspect(engine).get_columns("grants")
     rewrite(ENCRYPT, engine, "grants", COLUMNS)
     assert repr(inspect(engine).get_columns("grants")) == repr(before)
+
+
+def test_ctrl_c_ends_the_light_walk_after_its_step(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk, "_LONGEST_STEP", 10)
+    grants(engine, 200)
+    steps = 0
+
+    def interrupt(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        nonlocal steps
+        if statement.startswith("SELECT 1"):
+            steps += 1
+            if steps == 5:
+                signal.raise_signal(signal.SIGINT)
+
+    rewrite(ENCRYPT, engine, "grants", COLUMNS)
+    event.listen(engine, "before_cursor_execute", interrupt)
+    with pytest.raises(RewriteError, match="interrupted after 0 rows"):
+        rewrite(REKEY, engine, "grants", COLUMNS, options=Options(batch_size=10))
+    assert steps == 5

@@ -84,14 +84,15 @@ def rewriting(
     columns: dict[str, str],
     options: dict[str, Any],
     bind_to: list[str] | None = None,
+    table: str = "grants",
 ) -> None:
-    """Print `ready`, then rewrite the table `grants`."""
+    """Print `ready`, then rewrite a table."""
     engine = attach_key_ring(create_engine(url), ring(keys), rollout=Rollout.MIGRATE)
     print("ready", flush=True)
     if isinstance(options.get("shard"), list):
         options["shard"] = tuple(options["shard"])
     report = rewrite.rewrite(
-        CONVERSIONS[operation], engine, "grants", columns, options=rewrite.Options(**options), bind_to=bind_to or ()
+        CONVERSIONS[operation], engine, table, columns, options=rewrite.Options(**options), bind_to=bind_to or ()
     )
     print(report.rewritten, flush=True)
 

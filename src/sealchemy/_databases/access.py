@@ -78,7 +78,7 @@ class Access:
                 write=write,
                 owned=self.owns_connection,
                 walk=walk and self.owns_connection,
-                snapshot=snapshot,
+                snapshot=snapshot and self.owns_connection,
             )
             self.database.begin(self.connection, self.target, options)
             yield

@@ -2,9 +2,9 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -24,6 +24,12 @@ ANY_BOUND_VALUE = f"{PREFIX}v1:{'?' * 12}:{ROW}?*"
 """The pattern of every encrypted value that is bound to its row."""
 
 ATTEMPTS = 10
+
+Elements: TypeAlias = Sequence[sa.ColumnElement[Any]]
+
+Writer: TypeAlias = Callable[[Sequence[RowKey], Sequence[Sequence[str | None]], Mapping[str, Any]], None]
+"""It takes the keys of rows, and for each column their new values: None leaves a value as it is. The last argument are
+the parameters of the test that is true of these rows."""
 
 _Result = TypeVar("_Result")
 
@@ -122,39 +128,41 @@ class Database(Definition):
         """Lock the selected rows; wait for rows that others have locked, or leave them out."""
         return statement.with_for_update(key_share=True, skip_locked=not wait)
 
-    def after(self, key: Sequence[sa.ColumnElement[Any]], previous: RowKey) -> sa.ColumnElement[bool]:
+    def after(self, key: Elements, previous: Elements) -> sa.ColumnElement[bool]:
         """Return the test for the rows that follow a key in the order of the primary key."""
-        return sa.tuple_(*key) > previous
+        return sa.tuple_(*key) > sa.tuple_(*previous)
 
-    def up_to(self, key: Sequence[sa.ColumnElement[Any]], last: RowKey) -> sa.ColumnElement[bool]:
+    def up_to(self, key: Elements, last: Elements) -> sa.ColumnElement[bool]:
         """Return the test for the rows up to a key, that one included."""
-        return sa.tuple_(*key) <= last
+        return sa.tuple_(*key) <= sa.tuple_(*last)
 
-    def in_shard(self, key: Sequence[sa.ColumnElement[Any]], number: int, count: int) -> sa.ColumnElement[bool]:
+    def parts(self, connection: sa.Connection, target: Target) -> Iterator[sa.ColumnElement[bool]]:
+        """Yield tests for parts of the table that are all of it together, and each read in a moment where possible."""
+        yield sa.true()
+
+    def in_shard(self, key: Elements, number: int, count: int) -> sa.ColumnElement[bool]:
         """Return the test for the rows of one share of `count`, which depends on their key alone."""
         raise UnsupportedOperationError("only PostgreSQL supports shards; leave the shard out: one process is as fast")
 
-    def write(
-        self,
-        connection: sa.Connection,
-        target: Target,
-        keys: Sequence[RowKey],
-        values: Sequence[Sequence[str | None]],
-        within: Sequence[sa.ColumnElement[bool]],
-    ) -> None:
-        """Store new values by primary key: for each column, one for each row. None leaves a column as it is.
+    def writer(self, connection: sa.Connection, target: Target, within: Sequence[sa.ColumnElement[bool]]) -> Writer:
+        """Return the function that stores new values by primary key.
 
         `within` is true of all these rows, and lets a planner find them where it could not by their keys.
         """
+        keys: list[sa.BindParameter[Any]] = [sa.bindparam(f"sealchemy_k{index}") for index in range(len(target.key))]
+        values = [sa.bindparam(f"sealchemy_c{index}", type_=item.type) for index, item in enumerate(target.columns)]
         new: dict[str, Any] = {
-            item.name: sa.func.coalesce(sa.bindparam(f"c{index}", type_=item.type), item)
-            for index, item in enumerate(target.columns)
+            item.name: sa.func.coalesce(value, item) for item, value in zip(target.columns, values, strict=True)
         }
-        same_key = sa.and_(*(item == sa.bindparam(f"k{index}") for index, item in enumerate(target.key)))
-        statement = sa.update(target.table).where(same_key).values(new | self.unchanged(connection, target))
-        names = [f"k{index}" for index in range(len(target.key))] + [f"c{index}" for index in range(len(values))]
-        rows = zip(*zip(*keys, strict=True), *values, strict=True)
-        connection.execute(statement, [dict(zip(names, row, strict=True)) for row in rows])
+        same_key = [item == key for item, key in zip(target.key, keys, strict=True)]
+        statement = sa.update(target.table).where(*same_key).values(new | self.unchanged(connection, target))
+        names = [parameter.key for parameter in (*keys, *values)]
+
+        def write(keys: Sequence[RowKey], values: Sequence[Sequence[str | None]], _parameters: Any) -> None:
+            rows = zip(*zip(*keys, strict=True), *values, strict=True)
+            connection.execute(statement, [dict(zip(names, row, strict=True)) for row in rows])
+
+        return write
 
     def with_keys(self, query: sa.Select[Any], target: Target, keys: Sequence[RowKey]) -> sa.Select[Any]:
         """Return a query for the rows with these keys, of which there are not many."""

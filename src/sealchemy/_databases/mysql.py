@@ -1,6 +1,6 @@
 """MariaDB and MySQL."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from typing_extensions import override
 from sealchemy._values.codecs import BYTES, JSON, TEXT, Plaintext
 
 from . import mysql_keys
-from .base import Database, TransactionOptions, to_like
+from .base import Database, Elements, TransactionOptions, Writer, to_like
 from .definition import NarrowColumn
 from .mysql_catalog import column_definition, is_versioned, read_catalog
 from .mysql_conversion import columns_to_convert, to_text, with_type
@@ -143,32 +143,33 @@ class MySQL(Database):
             connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
 
     @override
-    def after(self, key: Sequence[ColumnElement[Any]], previous: RowKey) -> ColumnElement[bool]:
+    def after(self, key: Elements, previous: Elements) -> ColumnElement[bool]:
         """Return it without a comparison of rows, for which these servers do not use the index."""
         first, *others = key
         beyond: ColumnElement[bool] = first > previous[0]
         return and_(first >= previous[0], or_(beyond, self.after(others, previous[1:]))) if others else beyond
 
     @override
-    def up_to(self, key: Sequence[ColumnElement[Any]], last: RowKey) -> ColumnElement[bool]:
+    def up_to(self, key: Elements, last: Elements) -> ColumnElement[bool]:
         first, *others = key
         before: ColumnElement[bool] = first < last[0]
-        return and_(first <= last[0], or_(before, self.up_to(others, last[1:]))) if others else first <= last[0]
+        reached: ColumnElement[bool] = first <= last[0]
+        return and_(reached, or_(before, self.up_to(others, last[1:]))) if others else reached
 
     @override
-    def write(
-        self,
-        connection: Connection,
-        target: Target,
-        keys: Sequence[RowKey],
-        values: Sequence[Sequence[str | None]],
-        within: Sequence[ColumnElement[bool]],
-    ) -> None:
-        """Write rows with the same columns at once, if their keys are integers: others compare under a collation."""
-        if can_join(target, values):
-            join_and_update(connection, target, keys, values, self.unchanged(connection, target))
-        else:
-            super().write(connection, target, keys, values, within)
+    def writer(self, connection: Connection, target: Target, within: Sequence[ColumnElement[bool]]) -> Writer:
+        """Return it for rows with the same columns at once, if their keys are integers: others have a collation."""
+        unchanged, write_each = self.unchanged(connection, target), super().writer(connection, target, within)
+
+        def write(
+            keys: Sequence[RowKey], values: Sequence[Sequence[str | None]], parameters: Mapping[str, Any]
+        ) -> None:
+            if can_join(target, values):
+                join_and_update(connection, target, keys, values, unchanged)
+            else:
+                write_each(keys, values, parameters)
+
+        return write
 
     @override
     def unchanged(self, connection: Connection, target: Target) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """PostgreSQL."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,11 +15,12 @@ from typing_extensions import override
 from sealchemy._values.codecs import BYTES, TEXT, Plaintext
 
 from . import postgresql_session, postgresql_vacuum
-from .base import Database, TransactionOptions, to_like
+from .base import Database, Elements, TransactionOptions, Writer, to_like
 from .definition import NarrowColumn
-from .postgresql_arrays import rows_as_table, same_keys, typed
+from .postgresql_arrays import arrays_of, rows_as_table, same_keys, typed
 from .postgresql_columns import kind_of, quoted_name, to_text, types_of
 from .postgresql_keys import key_problem
+from .postgresql_parts import parts
 from .postgresql_session import sqlstate
 from .table import RowKey, Target
 
@@ -116,38 +118,44 @@ class PostgreSQL(Database):
         postgresql_session.begin(connection, options)
 
     @override
-    def after(self, key: Sequence[sa.ColumnElement[Any]], previous: RowKey) -> sa.ColumnElement[bool]:
+    def after(self, key: Elements, previous: Elements) -> sa.ColumnElement[bool]:
         """Return it with the types of the columns: a `real` in the table does not compare with a double."""
         return sa.tuple_(*key) > typed(key, previous)
 
     @override
-    def in_shard(self, key: Sequence[sa.ColumnElement[Any]], number: int, count: int) -> sa.ColumnElement[bool]:
+    def parts(self, connection: sa.Connection, target: Target) -> Iterator[sa.ColumnElement[bool]]:
+        return parts(connection, target)
+
+    @override
+    def in_shard(self, key: Elements, number: int, count: int) -> sa.ColumnElement[bool]:
         """Assign rows by a hash of their key, so that a row which is inserted later has its share as well."""
         return sa.func.abs(sa.func.hash_record_extended(sa.func.row(*key), 0) % count) == number - 1
 
     @override
-    def up_to(self, key: Sequence[sa.ColumnElement[Any]], last: RowKey) -> sa.ColumnElement[bool]:
+    def up_to(self, key: Elements, last: Elements) -> sa.ColumnElement[bool]:
         return sa.tuple_(*key) <= typed(key, last)
 
     @override
-    def write(
-        self,
-        connection: sa.Connection,
-        target: Target,
-        keys: Sequence[RowKey],
-        values: Sequence[Sequence[str | None]],
-        within: Sequence[sa.ColumnElement[bool]],
-    ) -> None:
-        """Write all rows with one statement."""
-        new, parameters = rows_as_table(target, keys, values)
-        stored = {item.name: sa.func.coalesce(new.c[f"c{i}"], item) for i, item in enumerate(target.columns)}
-        statement = sa.update(target.table).values(stored).where(*same_keys(target, new), *within)
-        connection.execute(statement, parameters)
+    def writer(self, connection: sa.Connection, target: Target, within: Sequence[sa.ColumnElement[bool]]) -> Writer:
+        """Return it for all rows with one statement."""
+
+        @cache
+        def statement(are_plain: Sequence[bool]) -> sa.Update:
+            new = rows_as_table(target, are_plain)
+            stored = {item.name: sa.func.coalesce(new.c[f"c{i}"], item) for i, item in enumerate(target.columns)}
+            return sa.update(target.table).values(stored).where(*same_keys(target, new), *within)
+
+        def write(
+            keys: Sequence[RowKey], values: Sequence[Sequence[str | None]], parameters: Mapping[str, Any]
+        ) -> None:
+            are_plain, arrays = arrays_of(keys, values)
+            connection.execute(statement(are_plain), {**arrays, **parameters})
+
+        return write
 
     @override
     def with_keys(self, query: sa.Select[Any], target: Target, keys: Sequence[RowKey]) -> sa.Select[Any]:
-        new, parameters = rows_as_table(target, keys, [])
-        return query.where(*same_keys(target, new)).params(parameters)
+        return query.where(*same_keys(target, rows_as_table(target))).params(arrays_of(keys, ())[1])
 
     @override
     def ddl_wait(self, connection: sa.Connection, target: Target) -> float | None:

@@ -7,31 +7,45 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.types import NullType
+from sqlalchemy.types import NullType, TypeEngine
 
 from sealchemy._values.secret import StoredPlaintext
 
 from .table import RowKey, Target
 
 
-def rows_as_table(
-    target: Target, keys: Sequence[RowKey], values: Sequence[Sequence[str | None]]
-) -> tuple[Any, dict[str, Any]]:
-    """Return keys `k0`, ... and values `c0`, ... as a table in SQL, and its parameters."""
-    parameters: dict[str, Any] = {f"k{index}": list(items) for index, items in enumerate(zip(*keys, strict=True))}
+def rows_as_table(target: Target, are_plain: Sequence[bool] = ()) -> Any:
+    """Return keys `k0`, ... and values `c0`, ... as a table in SQL, for the parameters of `arrays_of`."""
     arrays: dict[str, Any] = {
-        f"k{index}": _Array(sa.bindparam(f"k{index}", type_=NullType()), ARRAY(item.type))
+        f"k{index}": _Array(_parameter(f"k{index}", NullType()), ARRAY(item.type))
         for index, item in enumerate(target.key)
     }
-    for index, items in enumerate(values):
+    for index, is_plain in enumerate(are_plain):
         name = f"c{index}"
-        if StoredPlaintext in set(map(type, items)):
-            parameters[name] = list(items)
-            arrays[name] = _Array(sa.bindparam(name, type_=NullType()), ARRAY(sa.Text()))
-        else:  # as one text, which every driver sends at a tenth of the cost; ciphertext has no comma
-            parameters[name] = ",".join([item or "" for item in items])
-            arrays[name] = sa.func.string_to_array(sa.bindparam(name, type_=sa.Text()), ",", "")
-    return sa.func.unnest(*arrays.values()).table_valued(*arrays, name="new").render_derived(), parameters
+        arrays[name] = (
+            _Array(_parameter(name, NullType()), ARRAY(sa.Text()))
+            if is_plain
+            else sa.func.string_to_array(_parameter(name, sa.Text()), ",", "")
+        )
+    return sa.func.unnest(*arrays.values()).table_valued(*arrays, name="new").render_derived()
+
+
+def arrays_of(
+    keys: Sequence[RowKey], values: Sequence[Sequence[str | None]]
+) -> tuple[tuple[bool, ...], dict[str, Any]]:
+    """Return the parameters of `rows_as_table` for keys and values, and before them whether these are plaintext.
+
+    Ciphertext, which has no comma, becomes one text: every driver sends that at a tenth of the cost.
+    """
+    parameters: dict[str, Any] = {f"k{index}": list(items) for index, items in enumerate(zip(*keys, strict=True))}
+    are_plain = tuple(StoredPlaintext in set(map(type, items)) for items in values)
+    for index, (items, is_plain) in enumerate(zip(values, are_plain, strict=True)):
+        parameters[f"c{index}"] = list(items) if is_plain else ",".join([item or "" for item in items])
+    return are_plain, {_parameter(name).key: value for name, value in parameters.items()}
+
+
+def _parameter(name: str, type_: TypeEngine[Any] | None = None) -> sa.BindParameter[Any]:
+    return sa.bindparam(f"sealchemy_{name}", type_=type_)  # no column has that name
 
 
 def same_keys(target: Target, new: Any) -> list[sa.ColumnElement[bool]]:
@@ -39,7 +53,7 @@ def same_keys(target: Target, new: Any) -> list[sa.ColumnElement[bool]]:
     return [item == new.c[f"k{index}"] for index, item in enumerate(target.key)]
 
 
-def typed(key: Sequence[sa.ColumnElement[Any]], values: RowKey) -> sa.Tuple:
+def typed(key: Sequence[sa.ColumnElement[Any]], values: Sequence[sa.ColumnElement[Any]]) -> sa.Tuple:
     return sa.tuple_(*(sa.cast(value, item.type) for item, value in zip(key, values, strict=True)))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,10 +27,15 @@ def begin(connection: sa.Connection, options: TransactionOptions) -> None:
     """Set what lasts for this transaction only: a pooler may give the session to another client next."""
     if options.snapshot:
         connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-    settings = _SETTINGS | (_NO_LIMITS if options.owned else {}) | (_SETTINGS_OF_A_WALK if options.walk else {})
-    each = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
     timeout = f"{max(round(options.lock_timeout * 1000), 1)}ms"
-    connection.execute(sa.text(f"SELECT set_config('lock_timeout', :timeout, true), {each}"), {"timeout": timeout})
+    connection.execute(_set_settings(owned=options.owned, walk=options.walk), {"timeout": timeout})
+
+
+@cache
+def _set_settings(*, owned: bool, walk: bool) -> sa.TextClause:
+    settings = _SETTINGS | (_NO_LIMITS if owned else {}) | (_SETTINGS_OF_A_WALK if walk else {})
+    each = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
+    return sa.text(f"SELECT set_config('lock_timeout', :timeout, true), {each}")
 
 
 def lift_limits(connection: sa.Connection) -> None:

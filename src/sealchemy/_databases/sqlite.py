@@ -1,7 +1,8 @@
 """SQLite."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import NullType, TypeEngine
 from typing_extensions import override
 
-from sealchemy._values.codecs import TEXT, Plaintext
+from sealchemy._values.codecs import BYTES, TEXT, Plaintext
 from sealchemy.errors import UnsupportedOperationError
 
 from . import sqlite_schema
-from .base import Database, TransactionOptions
+from .base import Database, TransactionOptions, Writer
 from .definition import NamedCheck
-from .table import Target
+from .table import RowKey, Target
 
 
 class SQLite(Database):
@@ -106,7 +107,7 @@ class SQLite(Database):
         connection.commit()
         driver: Any = connection.connection.driver_connection
         before = driver.text_factory
-        driver.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
+        driver.text_factory = methodcaller("decode", "utf-8", "surrogateescape")
         try:
             yield
         finally:
@@ -123,6 +124,21 @@ class SQLite(Database):
     def lock(self, statement: Select[Any], *, wait: bool) -> Select[Any]:
         """Return the statement as it is: there is one writer."""
         return statement
+
+    @override
+    def writer(self, connection: Connection, target: Target, within: Sequence[ColumnElement[bool]]) -> Writer:
+        """Return it for text alone without SQLAlchemy's work on each row, which takes longer than the driver's."""
+        if BYTES in target.types:
+            return super().writer(connection, target, within)
+        quote, table = connection.dialect.identifier_preparer.quote, target.table
+        changes = ", ".join(f"{name} = coalesce(?, {name})" for name in (quote(item.name) for item in target.columns))
+        same_key = " AND ".join(f"{quote(item.name)} = ?" for item in target.key)
+        sql = f"UPDATE {connection.dialect.identifier_preparer.format_table(table)} SET {changes} WHERE {same_key}"  # noqa: S608 - quoted names
+
+        def write(keys: Sequence[RowKey], values: Sequence[Sequence[str | None]], _parameters: Any) -> None:
+            connection.exec_driver_sql(sql, list(zip(*values, *zip(*keys, strict=True), strict=True)))
+
+        return write
 
     @override
     def named_checks(self, connection: Connection, table: str, schema: str | None) -> dict[str, NamedCheck]:

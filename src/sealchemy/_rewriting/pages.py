@@ -1,10 +1,11 @@
 """Read a table in steps along its primary key, as columns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import cache
+from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import ColumnElement, Select, case, func, literal_column, select
+from sqlalchemy import ColumnElement, Integer, Select, bindparam, case, func, literal_column, select
 
 from sealchemy._databases.access import Access
 from sealchemy._databases.stored_text import hide_values
@@ -15,6 +16,8 @@ BATCH_BYTES = 16 * 1024 * 1024
 """How much of a table is in memory at a time, apart from a single row."""
 
 _LARGE_ROW = 64 * 1024
+
+_COUNT = bindparam("sealchemy_count", type_=Integer())
 
 Span: TypeAlias = tuple[RowKey | None, RowKey]
 """The rows after a key, and up to another one."""
@@ -67,8 +70,18 @@ class Page:
         return len(self)
 
 
+class Query(NamedTuple):
+    """A statement that selects rows, and its parameters."""
+
+    statement: Select[Any]
+    parameters: Mapping[str, Any]
+
+
 class Pages:
-    """The rows of a table, or of one shard of it."""
+    """The rows of a table, or of one shard of it.
+
+    Its statements are built once, with parameters for the bounds of a span: building one takes longer than to run it.
+    """
 
     def __init__(self, access: Access, shard: tuple[int, int] | None = None) -> None:
         self._access, self._target, self._database = access, access.target, access.database
@@ -76,22 +89,40 @@ class Pages:
         sizes = [func.coalesce(self._database.size(item), 0) for item in self._target.columns]
         self._size: ColumnElement[Any] = sum(sizes[1:], sizes[0])
         self._small = [case((self._size <= _LARGE_ROW, item)) for item in self._target.columns]
+        self._low, self._high = (
+            [bindparam(f"sealchemy_{name}_{index}", type_=item.type) for index, item in enumerate(access.target.key)]
+            for name in ("low", "high")
+        )
+        self.within = cache(self._within)
+        self._selecting, self._finding, self._going = cache(self._select), cache(self._find), cache(self._go)
 
-    def select(self, span: Span, limit: int | None = None, *where: ColumnElement[bool]) -> Select[Any]:
-        """Return the query for rows in the order of their keys."""
-        query = self._selected(self._small).where(*self.within(span), *where, *self._only)
-        return query.order_by(*self._target.key).limit(limit)
+    def bounds(self, span: Span) -> dict[str, Any]:
+        """Return the parameters for a span."""
+        low, high = span
+        pairs = [*zip(self._low if low else (), low or (), strict=True), *zip(self._high, high, strict=True)]
+        return {parameter.key: value for parameter, value in pairs}
+
+    def _within(self, *, has_low: bool) -> tuple[ColumnElement[bool], ...]:
+        """Return the tests for the rows of a span, which may begin with the table."""
+        up_to = self._database.up_to(self._target.key, self._high)
+        return (self._database.after(self._target.key, self._low), up_to) if has_low else (up_to,)
+
+    def select(self, span: Span, limit: int | None = None, *where: ColumnElement[bool], lock: bool = False) -> Query:
+        """Return the query for rows in the order of their keys; those that others have locked can be left out."""
+        statement = self._selecting(where, has_low=span[0] is not None, has_limit=limit is not None, lock=lock)
+        return Query(statement, self.bounds(span) | ({} if limit is None else {_COUNT.key: limit}))
+
+    def _select(
+        self, where: Sequence[ColumnElement[bool]], *, has_low: bool, has_limit: bool, lock: bool
+    ) -> Select[Any]:
+        query = self._selected(self._small).where(*self.within(has_low=has_low), *where, *self._only)
+        query = query.order_by(*self._target.key).limit(_COUNT if has_limit else None)
+        return self._database.lock(query, wait=False) if lock else query
 
     def _selected(self, values: Sequence[ColumnElement[Any]]) -> Select[Any]:
         return select(*self._target.key, *values, *self._target.parts.values(), self._size)
 
-    def within(self, span: Span) -> list[ColumnElement[bool]]:
-        """Return the tests for the rows of a span."""
-        key, (low, high) = self._target.key, span
-        after = [] if low is None else [self._database.after(key, low)]
-        return [*after, self._database.up_to(key, high)]
-
-    def fetch(self, query: Select[Any]) -> Page:
+    def fetch(self, query: Query) -> Page:
         """Return the rows of a query of this class.
 
         They come from the driver's cursor: SQLAlchemy would log values that are not hidden yet, at echo="debug".
@@ -100,12 +131,12 @@ class Pages:
             ColumnDefinitionError: two rows have the same key, so a value could go to the wrong one.
         """
         connection, keys, parts = self._access.connection, len(self._target.key), -1 - len(self._target.parts)
-        result: Any = connection.execute(query)
+        result: Any = connection.execute(*query)
         types = [item[1] for item in result.cursor.description]
         columns = _columns_of(result.cursor, len(self._target.selected) + 1)
         result.close()
         if columns is None:  # SQLAlchemy raises an error that shows nothing
-            columns, types = _columns(connection.execute(query).all(), len(self._target.selected) + 1), []
+            columns, types = _columns(connection.execute(*query).all(), len(self._target.selected) + 1), []
         values = zip(self._target.kinds, columns[keys:parts], strict=True)
         columns[keys:parts] = [hide_values(kind, column) for kind, column in values]  # before anything can fail
         for index, item in enumerate(self._target.key if types else ()):
@@ -125,11 +156,12 @@ class Pages:
 
     def rows(self, keys: Sequence[RowKey]) -> Page:
         """Return the rows with these keys that are still there, whatever their size."""
-        return self.fetch(self._database.with_keys(self._selected(self._target.columns), self._target, keys))
+        return self.fetch(Query(self._database.with_keys(self._selected(self._target.columns), self._target, keys), {}))
 
-    def one(self, key: RowKey) -> Select[Any]:
-        """Return the query for a row."""
-        return self._database.with_keys(self._selected(self._small), self._target, [key])
+    def lock_row(self, key: RowKey, *, wait: bool) -> Page:
+        """Return the row with a key, locked, if it is still there; it may not wait for others to unlock it."""
+        query = self._database.with_keys(self._selected(self._small), self._target, [key])
+        return self.fetch(Query(self._database.lock(query, wait=wait), {}))
 
     def complete(self, page: Page) -> Page:
         """Return a page with the values of its large rows; all together have to be small enough."""
@@ -145,20 +177,24 @@ class Pages:
 
     def keys(self, span: Span, *where: ColumnElement[bool]) -> list[RowKey]:
         """Return the keys of rows."""
-        query = select(*self._target.key).where(*self.within(span), *where, *self._only)
-        return [tuple(row) for row in self._access.connection.execute(query)]
+        within = self.within(has_low=span[0] is not None)
+        query = select(*self._target.key).where(*within, *where, *self._only)
+        return [tuple(row) for row in self._access.connection.execute(query, self.bounds(span))]
 
     def has(self, span: Span, *where: ColumnElement[bool]) -> bool:
         """Return whether a span has such a row."""
+        query = self._finding(where, has_low=span[0] is not None)
+        return self._access.connection.scalar(query, self.bounds(span)) is not None
+
+    def _find(self, where: Sequence[ColumnElement[bool]], *, has_low: bool) -> Select[Any]:
         query: Select[Any] = select(literal_column("1")).select_from(self._target.table)
-        query = query.where(*self.within(span), *where, *self._only).limit(1)
-        return self._access.connection.scalar(query) is not None
+        return query.where(*self.within(has_low=has_low), *where, *self._only).limit(1)
 
     def last(self) -> RowKey | None:
         """Return the last key, where a walk ends: a writer may append for ever."""
         key = self._target.key
         query = select(*key).order_by(*(item.desc() for item in key)).limit(1)
-        return self._key(query)
+        return self._key(Query(query, {}))
 
     def start(self, span: Span, count: int) -> Span:
         """Return the part of a span that has so many rows."""
@@ -166,29 +202,35 @@ class Pages:
 
     def _ahead(self, span: Span, count: int) -> RowKey | None:
         """Return the key of the row that is so many rows into a span, or None if it has fewer."""
-        key = self._target.key
-        query = select(*key).where(*self.within(span)).order_by(*key).offset(count - 1).limit(1)
-        found = self._key(query)
+        query = self._going(has_low=span[0] is not None)
+        found = self._key(Query(query, {**self.bounds(span), _COUNT.key: count - 1}))
         if found is not None and found == span[0]:
             raise ColumnDefinitionError(
                 f"table {self._target.name!r}: the primary key {found} does not equal the value in the table (a float?)"
             )
         return found
 
-    def _key(self, query: Select[Any]) -> RowKey | None:
-        found = self._access.connection.execute(query).first()
+    def _go(self, *, has_low: bool) -> Select[Any]:
+        key = self._target.key
+        return select(*key).where(*self.within(has_low=has_low)).order_by(*key).offset(_COUNT).limit(1)
+
+    def _key(self, query: Query) -> RowKey | None:
+        found = self._access.connection.execute(*query).first()
         return None if found is None else tuple(found)
 
     def count(self, *where: ColumnElement[bool]) -> int:
         """Return the number of rows."""
-        query = select(func.count()).select_from(self._target.table).where(*where, *self._only)
-        with self._access.transaction(write=False):
-            return self._access.connection.scalar(query) or 0
+        query, total = select(func.count()).select_from(self._target.table).where(*where, *self._only), 0
+        with self._access.transaction(write=False, snapshot=True):
+            for part in self._database.parts(self._access.connection, self._target):
+                total += self._access.connection.scalar(query.where(part)) or 0
+        return total
 
     def count_within(self, span: Span) -> int:
         """Return the number of rows of a span, in the transaction of the connection."""
-        query = select(func.count()).select_from(self._target.table).where(*self.within(span), *self._only)
-        return self._access.connection.scalar(query) or 0
+        within = self.within(has_low=span[0] is not None)
+        query = select(func.count()).select_from(self._target.table).where(*within, *self._only)
+        return self._access.connection.scalar(query, self.bounds(span)) or 0
 
     def is_empty(self) -> bool:
         """Return whether the table has no rows."""

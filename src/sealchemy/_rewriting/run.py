@@ -117,7 +117,7 @@ class _Run:
         return self.report
 
     def _walk(self) -> Walk:
-        return Walk(self.access, self.pages, self.options.batch_size)
+        return Walk(self.access, self.pages, self.options.batch_size, self.interrupted)
 
     def _rewrite_everything(self) -> int:
         """Rewrite in as many walks as it takes, and return how many rows the last of them wrote."""

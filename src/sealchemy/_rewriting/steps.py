@@ -1,16 +1,17 @@
 """`Steps`: what one transaction of a walk does to a part of a table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from functools import cache, partial
 from typing import Any, NoReturn
 
-from sqlalchemy import ColumnElement, Select
+from sqlalchemy import ColumnElement
 
 from sealchemy._databases.access import Access
 from sealchemy._databases.table import RowKey
 from sealchemy.errors import RewriteError
 
 from .columns import Columns, Written
-from .pages import BATCH_BYTES, Page, Pages, Span
+from .pages import BATCH_BYTES, Page, Pages, Query, Span
 from .walk import Failed, Step
 
 _KEYS_IN_A_STATEMENT = 500  # SQLite takes no more than 32 766 parameters
@@ -24,6 +25,7 @@ class Steps:
     ) -> None:
         self._access, self._target, self._database = access, access.target, access.database
         self._pages, self._columns, self._is_pending, self._batch_size = pages, columns, is_pending, batch_size
+        self._writer = cache(partial(self._database.writer, access.connection, access.target))
 
     def count(self, span: Span, count: int) -> Step:
         span = self._pages.start(span, count)
@@ -70,19 +72,18 @@ class Steps:
 
     def _write(self, span: Span, limit: int) -> tuple[Page, Written, bool]:
         """Write the rows of a span that are pending; return them, what changed, and whether there were too many."""
-        query = self._database.lock(self._pages.select(span, limit, self._is_pending), wait=False)
-        page, is_full = self._read(query, limit)
+        page, is_full = self._read(self._pages.select(span, limit, self._is_pending, lock=True), limit)
         written = self._columns.convert(page)
-        self._store(written, self._pages.within(span))
+        self._store(written, self._pages.within(has_low=span[0] is not None), self._pages.bounds(span))
         return page, written, is_full
 
-    def _store(self, written: Written, within: Sequence[ColumnElement[bool]]) -> None:
+    def _store(self, written: Written, within: tuple[ColumnElement[bool], ...], parameters: Mapping[str, Any]) -> None:
         if written.keys:
-            self._database.write(self._access.connection, self._target, written.keys, written.stored, within)
+            self._writer(within)(written.keys, written.stored, parameters)
             if self._access.owns_connection:  # in the caller's transaction, that is the caller's choice
                 self._database.flush(self._access.connection)
 
-    def _read(self, query: Select[Any], limit: int) -> tuple[Page, bool]:
+    def _read(self, query: Query, limit: int) -> tuple[Page, bool]:
         """Return as many rows of a query as are in memory at a time, and whether there may be more."""
         page = self._pages.fetch(query)
         taken = page.rows_within(BATCH_BYTES)
@@ -139,9 +140,9 @@ class Steps:
 
     def rewrite_row(self, key: RowKey, *, wait: bool) -> int:
         """Rewrite the row with a key, and return whether it changed, as a number of rows."""
-        page = self._pages.complete(self._pages.fetch(self._database.lock(self._pages.one(key), wait=wait)))
+        page = self._pages.complete(self._pages.lock_row(key, wait=wait))
         written = self._columns.convert(page)
-        self._store(written, [])
+        self._store(written, (), {})
         self._compare_by_keys(written, _places(written))
         return len(written.keys)
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from threading import Event
 from typing import NamedTuple, TypeAlias
 
 from sealchemy._databases.access import Access
@@ -67,10 +68,10 @@ class StepSize:
 
 
 class Walk:
-    """A walk over the rows of a table, up to the one that is last when it begins."""
+    """A walk over the rows of a table, up to the one that is last when it begins, or until it is interrupted."""
 
-    def __init__(self, access: Access, pages: Pages, batch_size: int) -> None:
-        self._access, self._pages, self._size = access, pages, StepSize(batch_size)
+    def __init__(self, access: Access, pages: Pages, batch_size: int, interrupted: Event) -> None:
+        self._access, self._pages, self._size, self._interrupted = access, pages, StepSize(batch_size), interrupted
 
     def read(self, work: Callable[[Span, int], Step]) -> Iterator[Step]:
         """Yield what a function does with one part of the table after the other.
@@ -113,7 +114,7 @@ class Walk:
 
     def _steps(self, work: Callable[[Span, int], Step], last: RowKey | None) -> Iterator[Step]:
         low = None
-        while last is not None and low != last:
+        while last is not None and low != last and not self._interrupted.is_set():
             with self._size.timed():
                 step = work((low, last), self._size.rows)
             self._size.adapt(step.rows, step.size, is_full=step.is_full)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:  # Alembic loads this module while it is itself being imported
 logger = logging.getLogger("sealchemy")
 
 _SECONDS_BETWEEN_LOGS = 5.0
+_NOTHING_TO_DO = "; nothing was left to do, so every value was only read and authenticated"
 
 
 @Operations.implementation_for(EncryptColumnsOp)
@@ -221,7 +222,7 @@ def _schema(connection: Connection, operation: ColumnsOp) -> str | None:
 
 
 def _log(name: str, report: Report) -> None:
-    logger.info("%s %s: %d rows", name, report.table, report.rewritten)
+    logger.info("%s %s: %d rows%s", name, report.table, report.rewritten, "" if report.rewritten else _NOTHING_TO_DO)
     for sentence in report.left_behind:
         logger.warning("%s %s: %s", name, report.table, sentence)
 
