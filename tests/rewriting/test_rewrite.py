@@ -44,6 +44,7 @@ from tests.support.tables import COLUMNS, grants, raw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 RING = KeyRing(primary=Key.generate())
 
@@ -641,3 +642,41 @@ def test_ctrl_c_ends_the_light_walk_after_its_step(engine: Engine, monkeypatch: 
     with pytest.raises(RewriteError, match="interrupted after 0 rows"):
         rewrite(REKEY, engine, "grants", COLUMNS, options=Options(batch_size=10))
     assert steps == 5
+
+
+def test_a_few_plaintext_values_among_finished_rows_are_found(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk, "_LONGEST_STEP", 20)
+    before = grants(engine, 400)
+    rewrite(ENCRYPT, engine, "grants", COLUMNS)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE grants SET access = 'late' WHERE id BETWEEN 200 AND 210"))
+        connection.execute(text("UPDATE grants SET refresh = access WHERE id IN (100, 300)"))
+    with pytest.raises(RewriteError, match="2 values cannot be read") as caught:
+        rewrite(ENCRYPT, engine, "grants", COLUMNS, options=Options(batch_size=10))
+    report = caught.value.report
+    assert report.rewritten == 11
+    assert [failure.key for failure in report.failures] == [(100,), (300,)]
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE grants SET refresh = NULL WHERE id IN (100, 300)"))
+    late = {key: ("late" if 200 <= key <= 210 else row[0], row[1]) for key, row in before.items()}
+    assert revealed(engine) == late | {key: (late[key][0], None) for key in (100, 300)}
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb"])
+def test_columns_may_have_the_names_of_parameters(
+    kind: str, request: pytest.FixtureRequest, make_engine: Callable[..., Engine], tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}" if kind == "sqlite" else request.getfixturevalue(f"{kind}_url")
+    engine = make_engine(url, RING)
+    long = "MEDIUMTEXT" if kind == "mariadb" else "TEXT"
+    with engine.begin() as connection:
+        connection.execute(
+            text(f"CREATE TABLE t (k0 VARCHAR(9), k1 INTEGER, c0 {long}, c1 {long}, PRIMARY KEY (k0, k1))")
+        )
+        connection.execute(text("INSERT INTO t VALUES ('one', 'two', 'a', 1), ('three', NULL, 'b', 2)"))
+    columns = {"c0": "t.c0", "c1": "t.c1"}
+    assert rewrite(ENCRYPT, engine, "t", columns).rewritten == 2
+    assert rewrite(DECRYPT, engine, "t", columns).rewritten == 2
+    with engine.begin() as connection:
+        found = connection.execute(text("SELECT * FROM t ORDER BY k0")).all()
+    assert found == [("one", "two", "a", 1), ("three", None, "b", 2)]

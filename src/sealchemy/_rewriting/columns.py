@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from sealchemy._databases.access import Access
 from sealchemy._databases.table import RowKey
-from sealchemy._values import envelope, rows
+from sealchemy._values import rows
 from sealchemy._values.secret import SecretString
 from sealchemy.errors import PlaintextTypeError, SealchemyError
 
@@ -114,7 +114,7 @@ class Columns:
         pending: set[int] = set()
         for index, values in enumerate(page.values):
             try:
-                if self._conversion in {ENCRYPT, REKEY, VERIFY} and self._is_done(index, values):
+                if self._conversion in {ENCRYPT, VERIFY} or self._is_rekeyed(index, values):
                     self._ciphers[index].decrypt_all(values, self._row_data(page, index))
                     continue
             except SealchemyError:
@@ -123,10 +123,12 @@ class Columns:
             pending.update(place for place, change in changes if change is not None)
         return [page.keys[place] for place in sorted(pending)]
 
-    def _is_done(self, index: int, values: Sequence[Any]) -> bool:
-        """Return whether all values are encrypted, and under the key that a rekey gives them."""
-        current = self._ciphers[index].current if self._conversion is REKEY else envelope.PREFIX
-        return all(value is None or (isinstance(value, str) and value.startswith(current)) for value in values)
+    def _is_rekeyed(self, index: int, values: Sequence[Any]) -> bool:
+        """Return whether this is a rekey, and all values are under the key that it gives them."""
+        current = self._ciphers[index].current
+        return self._conversion is REKEY and all(
+            value is None or (isinstance(value, str) and value.startswith(current)) for value in values
+        )
 
     def authenticate(self, page: Page, on_failure: OnFailure) -> list[list[Any]]:
         """Return the plaintexts of the columns: None for a value that is pending, or cannot be read."""

@@ -25,6 +25,7 @@ class Steps:
     ) -> None:
         self._access, self._target, self._database = access, access.target, access.database
         self._pages, self._columns, self._is_pending, self._batch_size = pages, columns, is_pending, batch_size
+        self._had_nothing_to_write = False
         self._writer = cache(partial(self._database.writer, access.connection, access.target))
 
     def count(self, span: Span, count: int) -> Step:
@@ -57,7 +58,15 @@ class Steps:
         return Step(high, is_full=is_full, found=True, written=len(written.keys))
 
     def rewrite_and_authenticate(self, span: Span, count: int, limit: int) -> Step:
-        """Do the same, then decrypt every value there, as the database has it after its triggers."""
+        """Do the same, then decrypt every value there, as the database has it after its triggers.
+
+        Where the last step had nothing to write, the next one is only read, unless it turns out to have something.
+        """
+        if self._had_nothing_to_write:
+            step = self.survey(span, count)
+            if not (step.pending or step.failures):
+                return step
+        self._had_nothing_to_write = False
         span = self._pages.start(span, count)
         if not limit and self._pages.has(span, self._is_pending):
             return Step(span[1], found=True)
@@ -68,6 +77,7 @@ class Steps:
         if failures:  # those of rows that are pending are reported once, at the end
             pending = set(self._pages.keys(span, self._is_pending)) if self._access.owns_connection else None
             failures = [item for item in failures if pending is not None and item[0] not in pending]
+        self._had_nothing_to_write = not written.keys
         return Step(span[1], rows, size, is_full=is_full, written=len(written.keys), failures=failures)
 
     def _write(self, span: Span, limit: int) -> tuple[Page, Written, bool]:
@@ -117,6 +127,7 @@ class Steps:
         plaintexts = self._columns.authenticate(page, lambda *failure: failures.append(failure))
         if page.keys == written.keys and plaintexts == written.plaintexts:
             missing.clear()
+        if not missing:
             return
         for place, key in enumerate(page.keys):
             row = missing.pop(key, None)

@@ -58,7 +58,9 @@ def decryptor(
     ciphers = ciphers_by_header(keys, context, bound=bound)
 
     def decrypt_group(common: str, texts: Sequence[str], rows: Sequence[bytes] | None) -> list[Any]:
-        if any(text[-1] == "=" and text[-2:] not in one_padding and text[-3:] not in two_paddings for text in texts):
+        if [
+            text for text in texts if text[-1] == "=" and text[-2:] not in one_padding and text[-3:] not in two_paddings
+        ]:
             raise ValueError
         cipher, associated_data = ciphers[common[:size]]
         open_ = cipher(b64decode(common[size:] + texts[0], None, True)[:12]).decrypt  # noqa: FBT003 - positional is faster

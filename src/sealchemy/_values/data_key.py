@@ -1,8 +1,8 @@
 """`DataKey`: the functions that encrypt and decrypt the values of one context, with all repeated work done once."""
 
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from itertools import count
 from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakSet
@@ -154,7 +154,7 @@ def decryptor(
     size, b64decode, decode = len(envelope.header("0" * 12, bound=bound)), envelope.b64decode, codec.decode
     start = size + PREFIX_SIZE
     one_padding, two_paddings = envelope.ONE_PADDING, envelope.TWO_PADDINGS
-    ready: dict[str, tuple[_Cipher, bytes]] = {}  # by their start; only where a value has authenticated
+    ready: OrderedDict[str, tuple[_Cipher, bytes] | None] = OrderedDict()  # by their start
     ciphers = ciphers_by_header(keys, context, bound=bound)
 
     def decrypt(stored: Any, row: bytes = b"") -> Any:
@@ -172,7 +172,8 @@ def decryptor(
             if text[-1] != "=" or text[-2:] in one_padding or text[-3:] in two_paddings:
                 data = open_(payload[12:24], payload[24:], associated_data + row)
                 if known is None:
-                    _keep(ready, stored[:start], (open_, associated_data))
+                    start_of = stored[:start]
+                    _keep(ready, start_of, (open_, associated_data) if start_of in ready else None)
                 return decode(data)
         except NOT_READY:  # some of these hold plaintext
             data = None
@@ -191,11 +192,13 @@ def ciphers_by_header(
     return {header: (key.cipher, key.associated_data(context, bound=bound)) for header, key in keys.items()}
 
 
-def _keep(cache: dict[Any, Any], key: Any, value: Any) -> None:
+def _keep(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:
     """Keep a value in a small cache, in place of the one that has been there for longest."""
     if len(cache) >= _PREFIXES_PER_READER:
-        with suppress(LookupError, RuntimeError, StopIteration):  # another thread does the same
-            del cache[next(iter(cache))]
+        try:  # noqa: SIM105 - `suppress` costs as much as deriving the key
+            cache.popitem(last=False)
+        except (LookupError, RuntimeError):  # another thread does the same
+            pass
     cache[key] = value
 
 
