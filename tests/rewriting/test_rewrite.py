@@ -673,10 +673,10 @@ def test_columns_may_have_the_names_of_parameters(
         connection.execute(
             text(f"CREATE TABLE t (k0 VARCHAR(9), k1 INTEGER, c0 {long}, c1 {long}, PRIMARY KEY (k0, k1))")
         )
-        connection.execute(text("INSERT INTO t VALUES ('one', 'two', 'a', 1), ('three', NULL, 'b', 2)"))
+        connection.execute(text("INSERT INTO t VALUES ('a', 1, 'one', 'two'), ('b', 2, 'three', NULL)"))
     columns = {"c0": "t.c0", "c1": "t.c1"}
     assert rewrite(ENCRYPT, engine, "t", columns).rewritten == 2
     assert rewrite(DECRYPT, engine, "t", columns).rewritten == 2
     with engine.begin() as connection:
         found = connection.execute(text("SELECT * FROM t ORDER BY k0")).all()
-    assert found == [("one", "two", "a", 1), ("three", None, "b", 2)]
+    assert found == [("a", 1, "one", "two"), ("b", 2, "three", None)]
