@@ -6,6 +6,7 @@ SealchemyError
 │   ├── KeyFormatError              a key is malformed, weak, or in the ring twice
 │   ├── UnknownKeyError             a value was encrypted with a key that is not in the ring
 │   ├── KeyRingNotAttachedError     an encrypted column on an engine without a key ring
+│   ├── KmsError                    a key management service did not open, or wrap, a key
 │   └── RolloutError                an unknown rollout stage
 ├── EnvelopeError
 │   ├── EnvelopeFormatError         not an encrypted value, or a damaged one
@@ -66,6 +67,10 @@ class UnknownKeyError(KeyRingError):
 
 class KeyRingNotAttachedError(KeyRingError):
     """An encrypted column is used on an engine that has no key ring."""
+
+
+class KmsError(KeyRingError):
+    """A key management service did not open, or wrap, a key."""
 
 
 class RolloutError(KeyRingError, ValueError):

@@ -51,7 +51,7 @@ def fill(engine: Engine, kind: str, count: int = ROWS) -> dict[int, str]:
 
 def disturb(url: str, number: int, ending: threading.Event) -> dict[int, str]:
     """Insert, change and move rows of one's own until told to end; return the last token of each that was written."""
-    engine, written, new = create_engine(url), {}, ROWS * (number + 1)
+    engine, written, new = create_engine(url), {}, 1_000_000 * (number + 1)
     statements = (
         "INSERT INTO t VALUES (:r, :id, :uid, :t)",
         "UPDATE t SET token = :t WHERE uid = :uid",

@@ -1,16 +1,21 @@
 """The environment variables and files that hold keys. Errors name the variable and the problem, never the value."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
 
-from sealchemy.errors import KeyFormatError, MissingKeyError
+from sealchemy.errors import KeyFormatError, KeyRingError, KmsError, MissingKeyError
 
 from .key_text import HOW_TO_MAKE_ONE
 from .keys import Key
-from .secret import SecretString, hide
+from .kms import wrapped_key
+from .kms.services import OpenKms
+from .secret import SecretString
 
 _FILE_SIZE_MAXIMUM = 65_536
+
+_Result = TypeVar("_Result")
 
 
 def variables(prefix: Any) -> list[str]:
@@ -19,8 +24,21 @@ def variables(prefix: Any) -> list[str]:
     return [f"{prefix}_{name}" for name in names]
 
 
-def read_keys(prefix: Any, environ: Mapping[str, str]) -> tuple[Key, list[Key]]:
+def read_keys(prefix: Any, environ: Mapping[str, str], open_kms: OpenKms) -> tuple[Key, list[Key]]:
     """Return the primary key and the previous ones, from hidden values; see `KeyRing.from_env`."""
+    source, text, previous_source, entries = _read_texts(prefix, environ)
+    _refuse_duplicates(source, previous_source, _ids(source, text, previous_source, entries))
+    parse = partial(Key.parse, open_kms=open_kms)
+    return _read(parse, source, text), [_read(parse, previous_source, entry) for entry in entries]
+
+
+def read_ids(prefix: Any, environ: Mapping[str, str]) -> list[str]:
+    """Return the ids of the keys that `read_keys` returns, the primary key's first; no KMS is asked."""
+    return _ids(*_read_texts(prefix, environ))
+
+
+def _read_texts(prefix: Any, environ: Mapping[str, str]) -> tuple[str, SecretString, str, list[SecretString]]:
+    """Return where the primary key is and its text, then where the previous ones are and theirs."""
     if not _is_prefix(prefix):
         raise KeyFormatError(
             "the prefix is the start of the variable names, such as INTEGRATION_TOKEN_ENCRYPTION: A-Z, 0-9 and _"
@@ -30,11 +48,8 @@ def read_keys(prefix: Any, environ: Mapping[str, str]) -> tuple[Key, list[Key]]:
     if not text:
         also = f" ({previous_source} is set, but previous keys only decrypt)" if previous_text else ""
         raise MissingKeyError(f"no encryption key: set {prefix}_KEY or {prefix}_KEY_FILE{also}; {HOW_TO_MAKE_ONE}")
-    primary = _parse(source, text)
-    entries = [hide(entry.strip()) for entry in re.split(r"[,\n]", previous_text)]
-    previous = [_parse(previous_source, entry) for entry in entries if entry]
-    _refuse_duplicates(source, primary, previous_source, previous)
-    return primary, previous
+    entries = [SecretString(entry.strip()) for entry in re.split(r"[,\n]", previous_text)]
+    return source, text, previous_source, [entry for entry in entries if entry]
 
 
 def _is_prefix(prefix: Any) -> bool:
@@ -69,17 +84,27 @@ def _read_file(variable: str, path: SecretString) -> SecretString:
     raise error_type(f"{variable}: the file cannot be used: {problem or 'it is empty'}; {HOW_TO_MAKE_ONE}")
 
 
-def _parse(variable: str, text: SecretString) -> Key:
+def _read(read: Callable[[str], _Result], variable: str, text: SecretString) -> _Result:
     try:
-        return Key.parse(text)
+        return read(text)
     except KeyFormatError as error:
-        problem = str(error)
-    raise KeyFormatError(f"{variable} is not a usable key: {problem}; {HOW_TO_MAKE_ONE}")
+        problem: KeyRingError = KeyFormatError(f"{variable} is not a usable key: {error}; {HOW_TO_MAKE_ONE}")
+    except KmsError as error:
+        problem = KmsError(f"{variable}: {error}")
+    raise problem
 
 
-def _refuse_duplicates(source: str, primary: Key, previous_source: str, previous: list[Key]) -> None:
-    ids = [key.id for key in previous]
-    if primary.id in ids:
-        raise KeyFormatError(f"{previous_source} repeats the key of {source} ({primary.id}); remove it there")
-    if len(set(ids)) != len(ids):
-        raise KeyFormatError(f"{previous_source} has a key twice (ids: {', '.join(ids)}); keep it once")
+def _ids(source: str, text: SecretString, previous_source: str, entries: list[SecretString]) -> list[str]:
+    return [_read(_read_id, source, text), *(_read(_read_id, previous_source, entry) for entry in entries)]
+
+
+def _read_id(text: str) -> str:
+    return wrapped_key.parse(text).key_id if wrapped_key.is_wrapped(text) else Key.parse(text).id
+
+
+def _refuse_duplicates(source: str, previous_source: str, ids: list[str]) -> None:
+    primary, *previous = ids
+    if primary in previous:
+        raise KeyFormatError(f"{previous_source} repeats the key of {source} ({primary}); remove it there")
+    if len(set(previous)) != len(previous):
+        raise KeyFormatError(f"{previous_source} has a key twice (ids: {', '.join(previous)}); keep it once")

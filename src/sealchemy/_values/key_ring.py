@@ -9,8 +9,9 @@ from sealchemy.errors import KeyFormatError, PlaintextTypeError, UnknownKeyError
 
 from . import batches, data_key, envelope
 from .codecs import RESERVED, TEXT, Codec
-from .environment import read_keys, variables
+from .environment import read_ids, read_keys, variables
 from .keys import Key
+from .kms import services
 from .secret import SecretString, hide, reveal
 
 
@@ -35,7 +36,9 @@ class KeyRing:
             raise KeyFormatError(f"a key is in the ring twice (primary {primary.id}); remove it from the previous keys")
 
     @classmethod
-    def from_env(cls, prefix: str, environ: Mapping[str, str] | None = None) -> Self:
+    def from_env(
+        cls, prefix: str, environ: Mapping[str, str] | None = None, open_kms: services.OpenKms = services.open_kms
+    ) -> Self:
         """Return the ring that the environment describes.
 
         Reads `<prefix>_KEY`, or the file named by `<prefix>_KEY_FILE`, and likewise `<prefix>_PREVIOUS_KEYS` or
@@ -45,16 +48,15 @@ class KeyRing:
         Args:
             prefix: for example `INTEGRATION_TOKEN_ENCRYPTION`.
             environ: another mapping in place of `os.environ`.
+            open_kms: returns the key management service (KMS) for a URI; each wrapped key is opened once, here.
 
         Raises:
             MissingKeyError: no primary key.
             KeyFormatError: a key that cannot be used; the message names the variable, never the value.
+            KmsError: a KMS did not open a wrapped key.
         """
         prefix = hide(prefix)
-        environ = {
-            name: _text((os.environ if environ is None else environ).get(name, "")) for name in variables(prefix)
-        }
-        return cls(*read_keys(prefix, environ))
+        return cls(*read_keys(prefix, _hidden(prefix, environ), open_kms))
 
     @property
     def primary(self) -> Key:
@@ -190,6 +192,16 @@ def refuse_key(key_ring: KeyRing, context: str, key_id: str) -> NoReturn:
         f" ({', '.join(data_keys(key_ring))}); add that key to the previous keys",
         key_id=key_id,
     )
+
+
+def ids_from_env(prefix: str, environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return the ids of the keys of `KeyRing.from_env`, the primary key's first; no KMS is asked."""
+    prefix = hide(prefix)
+    return read_ids(prefix, _hidden(prefix, environ))
+
+
+def _hidden(prefix: Any, environ: Mapping[str, str] | None) -> dict[str, str]:
+    return {name: _text((os.environ if environ is None else environ).get(name, "")) for name in variables(prefix)}
 
 
 def _text(value: object) -> Any:

@@ -4,11 +4,12 @@ import hmac
 import os
 from typing import NoReturn, Self
 
-from sealchemy.errors import KeyFormatError
+from sealchemy.errors import KeyFormatError, KmsError
 
 from . import key_text, xaes
 from .data_key import DataKey
-from .secret import hide
+from .kms import services, wrapped_key
+from .secret import SecretBytes, hide
 
 
 class Key:
@@ -37,21 +38,41 @@ class Key:
         return cls(os.urandom(xaes.KEY_SIZE))
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, *, open_kms: services.OpenKms = services.open_kms) -> Self:
         """Return the key in its text form.
 
         Args:
             text: `sealchemy-key-v1.` and the base64url of 32 bytes, as `reveal()` gives it; or the base64 of
-                32 bytes alone, in either alphabet, padded or not.
+                32 bytes alone, in either alphabet, padded or not; or a wrapped key, which its KMS then opens.
+            open_kms: returns the KMS for a URI.
 
         Raises:
             KeyFormatError: anything else. The message says what is wrong and never shows the text.
+            KmsError: the KMS did not open a wrapped key.
         """
         text = hide(text)
+        if wrapped_key.is_wrapped(text):
+            return cls._unwrap(wrapped_key.parse(text), open_kms)
         problem = key_text.find_problem(text)
         if problem is not None:
             raise KeyFormatError(problem)
         return cls(key_text.decode(text))
+
+    @classmethod
+    def _unwrap(cls, found: wrapped_key.WrappedKey, open_kms: services.OpenKms) -> Self:
+        key = cls(services.unwrap(found, open_kms))
+        if key.id != found.key_id:
+            raise KmsError(f"key {found.key_id}: what {found.uri} opened is key {key.id}; wrap the key again")
+        return key
+
+    def wrap(self, uri: str, *, open_kms: services.OpenKms = services.open_kms) -> str:
+        """Return the key as text that only the KMS with this URI can open.
+
+        Raises:
+            KeyFormatError: the URI is malformed.
+            KmsError: the KMS did not wrap it.
+        """
+        return str(services.wrap(SecretBytes(self._secret), self.id, hide(uri), open_kms))
 
     @property
     def id(self) -> str:

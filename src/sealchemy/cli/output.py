@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextCol
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
-from sealchemy import KeyRing, SealchemyError
+from sealchemy import SealchemyError
 from sealchemy.plan import Severity, TablePlan
 from sealchemy.rewrite import Progress as RowsDone
 from sealchemy.rewrite import Report
@@ -35,11 +35,9 @@ def describe(error: Exception) -> str | None:
     return str(error) if isinstance(error, SealchemyError | SQLAlchemyError) else None
 
 
-def roles(key_ring: KeyRing | None) -> dict[str, str]:
-    """Return the role of each key of a ring, by key id."""
-    if key_ring is None:
-        return {}
-    return {key_ring.primary.id: "primary"} | {key.id: "previous" for key in key_ring.previous}
+def roles(ids: list[str]) -> dict[str, str]:
+    """Return the role of each key, by key id; the primary key is the first."""
+    return {key_id: "previous" if index else "primary" for index, key_id in enumerate(ids)}
 
 
 def as_json(found: list[ColumnStatus], known: dict[str, str]) -> list[dict[str, object]]:

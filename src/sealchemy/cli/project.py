@@ -6,10 +6,11 @@ import logging
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from dotenv import dotenv_values
 from sqlalchemy import Engine, MetaData, create_engine, make_url
@@ -21,7 +22,15 @@ from sealchemy._column.redact_errors import redact_errors
 from sealchemy._databases.access import database_of
 from sealchemy._databases.table import TableColumns
 from sealchemy._rewriting.declared import declared_tables
+from sealchemy._values.key_ring import ids_from_env
 from sealchemy.errors import ColumnDefinitionError, UnsupportedOperationError
+
+_Result = TypeVar("_Result")
+
+
+def set_verbosity(verbose: int) -> None:
+    """Show warnings; with -v information, and with -vv debug output as well."""
+    logging.basicConfig(level=[logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)])
 
 
 class Project:
@@ -29,7 +38,7 @@ class Project:
 
     def __init__(self, models: str, url: str | None, prefix: str, verbose: int) -> None:
         self.models, self.prefix, self._url = models, prefix, url
-        logging.basicConfig(level=[logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)])
+        set_verbosity(verbose)
 
     @property
     def key_variable(self) -> str:
@@ -54,9 +63,16 @@ class Project:
         Raises:
             MissingKeyError: there is no key; the text names the variables that are set and look alike.
         """
+        return self._from_keys(KeyRing.from_env)
+
+    def key_ids(self) -> list[str]:
+        """Return the ids of these keys, the primary key's first, without asking a KMS; raises `MissingKeyError`."""
+        return self._from_keys(ids_from_env)
+
+    def _from_keys(self, read: Callable[[str, dict[str, str]], _Result]) -> _Result:
         environment = self._environment()
         try:
-            return KeyRing.from_env(self.prefix, environment)
+            return read(self.prefix, environment)
         except MissingKeyError as error:
             problem = str(error)
         alike = [name for name in environment if name.endswith(("_KEY", "_KEY_FILE")) and "ENCRYPT" in name.upper()]

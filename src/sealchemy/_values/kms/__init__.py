@@ -1,0 +1,1 @@
+"""Keys that a key management service (KMS) has wrapped."""

@@ -1,0 +1,36 @@
+"""What the commands for wrapped keys do."""
+
+import sys
+from getpass import getpass
+
+from sealchemy import Key, KeyFormatError
+from sealchemy._values.kms import wrapped_key
+from sealchemy._values.kms.services import move, open_kms
+from sealchemy._values.secret import hide
+
+from .project import set_verbosity
+
+
+def wrap(to: str, *, new: bool, verbose: int) -> None:
+    """Wrap a key, or move a wrapped one, and print it."""
+    set_verbosity(verbose)
+    text = "" if new else _read()
+    if wrapped_key.is_wrapped(text):
+        print(move(wrapped_key.parse(text), to, open_kms))
+    else:
+        print((Key.generate() if new else Key.parse(text)).wrap(to))
+
+
+def reveal(*, yes: bool, verbose: int) -> None:
+    """Unwrap a key, and print it."""
+    set_verbosity(verbose)
+    if not yes:
+        raise KeyFormatError("reveal-key prints a key in clear, which decrypts every value; pass --yes")
+    print(Key.parse(_read()).reveal())
+
+
+def _read() -> str:
+    text = hide((getpass("Key: ") if sys.stdin.isatty() else sys.stdin.read()).strip())
+    if not text:
+        raise KeyFormatError("no key on standard input; a new one is wrapped with --new")
+    return text  # type: ignore[no-any-return]
