@@ -56,7 +56,8 @@ class KeyRing:
             KmsError: a KMS did not open a wrapped key.
         """
         prefix = hide(prefix)
-        return cls(*read_keys(prefix, _hidden(prefix, environ), open_kms))
+        environ = _hidden(prefix, environ)  # the frame of an error would show its values
+        return cls(*read_keys(prefix, environ, open_kms))
 
     @property
     def primary(self) -> Key:
@@ -197,7 +198,8 @@ def refuse_key(key_ring: KeyRing, context: str, key_id: str) -> NoReturn:
 def ids_from_env(prefix: str, environ: Mapping[str, str] | None = None) -> list[str]:
     """Return the ids of the keys of `KeyRing.from_env`, the primary key's first; no KMS is asked."""
     prefix = hide(prefix)
-    return read_ids(prefix, _hidden(prefix, environ))
+    environ = _hidden(prefix, environ)
+    return read_ids(prefix, environ)
 
 
 def _hidden(prefix: Any, environ: Mapping[str, str] | None) -> dict[str, str]:
