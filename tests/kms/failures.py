@@ -48,6 +48,7 @@ URIS = {
     "vault-transit": "vault-transit://transit/app",
 }
 REDIRECT = "redirect to another host"
+_SHOWN = 120
 
 Fault = Answer | str
 
@@ -205,6 +206,7 @@ def main() -> None:
         with faulty(failure) as (open_faulty, _):
             text, seconds = measure(failure, open_faulty)
         said = text.removeprefix(f"key {KEY.id}: {URIS[failure.scheme]}: ").replace("|", "\\|")
+        said = said if len(said) <= _SHOWN else f"{said[:_SHOWN]}…"
         lines.append(f"| {failure.name} | `{failure.scheme}` | {said} | {seconds:.1f} s |")
     page = GUIDE.read_text()
     head, rest = page.split(START)
