@@ -90,6 +90,7 @@ def everything(added: dict[str, dict[str, dict[str, float]]], only: str) -> Iter
             "profile": lambda: rewriting.profile(url, 40_000),
             "in place on sqlite": lambda: rewriting.in_place(file, 200_000, rounds=3),
             "shards": lambda: rewriting.shards(url, 200_000, rounds=3),
+            "longest statement": lambda: rewriting.longest(url, 2_000_000),
             "large": lambda: rewriting.large(url, 100_000, 2_000_000),
         }
         for name, step in steps.items():

@@ -14,7 +14,7 @@ from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import create_engine, or_, select, text
+from sqlalchemy import create_engine, event, or_, select, text
 from sqlalchemy import update as update_rows
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -211,6 +211,37 @@ def finished(url: str, rows: int, rounds: int) -> Section:
     ):
         rate = rows / statistics.median(values)
         section.results.append(Result(name, rate, target, at_most=False, unit="rows per second"))
+    engine.dispose()
+    return section
+
+
+def longest(url: str, rows: int) -> Section:
+    """Measure the longest statement of runs that go on where others stopped, in a table that was never analyzed."""
+    engine = attach_key_ring(create_engine(url), KeyRing(primary=Key.generate()))
+    fill(engine, rows)
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM pg_statistic WHERE starelid = CAST('bench' AS regclass)"))
+        connection.execute(text("ALTER TABLE bench SET (autovacuum_enabled = off)"))
+    section = Section(f"Longest statement on {engine.dialect.name}, {rows} rows, without statistics")
+    done, taken = 0, list[float]()
+
+    def before(connection: Connection, *_: Any) -> None:
+        connection.info["began"] = time.perf_counter()
+
+    def after(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        if not statement.startswith("ANALYZE"):
+            taken.append(time.perf_counter() - connection.info["began"])
+
+    for share in (0.01, 0.5, 0.99):
+        rewrite(ENCRYPT, engine, "bench", CONTEXTS, options=Options(max_rows=round(rows * share) - done))
+        event.listen(engine, "before_cursor_execute", before)
+        event.listen(engine, "after_cursor_execute", after)
+        rewrite(ENCRYPT, engine, "bench", CONTEXTS, options=Options(max_rows=5000))
+        event.remove(engine, "before_cursor_execute", before)
+        event.remove(engine, "after_cursor_execute", after)
+        done = round(rows * share) + 5000
+        section.results.append(Result(f"resumed at {share:.0%}", max(taken), 0.3, unit="seconds"))
+        taken.clear()
     engine.dispose()
     return section
 

@@ -120,10 +120,14 @@ FAILURES = [
         silent=("silent", "Read timed out"),
         slow=("slow", "no answer in 18 s"),
         throttled=(vault_error(429, "request path: rate limit quota exceeded"), "rate limit quota exceeded"),
-        denied=(vault_error(403, "permission denied"), "permission denied"),
-        disabled=(vault_error(400, "ciphertext or signature version is disallowed by policy"), "disallowed by policy"),
+        denied=(
+            vault_error(403, "1 error occurred:\n\t* permission denied"),
+            "occurred: [*] permission denied",
+        ),
+        disabled=(vault_error(400, "ciphertext or signature version is disallowed by policy (too old)"), "too old"),
+        sealed=(vault_error(503, "Vault is sealed"), "Vault is sealed"),
         wrong_ciphertext=(vault_error(400, "cipher: message authentication failed"), "message authentication failed"),
-        expired_credentials=(vault_error(403, "invalid token"), "invalid token"),
+        expired_credentials=(vault_error(403, "permission denied"), "Forbidden: permission denied"),
     ),
     Failure(REDIRECT, "vault-transit", REDIRECT, "redirected to another host"),
 ]

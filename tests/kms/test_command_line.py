@@ -59,11 +59,11 @@ def test_a_new_key_is_seen_by_no_one(vault: OpenBao) -> None:
     ("arguments", "text", "says"),
     [
         (["reveal-key"], KEY.reveal(), "pass --yes"),
-        (["reveal-key", "--yes"], "", "no key on standard input"),
+        (["reveal-key", "--yes"], "", "there is no key on standard input"),
         (["wrap-key", "--to", URI], "", "--new"),
         (["wrap-key", "--to", URI], "rubbish", "must be 32 bytes in base64"),
         (["wrap-key", "--to", "transit/sealchemy"], KEY.reveal(), "scheme://"),
-        (["wrap-key", "--to", KEY.reveal()], "", "no key on standard input"),
+        (["wrap-key", "--to", KEY.reveal()], "", "there is no key on standard input"),
         (["wrap-key", "--to", KEY.reveal(), "--new"], "", "scheme://"),
         (["wrap-key", "--to", "nothing://key"], KEY.reveal(), "no KMS has the scheme nothing"),
         (["wrap-key", "--to", URI], KEY.reveal(), "VAULT_TOKEN must be set"),

@@ -167,12 +167,12 @@ def test_rings_unwrap_each_key_once_and_check_all_texts_before(kms: LocalKms, tm
     ring = KeyRing.from_env("T", environ, open_kms=kms)
     assert ring.primary == KEY
     assert ring.previous == (old, older)
-    assert kms.asked == {URI: 2}
+    assert kms.asked == {URI: 1}  # one login for two keys
     assert ring.decrypt(ring.encrypt("x", "a.b"), "a.b") == "x"
-    assert kms.asked == {URI: 2}
+    assert kms.asked == {URI: 1}
     file.write_text(f"{old.wrap(URI, open_kms=kms)}\n{TEXT[:-1]}\n")
     kms.asked.clear()
-    with pytest.raises(KeyFormatError, match="T_PREVIOUS_KEYS_FILE"):
+    with pytest.raises(KeyFormatError, match=r"T_PREVIOUS_KEYS_FILE is not a usable key: .* from where it is stored$"):
         KeyRing.from_env("T", environ, open_kms=kms)
     file.write_text(KEY.reveal())
     with pytest.raises(KeyFormatError, match=f"repeats the key of T_KEY \\({KEY.id}\\)"):
@@ -209,13 +209,13 @@ def test_a_key_is_moved_without_being_opened(kms: LocalKms) -> None:
 
 
 def test_unknown_schemes_and_missing_clients_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(KmsError, match="no KMS has the scheme test; installed are aws-kms, azure-kv, gcp-kms, vault"):
+    with pytest.raises(KmsError, match="no KMS has the scheme test; there are aws-kms, azure-kv, gcp-kms, vault-t"):
         Key.parse(TEXT)
     with pytest.raises(KeyFormatError, match="scheme://"):
         KEY.wrap("vault-transit:transit/key")
     monkeypatch.setitem(__import__("sys").modules, "hvac", None)
     monkeypatch.delitem(__import__("sys").modules, "sealchemy.kms.vault", raising=False)
-    with pytest.raises(KmsError, match=r'needs the package hvac: pip install "sealchemy\[vault-transit\]"'):
+    with pytest.raises(KmsError, match=r'not installed \(no module hvac\): pip install "sealchemy\[vault-transit\]"'):
         open_kms("vault-transit://transit/key")
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 
 from sealchemy.errors import KeyFormatError, KeyRingError, KmsError, MissingKeyError
@@ -28,7 +28,7 @@ def read_keys(prefix: Any, environ: Mapping[str, str], open_kms: OpenKms) -> tup
     """Return the primary key and the previous ones, from hidden values; see `KeyRing.from_env`."""
     source, text, previous_source, entries = _read_texts(prefix, environ)
     _refuse_duplicates(source, previous_source, _ids(source, text, previous_source, entries))
-    parse = partial(Key.parse, open_kms=open_kms)
+    parse = partial(Key.parse, open_kms=cache(open_kms))
     return _read(parse, source, text), [_read(parse, previous_source, entry) for entry in entries]
 
 
@@ -88,7 +88,8 @@ def _read(read: Callable[[str], _Result], variable: str, text: SecretString) -> 
     try:
         return read(text)
     except KeyFormatError as error:
-        problem: KeyRingError = KeyFormatError(f"{variable} is not a usable key: {error}; {HOW_TO_MAKE_ONE}")
+        hint = "" if wrapped_key.is_wrapped(text) else f"; {HOW_TO_MAKE_ONE}"
+        problem: KeyRingError = KeyFormatError(f"{variable} is not a usable key: {error}{hint}")
     except KmsError as error:
         problem = KmsError(f"{variable}: {error}")
     raise problem

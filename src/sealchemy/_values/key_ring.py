@@ -48,7 +48,7 @@ class KeyRing:
         Args:
             prefix: for example `INTEGRATION_TOKEN_ENCRYPTION`.
             environ: another mapping in place of `os.environ`.
-            open_kms: returns the key management service (KMS) for a URI; each wrapped key is opened once, here.
+            open_kms: returns the key management service (KMS) for a URI, once for each; it runs in another thread.
 
         Raises:
             MissingKeyError: no primary key.

@@ -32,5 +32,5 @@ def reveal(*, yes: bool, verbose: int) -> None:
 def _read() -> str:
     text = hide((getpass("Key: ") if sys.stdin.isatty() else sys.stdin.read()).strip())
     if not text:
-        raise KeyFormatError("no key on standard input; a new one is wrapped with --new")
+        raise KeyFormatError("there is no key on standard input (wrap-key --new wraps a new one)")
     return text  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, SecretStr, ValidationError
@@ -101,7 +102,7 @@ async def create_protected_engine_async(
     """Do what `create_protected_engine` does, for an `AsyncEngine`; `sqlite://` means aiosqlite here."""
     from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - needs greenlet
 
-    key_ring, url = settings.key_ring(), _url(settings)
+    key_ring, url = await asyncio.to_thread(settings.key_ring), _url(settings)  # a KMS may be slow
     url = url.set(drivername=_ASYNC_DRIVERS.get(url.drivername, url.drivername))
     engine = create_async_engine(url, **{"hide_parameters": True, **options})
     attach_key_ring(engine, key_ring, rollout=settings.integration_token_encryption_rollout)

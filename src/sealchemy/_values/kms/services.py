@@ -57,14 +57,14 @@ def open_kms(uri: str) -> Kms:
     scheme = wrapped_key.scheme_of(uri)
     found = entry_points(group="sealchemy.kms")
     if scheme not in found.names:
-        raise KmsError(f"no KMS has the scheme {scheme}; installed are {', '.join(sorted(found.names)) or 'none'}")
+        raise KmsError(f"no KMS has the scheme {scheme}; there are {', '.join(sorted(found.names))}")
     missing: str | None = None
     try:
         connect = found[scheme].load()
     except ModuleNotFoundError as error:
         missing = error.name
     if missing is not None:
-        raise KmsError(f'{scheme}:// needs the package {missing}: pip install "sealchemy[{scheme}]"')
+        raise KmsError(f'its client is not installed (no module {missing}): pip install "sealchemy[{scheme}]"')
     return connect(uri.partition("://")[2])  # type: ignore[no-any-return]
 
 
@@ -74,7 +74,7 @@ def unwrap(found: WrappedKey, open_kms: OpenKms) -> SecretBytes:
     if secret is None:
         raise KmsError(
             f"key {found.key_id}: {found.uri} unwrapped what it was given, but that does not open the key: the text was"
-            " changed, or put together from two; wrap the key again"
+            " changed, or put together from two; copy it again from where it is stored"
         )
     return secret
 

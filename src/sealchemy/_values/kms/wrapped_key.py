@@ -57,14 +57,16 @@ def parse(text: str) -> WrappedKey:
     if match is None:
         raise KeyFormatError(
             f"it starts with {_PREFIX} but is not a wrapped key: a part is missing, or has characters that it cannot"
-            " have; wrap the key again (sealchemy wrap-key)"
+            " have (a second key without a comma?); copy it again from where it is stored"
         )
     wrapped, sealed = match[4], match[5]
     if len(wrapped) % 4 == 1:  # no number of bytes gives that
         wrapped = ""
     found = WrappedKey(match[1], match[2], _decode(wrapped), _decode(sealed))
     if str(found) != text:
-        raise KeyFormatError("the wrapped key is damaged: the end of a part is missing; wrap the key again")
+        raise KeyFormatError(
+            "the wrapped key is damaged: the end of a part is missing; copy it again from where it is stored"
+        )
     return found
 
 
