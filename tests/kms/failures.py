@@ -129,7 +129,7 @@ FAILURES = [
         wrong_ciphertext=(vault_error(400, "cipher: message authentication failed"), "message authentication failed"),
         expired_credentials=(vault_error(403, "permission denied"), "Forbidden: permission denied"),
     ),
-    Failure(REDIRECT, "vault-transit", REDIRECT, "redirected to another host"),
+    Failure(REDIRECT, "vault-transit", REDIRECT, "a redirect to another host"),
 ]
 
 

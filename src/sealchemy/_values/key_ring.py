@@ -48,7 +48,7 @@ class KeyRing:
         Args:
             prefix: for example `INTEGRATION_TOKEN_ENCRYPTION`.
             environ: another mapping in place of `os.environ`.
-            open_kms: returns the key management service (KMS) for a URI, once for each; it runs in another thread.
+            open_kms: returns the key management service (KMS) for a URI; it is called once for each.
 
         Raises:
             MissingKeyError: no primary key.

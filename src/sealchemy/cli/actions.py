@@ -14,6 +14,7 @@ from sealchemy._inspection import preflight
 from sealchemy._rewriting import constraint
 from sealchemy.errors import (
     KeyRingError,
+    KmsError,
     MissingKeyError,
     UnsupportedOperationError,
 )
@@ -87,7 +88,9 @@ def plan(project: Project, *, as_json: bool, accept: list[str]) -> None:
     """Print where each column stands, what is in the way and the steps that are left; exit with 1 while any blocks."""
     try:
         engine = project.protected_engine()
-    except KeyRingError:  # the plan needs no keys; with them, it decrypts a sample of bound values
+    except KeyRingError as error:  # the plan needs no keys; with them, it decrypts a sample of bound values
+        if isinstance(error, KmsError):
+            print(f"sealchemy: bound values are not looked at: {error}", file=sys.stderr)
         engine = project.engine()
     found = find_plan(engine, project.metadata())
     known = {item.label for table in found for item in table.findings}

@@ -43,7 +43,10 @@ class AwsKms:
 
 def connect(rest: str) -> AwsKms:
     """Return the key with an ARN."""
-    client = get_session().create_client("kms", region_name=_region(rest), config=_LIMITS)
+    session = get_session()
+    client = session.create_client("kms", region_name=_region(rest), config=_LIMITS)
+    if credentials := session.get_credentials():
+        credentials.get_frozen_credentials()  # now, because it may ask for a code
     return AwsKms(client, rest)
 
 

@@ -7,6 +7,7 @@ from azure.identity import DefaultAzureCredential
 from azure.keyvault.keys.crypto import CryptographyClient, KeyWrapAlgorithm
 
 _LIMITS = {"connection_timeout": 3, "read_timeout": 5, "retry_total": 2, "permit_redirects": False}
+_SLASHES = 3  # host/keys/name/version
 _SECONDS = 8  # for a call with its retries; each operation makes two, of which the first gets the public key
 
 
@@ -23,7 +24,11 @@ class AzureKeyVault:
         """Return bytes wrapped, and the id of the key with its version."""
         del key_id
         answer = self._client.wrap_key(KeyWrapAlgorithm.rsa_oaep_256, secret, timeout=_SECONDS)
-        return answer.encrypted_key, str(answer.key_id).removeprefix("https://")
+        rest = str(answer.key_id).removeprefix("https://")
+        if rest.count("/") < _SLASHES:
+            message = "Azure did not name the version of its key: put that into the URI, or allow keys/get"
+            raise ValueError(message)
+        return answer.encrypted_key, rest
 
     def unwrap(self, wrapped: bytes, key_id: str) -> bytes:
         """Return the bytes."""

@@ -18,6 +18,9 @@ class VaultTransit:
         """Take a client that has a token, and `<mount>/<key>`."""
         self._transit, self._rest = client.secrets.transit, rest
         self._mount, _, self._name = rest.rpartition("/")
+        if not {"", ".", ".."}.isdisjoint([self._mount, *rest.split("/")]):
+            message = "the URI is vault-transit://<mount>/<key>"
+            raise ValueError(message)
 
     def wrap(self, secret: bytes, key_id: str) -> tuple[bytes, str]:
         """Return bytes wrapped under the latest version of the key."""
@@ -47,6 +50,9 @@ def connect(rest: str) -> VaultTransit:
     if missing:
         message = f"{' and '.join(missing)} must be set; the token of `vault login` in ~/.vault-token is not used"
         raise ValueError(message)
+    if not os.environ["VAULT_TOKEN"].isprintable() or " " in os.environ["VAULT_TOKEN"]:
+        message = "VAULT_TOKEN has a newline or a blank, which no token has"
+        raise ValueError(message)
     client = hvac.Client(
         os.environ["VAULT_ADDR"],
         os.environ["VAULT_TOKEN"],
@@ -59,6 +65,9 @@ def connect(rest: str) -> VaultTransit:
 
 def _data(answer: Any) -> Any:
     if not isinstance(answer, dict):
-        message = "the server redirected to another host, which is not followed: set VAULT_ADDR to the active server"
+        message = (
+            "the answer is not that of Vault: a page of a proxy, or a redirect to another host, which is not followed;"
+            " set VAULT_ADDR to the active server"
+        )
         raise TypeError(message)
     return answer["data"]

@@ -38,8 +38,8 @@ class WrappedKey(NamedTuple):
 
     key_id: str
     uri: str
-    wrapped: bytes
-    sealed: bytes
+    wrapped: SecretBytes
+    sealed: SecretBytes
 
     def __str__(self) -> str:
         """Return the text."""
@@ -86,9 +86,9 @@ def draw() -> SecretBytes:
     return SecretBytes(os.urandom(ONCE_SIZE))
 
 
-def seal(once: bytes, secret: bytes, key_id: str) -> bytes:
+def seal(once: bytes, secret: bytes, key_id: str) -> SecretBytes:
     """Return the 32 bytes of a key, sealed: 48 bytes."""
-    return AESGCM(once).encrypt(_NONCE, secret, (_PREFIX + key_id).encode())
+    return SecretBytes(AESGCM(once).encrypt(_NONCE, secret, (_PREFIX + key_id).encode()))
 
 
 def open_sealed(once: bytes, found: WrappedKey) -> SecretBytes | None:
@@ -103,5 +103,5 @@ def _encode(data: bytes) -> str:
     return urlsafe_b64encode(data).decode("ascii").rstrip("=")
 
 
-def _decode(text: str) -> bytes:
-    return urlsafe_b64decode(text + "=" * (-len(text) % 4))
+def _decode(text: str) -> SecretBytes:
+    return SecretBytes(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
