@@ -100,10 +100,7 @@ def in_place(url: str, rows: int, rounds: int) -> Section:
         attach_key_ring(engine, KeyRing(primary=second, previous=[first]))
         taken["rekey"].append(seconds(lambda: rewrite(REKEY, engine, "bench", CONTEXTS)))
     rate = {name: rows / statistics.median(values) for name, values in taken.items()}
-    section = Section(
-        f"In-place rewrite on {engine.dialect.name}, {rows} rows, two columns of {SIZE} characters, with"
-        f" {statistics.median(used):.1f} µs of Python's time for each row that is encrypted"
-    )
+    section = Section(f"In-place rewrite on {engine.dialect.name}, {rows} rows, two columns of {SIZE} characters")
     for name, target in zip(floors, targets, strict=True):
         detail = f"{rate['encrypt']:.0f} rows per second against {rate[name]:.0f}"
         ratio = rate["encrypt"] / rate[name]
@@ -111,6 +108,9 @@ def in_place(url: str, rows: int, rounds: int) -> Section:
     if BARE in rate:
         detail = "what one connection can reach"
         section.results.append(Result(f"{FLOOR}, against {BARE}", rate[FLOOR] / rate[BARE], detail=detail))
+    wall = f"of {1e6 / rate['encrypt']:.1f} µs that it takes"
+    name = "the client's processor time for a row that is encrypted"
+    section.results.append(Result(name, statistics.median(used), detail=wall, unit="µs"))
     detail = f"{rate['rekey']:.0f} rows per second"
     section.results.append(
         Result("rekey, against encrypt", rate["rekey"] / rate["encrypt"], 0.8, at_most=False, detail=detail)
