@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import textwrap
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -210,7 +211,7 @@ def main() -> None:
         with faulty(failure) as (open_faulty, _):
             text, seconds = measure(failure, open_faulty)
         said = text.removeprefix(f"key {KEY.id}: {URIS[failure.scheme]}: ").replace("|", "\\|")
-        said = said if len(said) <= _SHOWN else f"{said[:_SHOWN]}…"
+        said = textwrap.shorten(said, _SHOWN, placeholder=" …")
         lines.append(f"| {failure.name} | `{failure.scheme}` | {said} | {seconds:.1f} s |")
     page = GUIDE.read_text()
     head, rest = page.split(START)
