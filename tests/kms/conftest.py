@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def bao() -> Iterator[OpenBao]:
-    program = openbao.find_server()
-    if program is None:
-        pytest.skip(openbao.WHAT_TO_INSTALL)
-    with openbao.running(program) as server:
+    with openbao.running() as server:
         yield server
 
 

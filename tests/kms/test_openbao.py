@@ -204,10 +204,7 @@ def test_a_ring_is_replaced_while_the_event_loop_runs(vault: OpenBao, tmp_path: 
 
 @pytest.fixture
 def own_bao() -> Iterator[OpenBao]:
-    program = openbao.find_server()
-    if program is None:
-        pytest.skip(openbao.WHAT_TO_INSTALL)
-    with openbao.running(program) as server:
+    with openbao.running() as server:
         yield server
 
 

@@ -115,13 +115,7 @@ def killed(
     while done < kills:
         starts += 1
         assert starts < 3 * kills
-        process = processes.start("rewriting", **told, options=options)
-        assert process.stdout
-        assert process.stdout.readline() == "ready\n", process.stderr and process.stderr.read()
-        time.sleep(random.uniform(0.0, 0.12))
-        process.kill()
-        process.communicate()
-        done += process.returncode < 0
+        done += processes.start_and_kill("rewriting", random.uniform(0.0, 0.12), **told, options=options)
     options = {"batch_size": 1000}
     process = processes.start("rewriting", **told, options=options)
     _, err = process.communicate(timeout=120)

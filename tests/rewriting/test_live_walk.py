@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,7 @@ from sealchemy.rewrite import ENCRYPT, VERIFY, Options, rewrite
 from tests.support import processes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from sqlalchemy import Engine
@@ -75,6 +76,20 @@ def disturb(url: str, number: int, ending: threading.Event) -> dict[int, str]:
     return written
 
 
+@contextmanager
+def four_writers(url: str, expected: dict[int, str]) -> Iterator[None]:
+    """Disturb the table during the `with` block, then add the tokens that were written to those that are expected."""
+    ending = threading.Event()
+    with ThreadPoolExecutor(WRITERS) as pool:
+        writing = [pool.submit(disturb, url, number, ending) for number in range(WRITERS)]
+        try:
+            yield
+        finally:
+            ending.set()
+    for future in writing:
+        expected |= future.result()
+
+
 def encrypt_until_done(engine: Engine) -> int:
     """Encrypt until a run says that it has done everything; return the number of rows."""
     done = 0
@@ -104,18 +119,12 @@ def test_rows_that_come_and_go_are_not_lost(
 ) -> None:
     url = f"sqlite:///{tmp_path / 'x.db'}" if kind == "sqlite" else request.getfixturevalue(f"{kind}_url")
     engine = make_engine(url, RING, rollout=Rollout.MIGRATE)
-    expected, ending = fill(engine, kind), threading.Event()
-    with ThreadPoolExecutor(WRITERS) as pool:
-        writing = [pool.submit(disturb, url, number, ending) for number in range(WRITERS)]
-        try:
-            time.sleep(0.5)
-            done = encrypt_until_done(engine)
-            if kind != "sqlite":  # where steps have no snapshot in common
-                assert count_plaintext(engine) == 0
-        finally:
-            ending.set()
-        for future in writing:
-            expected |= future.result()
+    expected = fill(engine, kind)
+    with four_writers(url, expected):
+        time.sleep(0.5)
+        done = encrypt_until_done(engine)
+        if kind != "sqlite":  # where steps have no snapshot in common
+            assert count_plaintext(engine) == 0
     assert done > ROWS / 2
     rewrite(ENCRYPT, engine, "t", {"token": "t.token"})
     assert rewrite(VERIFY, engine, "t", {"token": "t.token"}).failed == 0
@@ -129,27 +138,16 @@ def test_200_kills_among_four_writers(
 ) -> None:
     url = f"sqlite:///{tmp_path / 'x.db'}" if kind == "sqlite" else request.getfixturevalue(f"{kind}_url")
     engine = make_engine(url, RING, rollout=Rollout.MIGRATE)
-    expected, ending, under_way = fill(engine, kind, RANGE // 2), threading.Event(), 0
+    expected, under_way = fill(engine, kind, RANGE // 2), 0
     options = {"batch_size": 10, "pause": 0.002}
     told = {"url": url, "keys": [KEY.reveal()], "operation": "encrypt", "columns": {"token": "t.token"}, "table": "t"}
-    with ThreadPoolExecutor(WRITERS) as pool:
-        writing = [pool.submit(disturb, url, number, ending) for number in range(WRITERS)]
-        try:
-            for _ in range(200):
-                process = processes.start("rewriting", **told, options=options)
-                assert process.stdout
-                assert process.stdout.readline() == "ready\n", process.stderr and process.stderr.read()
-                time.sleep(random.uniform(0.0, 0.2))
-                process.kill()
-                process.communicate()
-                under_way += process.returncode < 0 < count_plaintext(engine)
-            encrypt_until_done(engine)
-            if kind != "sqlite":
-                assert count_plaintext(engine) == 0
-        finally:
-            ending.set()
-        for future in writing:
-            expected |= future.result()
+    with four_writers(url, expected):
+        for _ in range(200):
+            was_running = processes.start_and_kill("rewriting", random.uniform(0.0, 0.2), **told, options=options)
+            under_way += was_running and count_plaintext(engine) > 0
+        encrypt_until_done(engine)
+        if kind != "sqlite":
+            assert count_plaintext(engine) == 0
     assert under_way > 150
     rewrite(ENCRYPT, engine, "t", {"token": "t.token"})
     assert rewrite(VERIFY, engine, "t", {"token": "t.token"}).failed == 0

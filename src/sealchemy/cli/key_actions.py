@@ -2,6 +2,7 @@
 
 import sys
 from getpass import getpass
+from select import select
 
 from sealchemy import Key, KeyFormatError
 from sealchemy._values.kms import wrapped_key
@@ -14,6 +15,8 @@ from .project import set_verbosity
 def wrap(to: str, *, new: bool, verbose: int) -> None:
     """Wrap a key, or move a wrapped one, and print it."""
     set_verbosity(verbose)
+    if new and _has_input():
+        raise KeyFormatError("wrap-key --new makes a key, and standard input has one as well; leave one of them out")
     text = "" if new else _read()
     if wrapped_key.is_wrapped(text):
         print(move(wrapped_key.parse(text), to, open_kms))
@@ -27,6 +30,17 @@ def reveal(*, yes: bool, verbose: int) -> None:
     if not yes:
         raise KeyFormatError("reveal-key prints a key in clear, which decrypts every value; pass --yes")
     print(Key.parse(_read()).reveal())
+
+
+def _has_input() -> bool:
+    """Return whether there is something to read, without waiting for it."""
+    if sys.stdin.isatty():
+        return False
+    try:
+        is_ready = bool(select([sys.stdin], [], [], 0)[0])
+    except (OSError, ValueError):  # it is closed, or not a file
+        return False
+    return is_ready and bool(sys.stdin.read(1))
 
 
 def _read() -> str:

@@ -11,7 +11,7 @@ from .options import Verbose
 @app.command("wrap-key")
 def wrap_key(
     to: Annotated[str, typer.Option(help="The key of the KMS: scheme://name.")],
-    new: Annotated[bool, typer.Option("--new", help="Wrap a new random key, which nobody sees.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="Wrap a new random key without showing it.")] = False,
     verbose: Verbose = 0,
 ) -> None:
     """Wrap a key with a KMS, and print the text that only the KMS can open.
