@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._column.engine import attach_key_ring as attach_key_ring
     from ._column.rollout import Rollout as Rollout
+    from ._column.types import BlindIndex as BlindIndex
     from ._column.types import EncryptedBytes as EncryptedBytes
     from ._column.types import EncryptedJSON as EncryptedJSON
     from ._column.types import EncryptedString as EncryptedString
+    from ._values.blind_index import matches as matches
+    from ._values.blind_index import normalize_email as normalize_email
     from ._values.key_ring import KeyRing as KeyRing
     from ._values.keys import Key as Key
     from ._values.rows import RowValue as RowValue
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from .errors import *  # noqa: F403 - every name there is public
 else:
     _MODULES = {
+        "BlindIndex": "_column.types",
         "EncryptedBytes": "_column.types",
         "EncryptedJSON": "_column.types",
         "EncryptedString": "_column.types",
@@ -28,6 +32,8 @@ else:
         "SecretBytes": "_values.secret",
         "SecretString": "_values.secret",
         "attach_key_ring": "_column.engine",
+        "matches": "_values.blind_index",
+        "normalize_email": "_values.blind_index",
     }
     _SUBMODULES = {"engine", "errors", "redaction", "types"}
     _lock = RLock()  # several threads that import parts of SQLAlchemy for the first time block each other

@@ -10,18 +10,15 @@ from typing import Any
 
 import pytest
 from sqlalchemy import (
-    JSON,
     Column,
     Connection,
     Engine,
     Integer,
-    MetaData,
     String,
     Table,
     Text,
     all_,
     any_,
-    bindparam,
     case,
     cast,
     collate,
@@ -35,9 +32,7 @@ from sqlalchemy import (
     func,
     insert,
     intersect,
-    lambda_stmt,
     literal,
-    literal_column,
     not_,
     null,
     or_,
@@ -50,7 +45,6 @@ from sqlalchemy import (
     update,
     values,
 )
-from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
 
@@ -64,10 +58,10 @@ from sealchemy import (
     attach_key_ring,
 )
 from tests.support import postgresql as servers
+from tests.support.constructs import REF, TOK, K, Tables, accepted, forms, refused
 from tests.support.leaks import SENTINEL, assert_silent
 
 RING = KeyRing(primary=Key.generate())
-TOK, REF = "t.tok", "t.ref"
 
 
 class Base(DeclarativeBase):
@@ -91,7 +85,6 @@ b = Table(
     Column("tok", EncryptedString(TOK)),
     Column("plain", String(500)),
 )
-untyped = Table("t", MetaData(), Column("id", Integer), Column("name", String(200)), Column("tok", Text))
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql", "mariadb"])
@@ -127,91 +120,9 @@ def raw(connection: Connection, name: str = "t") -> list[Any]:
     return [value for row in connection.execute(text(f"SELECT * FROM {name}")) for value in row]
 
 
-K = SENTINEL
-ACCEPTED: dict[str, Callable[[], Any]] = {
-    "str": lambda: K,
-    "SecretString": lambda: SecretString(K),
-    "None": lambda: None,
-    "null()": null,
-    "cast of NULL": lambda: cast(null(), EncryptedString(TOK)),
-    "bindparam": lambda: bindparam("p1", K, type_=EncryptedString(TOK)),
-    "bindparam, callable": lambda: bindparam("p2", callable_=lambda: K, type_=EncryptedString(TOK)),
-    "typed literal": lambda: literal(K, EncryptedString(TOK)),
-    "subquery of a column": lambda: select(b.c.tok).where(b.c.id == 1).scalar_subquery(),
-    "subquery of an alias": lambda: select(b.alias("b2").c.tok).limit(1).scalar_subquery(),
-    "subquery of a CTE": lambda: select(select(b.c.tok).cte("c1").c.tok).limit(1).scalar_subquery(),
-    "subquery of a typed literal": lambda: select(literal(K, EncryptedString(TOK))).scalar_subquery(),
-}
-REFUSED: dict[str, Callable[[], Any]] = {
-    "literal": lambda: literal(K),
-    "literal of another context": lambda: literal(K, EncryptedString(REF)),
-    "bindparam of text": lambda: bindparam("p3", K, type_=Text()),
-    "function": lambda: func.lower(K),
-    "typed function": lambda: func.lower(K, type_=EncryptedString(TOK)),
-    "coalesce": lambda: func.coalesce(t.c.tok, K),
-    "nullif": lambda: func.nullif(t.c.tok, K),
-    "case": lambda: case((t.c.id == 1, K), else_=None),
-    "case of the column": lambda: case((t.c.id == 1, K), else_=t.c.tok),
-    "cast": lambda: cast(K, Text),
-    "cast of the column": lambda: cast(t.c.tok, Text),
-    "type_coerce": lambda: type_coerce(K, Text),
-    "typed type_coerce": lambda: type_coerce(literal(K), EncryptedString(TOK)),
-    "type_coerce of the column": lambda: type_coerce(t.c.tok, Text),
-    "text": lambda: text(f"'{K}'"),
-    "literal_column": lambda: literal_column(f"'{K}'"),
-    "typed literal_column": lambda: literal_column(f"'{K}'", EncryptedString(TOK)),
-    "column()": lambda: column("name"),
-    "typed column()": lambda: column("name", EncryptedString(TOK)),
-    "a plain column": lambda: t.c.name,
-    "a column of another context": lambda: t.c.ref,
-    "an untyped copy": lambda: untyped.c.tok,
-    "concatenation": lambda: t.c.name + K,
-    "collate": lambda: collate(literal(K), "C"),
-    "subquery of a literal": lambda: select(literal(K)).scalar_subquery(),
-    "subquery of a function": lambda: select(func.lower(K)).scalar_subquery(),
-    "subquery of an untyped parameter": lambda: select(bindparam("p4", K)).scalar_subquery(),
-    "subquery of a plain column": lambda: select(b.c.plain).where(b.c.id == 1).scalar_subquery(),
-    "subquery of a derived column": lambda: select(
-        select(func.coalesce(b.c.tok, K).label("tok")).subquery().c.tok
-    ).scalar_subquery(),
-    "subquery of text": lambda: select(
-        text(f"SELECT '{K}' AS tok").columns(tok=EncryptedString(TOK)).subquery().c.tok
-    ).scalar_subquery(),
-    "subquery of a union": lambda: select(
-        union_all(select(b.c.tok), select(literal(K))).subquery().c.tok
-    ).scalar_subquery(),
-    "window function": lambda: func.max(t.c.tok).over(),
-    "JSON access": cast(literal(K), JSON)["a"].as_string,
-    "exists": lambda: exists(select(b.c.tok)),
-    "negation": lambda: not_(t.c.id == 1),
-    "label of a function": lambda: func.lower(K).label("tok"),
-}
-
-
-def upsert(connection: Connection, key: Any, value: Any) -> Any:
-    kind = connection.dialect.name
-    row = {"id": 1, "name": "n1", "tok": "x"}
-    if kind in {"mysql", "mariadb"}:
-        return mysql.insert(t).values(**row).on_duplicate_key_update({key: value})
-    statement = (postgresql if kind == "postgresql" else sqlite).insert(t).values(**row)
-    return statement.on_conflict_do_update(index_elements=["id"], set_={key: value})
-
-
-FORMS: dict[str, Callable[[Connection, Any], Any]] = {
-    "insert": lambda _, v: insert(t).values(id=9, tok=v),
-    "insert by column": lambda _, v: insert(t).values({t.c.id: 9, t.c.tok: v}),
-    "insert by attribute": lambda _, v: insert(Row).values({Row.id: 9, Row.tok: v}),
-    "insert of rows": lambda _, v: insert(t).values([{"id": 8, "tok": "x"}, {"id": 9, "tok": v}]),
-    "update": lambda _, v: update(t).values(tok=v),
-    "update by column": lambda _, v: update(t).values({t.c.tok: v}).where(t.c.id == 1),
-    "update by untyped column": lambda _, v: update(t).values({untyped.c.tok: v}).where(t.c.id == 1),
-    "update by column()": lambda _, v: update(t).values({column("tok"): v}),
-    "ordered update": lambda _, v: update(t).ordered_values((t.c.name, "x"), (t.c.tok, v)).where(t.c.id == 1),
-    "update of an entity": lambda _, v: update(Row).values(tok=v).where(Row.id == 1),
-    "upsert": lambda c, v: upsert(c, "tok", v),
-    "upsert by column": lambda c, v: upsert(c, t.c.tok, v),
-    "lambda": lambda _, v: lambda_stmt(lambda: update(t).values(tok=v).where(t.c.id == 1)),
-}
+TABLES = Tables(Row, t, b)
+untyped = TABLES.untyped
+ACCEPTED, REFUSED, FORMS = accepted(TABLES), refused(TABLES), forms(TABLES)
 WRITES = [
     pytest.param(form, value, accepted, id=f"{form}: {value}")
     for form in FORMS

@@ -8,10 +8,13 @@ from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeDecorator
 from typing_extensions import override
 
-from sealchemy._values.secret import hide
+from sealchemy._values.secret import hide, mask
 from sealchemy.errors import UnsupportedOperationError
 
+from .blind_index.lookups import find_rows, index_of
+
 _NULL_TESTS = frozenset({operators.eq, operators.ne, operators.is_, operators.is_not})
+_LOOKUPS = frozenset({operators.eq, operators.ne, operators.in_op, operators.not_in_op})
 _COLUMN_TESTS = frozenset({operators.eq, operators.ne})
 
 
@@ -23,7 +26,11 @@ class EncryptedComparator(TypeDecorator.Comparator[Any]):
     @override
     def operate(self, op: OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
         if not _is_meaningful(op, other):
-            other, kwargs = (), {}  # error trackers print the variables of a frame
+            other, kwargs = tuple(map(mask, other)), {}  # error trackers print the variables of a frame
+            if (index := index_of(self.expr)) is not None and op in _LOOKUPS:
+                wrapper = None if type(self.expr.type).__module__ == "sealchemy" else self.expr.type
+                return find_rows(op, index, self.expr, other, index.type, wrapper)
+            other = ()  # error trackers print the variables of a frame
             _refuse_operator(self.expr.type, op)
         return super().operate(op, *other, **kwargs)
 
@@ -53,5 +60,5 @@ def _refuse_operator(type_: Any, op: OperatorType) -> NoReturn:
     raise UnsupportedOperationError(
         f"{type_.context}: {name} is not supported on an encrypted column, because two encryptions of one text differ"
         " and ciphertext has no order. Select by other columns, and compare in Python; to look rows up by the value,"
-        " keep a keyed hash in another column. IS NULL and IS NOT NULL work"
+        " add a column of type BlindIndex, which answers == and in_(). IS NULL and IS NOT NULL work"
     )

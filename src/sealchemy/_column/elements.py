@@ -14,6 +14,9 @@ from sqlalchemy.sql.selectable import (
 PERMIT = "sealchemy permit"
 """The annotation of an element that may be rendered; see `ProtectedCompiler`."""
 
+ALWAYS = object()
+"""The permit of a stored value that may be rendered anywhere, as its text is not taken for the secret."""
+
 
 def unwrap(element: Any) -> Any:
     """Return an expression without its labels, parentheses and ORM attribute."""

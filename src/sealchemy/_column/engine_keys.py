@@ -34,6 +34,7 @@ plaintext_reads: Counter[str] = Counter()
 
 
 _WRITE_UNBOUND = frozenset({Rollout.PREPARE, Rollout.BIND_PREPARE})
+_READ_PLAINTEXT = frozenset({Rollout.PREPARE, Rollout.MIGRATE})
 
 _lock = threading.Lock()  # without it, a function of the old ring could be entered after the ring was replaced
 
@@ -56,7 +57,16 @@ class EngineKeys:
     function up for each value.
     """
 
-    __slots__ = ("_columns", "_decryptors", "_encryptors", "has_listeners", "key_ring", "refuses_secrets", "rollout")
+    __slots__ = (
+        "_columns",
+        "_decryptors",
+        "_digesters",
+        "_encryptors",
+        "has_listeners",
+        "key_ring",
+        "refuses_secrets",
+        "rollout",
+    )
 
     key_ring: KeyRing | None
     rollout: Mapping[str, Rollout] | Rollout
@@ -69,6 +79,7 @@ class EngineKeys:
         self._columns: dict[str, tuple[str, Plaintext, tuple[str, ...]]] = {}
         self._encryptors: dict[str, _Function] = {}
         self._decryptors: dict[str, _Function] = {}
+        self._digesters: dict[str, Callable[[bytes], str]] = {}
 
     def encryptor(self, context: str, kind: Plaintext, bind_to: tuple[str, ...] = ()) -> Callable[[Any], Any]:
         """Return a function that encodes a value with whatever ring is attached when it is called.
@@ -83,6 +94,31 @@ class EngineKeys:
         Where the values are bound to their row, it takes a text: the stored value, and behind it the parts of the row.
         """
         return self._current(self._decryptors, self._make_decryptor, context, kind, bind_to)
+
+    def digester(self, context: str) -> Callable[[bytes], str]:
+        """Return the function that makes the digests of a context, for one value: the index key may be replaced.
+
+        Raises:
+            KeyRingNotAttachedError, MissingKeyError: there is no ring, or no index key in it.
+        """
+        found = self._digesters.get(context)
+        if found is None:
+            with _lock:
+                found = self._digesters[context] = ring.index_digester(self.require_ring(context), context)
+        return found
+
+    def require_complete_index(self, context: str) -> None:
+        """Refuse a lookup in a stage in which values may be there without their digest."""
+        if self.key_ring is not None and (stage := self.stage(context)) is not Rollout.STRICT:
+            raise UnsupportedOperationError(
+                f"{context}: its rollout stage is {stage}, in which a lookup could miss rows whose digest is missing or"
+                " old. Fill the index (op.add_blind_index, `sealchemy reindex`) and look rows up in stage strict; or"
+                ' declare BlindIndex(..., during_rollout="plaintext"), which compares plaintext as well'
+            )
+
+    def reads_plaintext(self, context: str) -> bool:
+        """Return whether values that are not encrypted are read."""
+        return self.stage(context) in _READ_PLAINTEXT
 
     def stage(self, context: str) -> Rollout:
         """Return the rollout stage of a context."""
@@ -108,6 +144,7 @@ class EngineKeys:
         """Use another ring and other stages from now on."""
         with _lock:
             self.key_ring, self.rollout = key_ring, rollout
+            self._digesters.clear()
             for name in self._encryptors:
                 self._encryptors[name] = self._make_encryptor(*self._columns[name])
             for name in self._decryptors:
@@ -149,8 +186,7 @@ class EngineKeys:
     def _make_decryptor(self, context: str, kind: Plaintext, bind_to: tuple[str, ...]) -> _Function:
         if self.key_ring is None:
             return _refuse_values(context)
-        stage = self.stage(context)
-        accepts_plaintext = stage in {Rollout.PREPARE, Rollout.MIGRATE}
+        stage, accepts_plaintext = self.stage(context), self.reads_plaintext(context)
         on_plaintext = partial(_accept_plaintext if accepts_plaintext else _refuse_plaintext, context, kind)
         read = ring.decryptor(self.key_ring, context, kind.value, on_plaintext)
         if not bind_to:

@@ -22,11 +22,10 @@ from sqlalchemy.sql.selectable import ScalarSelect
 from sealchemy._values.secret import mask
 from sealchemy.errors import SealchemyError, UnsupportedOperationError
 
-from .elements import PERMIT, has_primary_key_of, is_null, outputs, unwrap
+from .blind_index.parameters import IndexesCompiler
+from .elements import ALWAYS, PERMIT, has_primary_key_of, is_null, outputs, unwrap
 from .encrypted_type import context_of
 from .parameters import ParametersCompiler
-from .rows.parameters import RowsCompiler
-from .rows.parts import WITH_ROW
 from .writes import WriteRules
 
 _NULL_TESTS = frozenset({operators.is_, operators.is_not})
@@ -41,7 +40,7 @@ def protect(dialect: Dialect) -> None:
         dialect.statement_compiler = type(compiler.__name__, (ProtectedCompiler, compiler), {})
 
 
-class ProtectedCompiler(RowsCompiler, ParametersCompiler):
+class ProtectedCompiler(IndexesCompiler, ParametersCompiler):
     """A mixin over the compiler of a dialect."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -78,7 +77,7 @@ class ProtectedCompiler(RowsCompiler, ParametersCompiler):
         if self.statement is None:  # which is so for expressions in DDL
             return
         permitted = element._annotations.get(PERMIT, element)
-        if permitted is WITH_ROW:
+        if permitted is ALWAYS:
             return
         permit = id(permitted)
         if not self._permits.get(permit):
@@ -204,6 +203,7 @@ class ProtectedCompiler(RowsCompiler, ParametersCompiler):
         state = statement._compile_state_factory(statement, self, **options)
         permitted = WriteRules(self.dialect).check(state)
         self.pair_with_rows(state)
+        self.fill_indexes(state)
         statement = statement._clone()
         statement._compile_state_factory = lambda *_args, **_kwargs: state
         outer, self._update_targets = self._update_targets, frozenset(map(hash, _update_targets(state)))

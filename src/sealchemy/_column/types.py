@@ -13,6 +13,9 @@ from sealchemy._values.rows import RowValue
 from sealchemy.errors import PlaintextTypeError
 
 from . import last_line  # noqa: F401 - its listeners protect every engine that meets a type
+from .blind_index import declarations as _index_declarations  # noqa: F401 - its listeners find the secrets
+from .blind_index import flush as indexes
+from .blind_index.index_type import BlindIndex
 from .declarations import check_column, refuse_declaration
 from .encrypted_type import EncryptedType, encrypted_type
 from .rows import declarations, flush  # noqa: F401 - the listeners of `declarations` check `bind_to`
@@ -79,9 +82,15 @@ event.listen(EncryptedType, "after_parent_attach", check_column)
 
 @event.listens_for(Mapper, "mapper_configured")
 def _prepare_attributes(mapper: Mapper[Any], class_: type) -> None:
-    bound = []
+    bound, indexed = [], []
     for attribute in mapper.column_attrs:
         column = attribute.columns[0]
+        if isinstance(column.type, BlindIndex) and isinstance(column.table, Table):
+            indexed.append(indexes.indexed_attribute(mapper, attribute.key, column))
+            if attribute.parent is mapper:
+                event.listen(
+                    getattr(class_, attribute.key), "set", indexes.refuse_assigned, retval=True, propagate=True
+                )
         type_ = encrypted_type(column.type)
         if type_ is not None and type_.bind_to and isinstance(column.table, Table):
             bound.append(flush.bound_attribute(mapper, attribute.key, column))
@@ -93,6 +102,8 @@ def _prepare_attributes(mapper: Mapper[Any], class_: type) -> None:
         event.listen(getattr(class_, attribute.key), "set", hide, retval=True, propagate=True)
     if bound:
         flush.listen(mapper, bound)
+    for item in filter(None, indexed):
+        indexes.listen(mapper, item)
 
 
 def _hide_assigned(type_: EncryptedType[Any]) -> Callable[..., Any]:

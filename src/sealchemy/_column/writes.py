@@ -206,16 +206,21 @@ def values_of_upsert(clause: Any) -> list[tuple[Any, Any]]:
 
 def replace_in_upsert(state: Any, replace: Callable[[Any, Any], Any]) -> None:
     """Replace the values in the ON CONFLICT or ON DUPLICATE KEY clauses of an INSERT."""
-    replaced = [_replaced(clause, replace) for clause in upsert_clauses(state.statement)]
-    if replaced:
+    change_upserts(state, lambda values: [(key, replace(key, value)) for key, value in values])
+
+
+def change_upserts(state: Any, change: Callable[[list[tuple[Any, Any]]], list[tuple[Any, Any]]]) -> None:
+    """Change what the ON CONFLICT or ON DUPLICATE KEY clauses of an INSERT set."""
+    changed = [_changed(clause, change) for clause in upsert_clauses(state.statement)]
+    if changed:
         state.statement = state.statement._clone()
         whole = state.statement._post_values_clause
-        state.statement._post_values_clause = type(whole)(replaced) if _has_several(whole) else replaced[0]
+        state.statement._post_values_clause = type(whole)(changed) if _has_several(whole) else changed[0]
 
 
-def _replaced(clause: Any, replace: Callable[[Any, Any], Any]) -> Any:
+def _changed(clause: Any, change: Callable[[list[tuple[Any, Any]]], list[tuple[Any, Any]]]) -> Any:
     new, name = clause._clone(), _VALUES[clause.__visit_name__]
-    if found := [(key, replace(key, value)) for key, value in values_of_upsert(clause)]:
+    if found := change(values_of_upsert(clause)):
         setattr(new, name, dict(found) if isinstance(getattr(clause, name), dict) else found)
     return new
 

@@ -20,16 +20,21 @@ _Result = TypeVar("_Result")
 
 def variables(prefix: Any) -> list[str]:
     """Return the names of the variables that `read_keys` reads; none for a malformed prefix, which may be a key."""
-    names = ("KEY", "KEY_FILE", "PREVIOUS_KEYS", "PREVIOUS_KEYS_FILE") if _is_prefix(prefix) else ()
-    return [f"{prefix}_{name}" for name in names]
+    names = ("KEY", "PREVIOUS_KEYS", "INDEX_KEY") if _is_prefix(prefix) else ()
+    return [f"{prefix}_{name}{end}" for name in names for end in ("", "_FILE")]
 
 
-def read_keys(prefix: Any, environ: Mapping[str, str], open_kms: OpenKms) -> tuple[Key, list[Key]]:
-    """Return the primary key and the previous ones, from hidden values; see `KeyRing.from_env`."""
+def read_keys(prefix: Any, environ: Mapping[str, str], open_kms: OpenKms) -> tuple[Key, list[Key], Key | None]:
+    """Return the primary key, the previous ones and the index key, from hidden values; see `KeyRing.from_env`."""
     source, text, previous_source, entries = _read_texts(prefix, environ)
-    _refuse_duplicates(source, previous_source, _ids(source, text, previous_source, entries))
+    index_source, index_text = _read_variable(environ, f"{prefix}_INDEX_KEY")
+    ids = _ids(source, text, previous_source, entries)
+    _refuse_duplicates(source, previous_source, ids)
+    if index_text and (index_id := _read(_read_id, index_source, index_text)) in ids:
+        raise KeyFormatError(f"{index_source} has the key of {source} or {previous_source} ({index_id}); make another")
     parse = partial(Key.parse, open_kms=cache(open_kms))
-    return _read(parse, source, text), [_read(parse, previous_source, entry) for entry in entries]
+    index_key = _read(parse, index_source, index_text) if index_text else None
+    return _read(parse, source, text), [_read(parse, previous_source, entry) for entry in entries], index_key
 
 
 def read_ids(prefix: Any, environ: Mapping[str, str]) -> list[str]:

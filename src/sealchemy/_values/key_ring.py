@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, NoReturn, Self
 
-from sealchemy.errors import KeyFormatError, PlaintextTypeError, UnknownKeyError
+from sealchemy.errors import KeyFormatError, MissingKeyError, PlaintextTypeError, UnknownKeyError
 
-from . import batches, data_key, envelope
+from . import batches, blind_index, data_key, envelope
 from .codecs import RESERVED, TEXT, Codec
 from .environment import read_ids, read_keys, variables
 from .keys import Key
@@ -16,24 +16,29 @@ from .secret import SecretString, hide, reveal
 
 
 class KeyRing:
-    """The primary key, which encrypts, and the previous keys, which only decrypt.
+    """The primary key, which encrypts, and the previous keys, which only decrypt; and the key of blind indexes, if any.
 
-    Roles have names; order never matters. Each encrypted value names its key, so exactly one key is tried.
+    Roles have names; order never matters. Each encrypted value names its key, so exactly one key is tried. The index
+    key stays when the others rotate: with another one, no row is found until all digests are made again.
     """
 
     __module__ = "sealchemy"
-    __slots__ = ("_keys", "_primary")
+    __slots__ = ("_index_key", "_keys", "_primary")
 
-    def __init__(self, primary: Key, previous: Iterable[Key] = ()) -> None:
+    def __init__(self, primary: Key, previous: Iterable[Key] = (), index_key: Key | None = None) -> None:
         """Make a ring; raises `KeyFormatError` if two of its keys have one id."""
         # Hidden unless they are keys: they may be the texts of keys.
+        index_key = index_key if isinstance(index_key, Key) else hide(index_key)
         primary, *previous = (key if isinstance(key, Key) else hide(key) for key in (primary, *previous))
-        if not all(isinstance(key, Key) for key in (primary, *previous)):
+        if not all(isinstance(key, Key) for key in (primary, *previous, index_key or primary)):
             raise KeyFormatError("a KeyRing takes Key objects: make one with Key.parse(text), or use KeyRing.from_env")
         self._primary = primary
         self._keys = {key.id: key for key in (primary, *previous)}
         if len(self._keys) != 1 + len(previous):
             raise KeyFormatError(f"a key is in the ring twice (primary {primary.id}); remove it from the previous keys")
+        if index_key is not None and index_key.id in self._keys:
+            raise KeyFormatError(f"the index key {index_key.id} is also a key that encrypts; make another one for it")
+        self._index_key = index_key
 
     @classmethod
     def from_env(
@@ -42,8 +47,9 @@ class KeyRing:
         """Return the ring that the environment describes.
 
         Reads `<prefix>_KEY`, or the file named by `<prefix>_KEY_FILE`, and likewise `<prefix>_PREVIOUS_KEYS` or
-        `<prefix>_PREVIOUS_KEYS_FILE`: further keys, separated by commas or newlines. An empty variable counts as
-        absent. There is no fallback to storing plaintext.
+        `<prefix>_PREVIOUS_KEYS_FILE`: further keys, separated by commas or newlines; and `<prefix>_INDEX_KEY` or
+        `<prefix>_INDEX_KEY_FILE`, for columns with a `BlindIndex`. An empty variable counts as absent. There is no
+        fallback to storing plaintext.
 
         Args:
             prefix: for example `INTEGRATION_TOKEN_ENCRYPTION`.
@@ -68,6 +74,11 @@ class KeyRing:
     def previous(self) -> tuple[Key, ...]:
         """The keys that only decrypt."""
         return tuple(key for key in self._keys.values() if key is not self._primary)
+
+    @property
+    def index_key(self) -> Key | None:
+        """The key of blind indexes."""
+        return self._index_key
 
     def encrypt(self, plaintext: str, context: str) -> str:
         """Return a plaintext encrypted under the primary key.
@@ -129,7 +140,9 @@ class KeyRing:
     def __repr__(self) -> str:
         """Return the ids, never a key."""
         ids = list(getattr(self, "_keys", {})) or [None]
-        return f"KeyRing(primary={ids[0]!r}, previous={ids[1:]!r})"
+        index_key = getattr(self, "_index_key", None)
+        index = f", index_key={index_key.id!r}" if index_key is not None else ""
+        return f"KeyRing(primary={ids[0]!r}, previous={ids[1:]!r}{index})"
 
 
 def data_keys(key_ring: KeyRing) -> dict[str, data_key.DataKey]:
@@ -193,6 +206,17 @@ def refuse_key(key_ring: KeyRing, context: str, key_id: str) -> NoReturn:
         f" ({', '.join(data_keys(key_ring))}); add that key to the previous keys",
         key_id=key_id,
     )
+
+
+def index_digester(key_ring: KeyRing, context: str) -> Callable[[bytes], str]:
+    """Return the function that makes the digests of one context; raises `MissingKeyError` without an index key."""
+    if key_ring.index_key is None:
+        raise MissingKeyError(
+            f"{context}: a blind index needs a key of its own, and the key ring has none: set <prefix>_INDEX_KEY (or"
+            " pass index_key= to KeyRing); `sealchemy generate-key` prints a new one. It is never rotated with the"
+            " others: if there are digests already, it must be the key that made them"
+        )
+    return blind_index.digester(key_ring.index_key.index_secret(envelope.require_context(context)))
 
 
 def ids_from_env(prefix: str, environ: Mapping[str, str] | None = None) -> list[str]:

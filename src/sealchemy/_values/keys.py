@@ -74,6 +74,10 @@ class Key:
         """
         return str(services.wrap(SecretBytes(self._secret), self.id, hide(uri), open_kms))
 
+    def index_secret(self, context: str) -> bytes:
+        """Return the 32 bytes under which an index key makes the digests of one context."""
+        return xaes.derive(self._secret, f"sealchemy v1 blind index:{context}".encode("ascii"), xaes.KEY_SIZE)
+
     @property
     def id(self) -> str:
         """The 12 hex digits that every value encrypted with this key names."""

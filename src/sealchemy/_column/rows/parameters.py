@@ -6,11 +6,11 @@ from typing import Any, NamedTuple, NoReturn
 
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter
-from sqlalchemy.types import TypeDecorator
 from sqlalchemy.util import memoized_property
 
 from sealchemy._column.encrypted_type import EncryptedType, bound_columns, encrypted_type, require_encrypted
 from sealchemy._column.engine_keys import engine_keys
+from sealchemy._column.wrappers import converting
 from sealchemy._values.rows import RowValue, associated_data
 from sealchemy._values.secret import hide
 from sealchemy.errors import UnsupportedOperationError
@@ -206,29 +206,26 @@ class RowsCompiler(SQLCompiler):
         if parameter in names:
             return names[parameter]
         # MySQL renders a clone in an upsert.
-        return next((name for item, name in names.items() if _origin(item) is _origin(parameter)), None)
+        return next((name for item, name in names.items() if origin(item) is origin(parameter)), None)
 
 
-def _origin(parameter: BindParameter[Any]) -> Any:
+def origin(parameter: BindParameter[Any]) -> Any:
+    """Return the parameter that this one is a clone of, or itself."""
     return parameter if parameter._is_clone_of is None else parameter._is_clone_of
 
 
 def _processor(place: _Place, dialect: Any) -> Callable[[Any], Any]:
     """Return the function that encrypts one value for its row, after what the wrappers of its type do."""
-    encrypted, type_, converters = place.encrypted, place.type_, []
+    encrypted = place.encrypted
     encrypt = engine_keys(dialect).encryptor(encrypted.context, encrypted.kind, encrypted.bind_to)
-    while type_ is not encrypted:
-        if type(type_).process_bind_param is not TypeDecorator.process_bind_param:
-            converters.append(type_.process_bind_param)
-        type_ = type_.impl_instance
+    convert = converting(place.type_, dialect, lambda value: value)
 
     def process(pair: Any) -> Any:
         if pair is None:
             return None
         value = pair.get_secret_value()
         try:
-            for convert in converters:
-                value = convert(value, dialect)
+            value = convert(value)
             return None if value is None else encrypt((value, pair.row_data()))
         except BaseException:
             value = hide(value)  # this frame is in the traceback

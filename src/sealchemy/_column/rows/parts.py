@@ -6,21 +6,18 @@ value arrives with the row that it stands in now, whatever way the statement tak
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from sqlalchemy import CHAR, NCHAR, Enum, Integer, String, Text, Uuid, cast, func, literal_column, type_coerce
 from sqlalchemy.engine import Dialect
-from sqlalchemy.sql.elements import BindParameter, ColumnClause, ColumnElement
-from sqlalchemy.sql.selectable import FromClause
+from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from sealchemy._column.elements import PERMIT, is_null, unwrap
+from sealchemy._column.beside import find_beside
+from sealchemy._column.elements import ALWAYS, PERMIT, is_null, unwrap
 from sealchemy._values.rows import SEPARATOR, RowValue
 from sealchemy.errors import ColumnDefinitionError, UnsupportedOperationError
-
-WITH_ROW = object()
-"""The permit of a stored value that is selected with its row; see `ProtectedCompiler`."""
 
 COLUMN_KEYS = "sealchemy bind_to"
 """In `Column.info`: the keys of the columns that the values are bound to, where a mapper names them otherwise."""
@@ -44,7 +41,7 @@ def with_row(column: Any, names: Sequence[str], context: str) -> ColumnElement[A
     parts = find_parts(stored, names)
     if parts is None:
         refuse_without_row(context, names)
-    text: ColumnElement[Any] = type_coerce(stored._annotate({PERMIT: WITH_ROW}), Text())
+    text: ColumnElement[Any] = type_coerce(stored._annotate({PERMIT: ALWAYS}), Text())
     for part in parts:
         text = text + literal_column(f"'{SEPARATOR}'", Text()) + canonical_sql(part)
     return type_coerce(text, column.type)
@@ -52,39 +49,8 @@ def with_row(column: Any, names: Sequence[str], context: str) -> ColumnElement[A
 
 def find_parts(column: Any, names: Sequence[str]) -> tuple[ColumnElement[Any], ...] | None:
     """Return the columns of the row that a column is from, as the same table or subquery has them."""
-    table = getattr(column, "table", None)
-    if not isinstance(column, ColumnClause) or not isinstance(table, FromClause):
-        return None
-    if not column._proxies:
-        return _all_of(table.c.get(key) for key in part_keys(column, names))
-    sources = _sources(column)
-    of_sources = [None if is_null(source) else find_parts(source, names) for source in sources]
-    if any(parts is None and not is_null(source) for parts, source in zip(of_sources, sources, strict=True)):
-        return None
-    beside = [(item, [hash(source) for source in _sources(item)]) for item in table.c]
-    return _all_of(
-        next((item for item, hashes in beside if _are_these(hashes, of_sources, at)), None) for at in range(len(names))
-    )
-
-
-def _sources(column: Any) -> list[Any]:
-    """Return what a column of a subquery selects, one expression for each SELECT of a UNION."""
-    found = column._proxies
-    of_union = [item for item in found if "weight" in item._annotations]
-    sources = {hash(source): source for item in found if (source := unwrap(item)) is not None}
-    # SQLAlchemy adds a label of one again.
-    return [unwrap(item) for item in of_union] or list(sources.values())
-
-
-def _are_these(hashes: list[int], of_sources: list[Any], at: int) -> bool:
-    """Return whether a column of a subquery is, in each of its SELECTs, one part of the row."""
-    pairs = zip(hashes, of_sources, strict=False)
-    return len(hashes) == len(of_sources) and all(parts is None or hash(parts[at]) == item for item, parts in pairs)
-
-
-def _all_of(columns: Iterable[Any]) -> tuple[Any, ...] | None:
-    found = tuple(columns)
-    return None if any(item is None for item in found) else found
+    found = find_beside(column, lambda stored: part_keys(stored, names))
+    return found if found is None or len(found) == len(names) else None
 
 
 def part_keys(column: Any, names: Sequence[str]) -> Sequence[str]:

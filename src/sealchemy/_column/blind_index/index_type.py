@@ -1,0 +1,207 @@
+"""`BlindIndex`: the type of a column that holds the digest of a secret beside it."""
+
+import sys
+from collections.abc import Callable
+from typing import Any, Literal, NoReturn
+
+from sqlalchemy import String
+from sqlalchemy.engine import Dialect
+from sqlalchemy.sql.elements import ColumnElement, TypeCoerce
+from sqlalchemy.sql.operators import OperatorType
+from sqlalchemy.types import TypeDecorator
+from typing_extensions import override
+
+from sealchemy._column.engine_keys import engine_keys
+from sealchemy._values.blind_index import PREFIX
+from sealchemy._values.codecs import TEXT, require_encodable
+from sealchemy._values.envelope import require_context
+from sealchemy._values.secret import hide, mask
+from sealchemy.errors import ColumnDefinitionError, PlaintextTypeError
+
+from .lookups import TESTS, find_rows, refuse_operator, secret_of
+
+Normalize = Callable[[str], str]
+
+
+class IndexComparator(TypeDecorator.Comparator[str]):
+    """Compare with the digest of a text; refuse what a digest cannot answer."""
+
+    __slots__ = ()
+
+    @override
+    def operate(self, op: OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
+        expression, type_ = self.expr, self.expr.type
+        if isinstance(expression, TypeCoerce) and op in TESTS:
+            return super().operate(op, *other, **kwargs)
+        other, kwargs = tuple(map(mask, other)), {}  # error trackers print the variables of a frame
+        return find_rows(op, expression, secret_of(expression), other, type_)
+
+    @override
+    def reverse_operate(self, op: OperatorType, other: Any, **kwargs: Any) -> NoReturn:
+        other = hide(other)
+        refuse_operator(self.expr.type, op)
+
+
+class BlindIndex(TypeDecorator[str]):
+    """A column with a keyed hash of the secret beside it, by which rows are found and made unique.
+
+    The library fills it in every INSERT and UPDATE that writes the secret, which is the one `EncryptedString` column of
+    the same table with the same context. `Model.token_index == "..."`, `Model.token == "..."`, `in_()` and
+    `filter_by(token="...")` compare digests. Reading the column returns the digest.
+
+    **It tells** whoever reads the database which rows have the same value, and how many; whoever has the index key as
+    well can test guesses. It is for tokens, API keys and addresses, not for what has few possible values.
+
+    **A row that was found is only a candidate**, since a digest can be copied to another row: see `sealchemy.matches`.
+
+    Raises, when used:
+        MissingKeyError: the key ring has no index key.
+        UnsupportedOperationError: a value is assigned to it; another operator; a lookup in another rollout stage than
+            STRICT.
+    """
+
+    __module__ = "sealchemy"
+    impl = String
+    cache_ok = True
+    comparator_factory = IndexComparator  # pyright: ignore[reportAssignmentType] # as SQLAlchemy documents it
+
+    def __init__(
+        self,
+        context: str,
+        normalize: Normalize | None = None,
+        *,
+        during_rollout: Literal["plaintext"] | None = None,
+    ) -> None:
+        """Name the secret.
+
+        Args:
+            context: the context of the secret.
+            normalize: a function of a module, `str` to `str`, that makes texts equal before they are hashed, such as
+                `sealchemy.normalize_email`. To change it, run `sealchemy reindex`.
+            during_rollout: in other stages than STRICT, lookups are refused, as they would miss rows. With "plaintext",
+                they also compare values that are not encrypted yet with the plaintext, which the server may log.
+
+        Raises:
+            ColumnDefinitionError: an argument is malformed, or `normalize` and `during_rollout` are given together.
+        """
+        super().__init__(64)
+        context, during_rollout = hide(context), hide(during_rollout)
+        self.context = require_context(context)
+        self.normalize, self.during_rollout = normalize, during_rollout
+        if during_rollout not in {None, "plaintext"}:
+            raise ColumnDefinitionError(f'{self.context}: during_rollout is "plaintext", or left out')
+        if normalize is not None:
+            _require_importable(normalize, self.context)
+        if normalize is not None and during_rollout is not None:
+            raise ColumnDefinitionError(
+                f"{self.context}: the database cannot normalize the plaintext that during_rollout compares, and rows"
+                " would be missed; leave during_rollout out, and look rows up once the stage is strict"
+            )
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse subclasses: statements fill the columns of this class."""
+        super().__init_subclass__(**kwargs)
+        if cls.__module__ != "sealchemy":
+            raise ColumnDefinitionError(f"{cls.__name__}: use BlindIndex itself; to change what is hashed, normalize")
+
+    def __repr__(self) -> str:
+        """Return the declaration."""
+        normalize = f", {self.normalize.__qualname__}" if self.normalize else ""
+        rollout = f", during_rollout={str(self.during_rollout)!r}" if self.during_rollout else ""
+        return f"BlindIndex({self.context!r}{normalize}{rollout})"
+
+    @override
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        """Return VARCHAR(64); a digest has 41 characters."""
+        return String(64)
+
+    @override
+    def with_variant(self, type_: object, *dialect_names: str) -> NoReturn:
+        """Refuse: the variant would store what it is given."""
+        type_ = hide(type_)
+        raise ColumnDefinitionError(f"{self.context}: a variant of BlindIndex would not be filled; leave it out")
+
+    @override
+    def coerce_compared_value(self, op: OperatorType | None, value: object) -> Any:
+        """Return this type, with which every operand is bound."""
+        value = hide(value)
+        return self
+
+    @override
+    def bind_processor(self, dialect: Dialect) -> Any:
+        """Return the function that makes the digest of a text to look for."""
+        keys, digest = engine_keys(dialect), self.digester(dialect)
+
+        def process(value: Any) -> str | None:
+            try:
+                if value is not None and self.during_rollout is None:
+                    keys.require_complete_index(self.context)
+                return digest(value)
+            except BaseException:
+                value = hide(value)  # this frame is in the traceback
+                raise
+
+        return process
+
+    @override
+    def literal_processor(self, dialect: Dialect) -> Any:
+        """Return the function that renders the digest of a text to look for."""
+        engine_keys(dialect).require_ring(self.context)
+        process = self.bind_processor(dialect)
+        return lambda value: f"'{process(value)}'"  # its characters need no quoting
+
+    def digester(self, dialect: Dialect) -> Callable[[Any], str | None]:
+        """Return the function that makes the digest of a text with whatever index key is attached; NULL stays NULL."""
+        keys, context, normalize, codec = engine_keys(dialect), self.context, self.normalize, TEXT.value
+
+        def digest(value: Any) -> str | None:
+            if value is None:
+                return None
+            data: Any = None
+            try:
+                data = require_encodable(codec, value, context)
+                _refuse_digest(data, context)
+                if normalize is not None:
+                    data = _normalized(normalize, data, context)
+                return keys.digester(context)(data)
+            except BaseException:
+                value = data = None  # this frame is in the traceback
+                raise
+
+        return digest
+
+
+def _refuse_digest(data: bytes, context: str) -> None:
+    is_digest = data.startswith(PREFIX.encode())
+    data = b""
+    if is_digest:
+        raise PlaintextTypeError(
+            f"{context}: the text is a digest, and rows are looked up by the secret itself; compare two columns to"
+            " find equal digests"
+        )
+
+
+def _normalized(normalize: Normalize, data: bytes, context: str) -> bytes:
+    text, problem = None, ""
+    try:
+        text = normalize(data.decode())
+        data = str.encode(text)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it may hold the value
+        problem = f"raised {type(error).__name__}" if text is None else "returned no text that has a UTF-8 form"
+    text = None
+    if problem:
+        data = b""
+        raise PlaintextTypeError(f"{context}: {normalize.__qualname__} {problem}; it takes a str and returns one")
+    return data
+
+
+def _require_importable(normalize: Any, context: str) -> None:
+    """Refuse a function that another process could not name: every process has to hash alike."""
+    module, name = getattr(normalize, "__module__", None), getattr(normalize, "__qualname__", "")
+    found = getattr(sys.modules.get(module or ""), name, None)
+    is_new = found is None and name.isidentifier()  # its module is still being imported
+    if not callable(normalize) or not (found is normalize or is_new):
+        normalize = hide(normalize)
+        raise ColumnDefinitionError(
+            f"{context}: normalize takes a function that is declared in a module, not a lambda, a method or a partial"
+        )

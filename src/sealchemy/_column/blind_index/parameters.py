@@ -1,0 +1,122 @@
+"""How a parameter for an index meets the parameter for its secret, when a statement is executed."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.elements import BindParameter
+from sqlalchemy.util import memoized_property
+
+from sealchemy._column.rows.parameters import Pair, RowsCompiler, origin
+from sealchemy._column.rows.parts import without_row
+from sealchemy._column.wrappers import converting
+from sealchemy._values.secret import hide
+
+from .index_type import BlindIndex
+from .writes import IndexValue, IndexWrites, refuse_value
+
+
+class _Place(NamedTuple):
+    """An `IndexValue` by the names of its parameters, and the function that makes the digest of a secret."""
+
+    index: str
+    secret: str
+    digest: Callable[[Any], str | None]
+
+
+class _Beside:
+    """The value of the secret beside an index, and the digest that the application gave, if it did."""
+
+    __slots__ = ("given", "secret")
+
+    def __init__(self, secret: Any, given: Any) -> None:
+        self.secret, self.given = secret, given
+
+    def __repr__(self) -> str:
+        """Show nothing: SQLAlchemy's frames hold it."""
+        return "Beside('***')"
+
+
+class _ConstructsDigests(SQLCompiler):
+    """The part of `IndexesCompiler` that other statements would pay for: it runs for each row of parameters."""
+
+    index_places: list[_Place]
+
+    def construct_params(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the parameters of one row, in which those for indexes know their secret."""
+        try:
+            parameters: Any = super().construct_params(*args, **kwargs)
+        except BaseException:
+            args, kwargs = (), {}  # this frame is in the traceback
+            raise
+        for place in self.index_places:
+            parameters[place.index] = _Beside(parameters[place.secret], parameters.get(place.index))
+        return parameters
+
+
+@cache
+def _constructing_digests(compiler: type[Any]) -> type[Any]:
+    """Return the class of compilers whose parameters for indexes know their secret."""
+    return type(compiler.__name__, (_ConstructsDigests, compiler), {})
+
+
+class IndexesCompiler(RowsCompiler):
+    """The part of `ProtectedCompiler` for blind indexes."""
+
+    def fill_indexes(self, state: Any) -> None:
+        """Have an INSERT or UPDATE write the digests of the secrets that it writes."""
+        self._index_values.extend(IndexWrites(state, self.column_keys).fill())
+        if self._index_values and not isinstance(self, _ConstructsDigests):
+            self.__class__ = _constructing_digests(type(self))  # type: ignore[arg-type] # a class can be hashed
+
+    @memoized_property
+    def _index_values(self) -> list[IndexValue]:
+        return []
+
+    @memoized_property
+    def index_places(self) -> list[_Place]:
+        """Return the parameters for indexes, by name."""
+        return [
+            _Place(self._name_of(item.index) or "", self._name_of(item.secret) or "", self._digester(item))
+            for item in self._index_values
+        ]
+
+    def _digester(self, item: IndexValue) -> Callable[[Any], str | None]:
+        digest = converting(item.secret_type, self.dialect, item.index_type.digester(self.dialect))
+        return lambda value: digest(without_row(value))
+
+    def visit_bindparam(self, bindparam: Any, *args: Any, **kwargs: Any) -> str:
+        """Render a parameter; a literal for an index is the digest of the literal for its secret."""
+        if kwargs.get("literal_binds") and isinstance(bindparam.type, BlindIndex):
+            for item in self._index_values:
+                if isinstance(item.index, BindParameter) and origin(item.index) is origin(bindparam):
+                    digest = self._digester(item)(getattr(item.secret, "effective_value", None))
+                    return "NULL" if digest is None else f"'{digest}'"  # its characters need no quoting
+        return super().visit_bindparam(bindparam, *args, **kwargs)
+
+    def make_bind_processors(self) -> Any:
+        """Return the functions that convert parameters, of which those for indexes take a secret."""
+        processors: Any = super().make_bind_processors()
+        for place in self.index_places if self._index_values else ():
+            processors[place.index] = _processor(place)
+        return processors
+
+
+def _processor(place: _Place) -> Callable[[Any], str | None]:
+    def process(beside: Any) -> str | None:
+        try:
+            digest = place.digest(_value(beside.secret))
+        except BaseException:
+            beside = hide(beside)  # this frame is in the traceback
+            raise
+        if beside.given is not None and beside.given != digest:
+            refuse_value(place.index)
+        return digest
+
+    return process
+
+
+def _value(secret: Any) -> Any:
+    """Return the value of a secret that may be paired with its row."""
+    return secret.get_secret_value() if isinstance(secret, Pair) else secret

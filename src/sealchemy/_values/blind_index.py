@@ -1,0 +1,55 @@
+"""The digest of a secret, by which rows are found without decrypting them, and the comparison that follows.
+
+    sealchemy-index:v1:<22 characters of base64url>
+
+These are the first 128 bits of HMAC-SHA256 (RFC 2104) of the secret's UTF-8, under a key that is derived from the index
+key for one context.
+"""
+
+import hmac
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
+
+from .secret import hide, reveal
+
+PREFIX = "sealchemy-index:v1:"
+"""How every digest starts, so that a CHECK and `status` tell it from plaintext."""
+
+_SIZE = 16
+
+
+def digester(key: bytes) -> Callable[[bytes], str]:
+    """Return the function that makes the digest of data under a key of 32 bytes."""
+    digest, encode = hmac.digest, urlsafe_b64encode
+
+    def make(data: bytes) -> str:
+        return PREFIX + encode(digest(key, data, "sha256")[:_SIZE])[:22].decode("ascii")
+
+    return make
+
+
+def matches(secret: str | None, presented: str | None) -> bool:
+    """Return whether a presented text is a secret, in constant time for texts of one length.
+
+    A row that was found by its index is only a candidate: whoever can write to the database can copy the digest of a
+    secret of his own into any row. So compare what was presented with the decrypted value:
+    `if row is None or not matches(row.token, presented): refuse`. None, on either side, matches nothing.
+    """
+    secret, presented = hide(secret), hide(presented)
+    if not isinstance(secret, str) or not isinstance(presented, str):
+        return False
+    return hmac.compare_digest(secret.encode("utf-8", "surrogatepass"), presented.encode("utf-8", "surrogatepass"))
+
+
+matches.__module__ = "sealchemy"
+
+
+def normalize_email(address: str) -> str:
+    """Return an e-mail address without surrounding blanks, and with its ASCII letters in lower case.
+
+    Other letters stay as they are: under Unicode's rules, different mailboxes could become equal.
+    """
+    return str(reveal(address)).strip().encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
+
+
+normalize_email.__module__ = "sealchemy"

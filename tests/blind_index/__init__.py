@@ -1,0 +1,1 @@
+"""Blind indexes: columns with the digest of a secret."""
