@@ -1,6 +1,6 @@
 """Where each encrypted column stands, what is in the way of the next step, and the steps that are left."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from sqlalchemy import Connection, Engine, MetaData
 
@@ -10,15 +10,16 @@ from sealchemy._databases.table import TableColumns
 from sealchemy._inspection.findings import WIDENED, Finding, Severity
 from sealchemy._inspection.preflight import hidden_rows, inspect_columns, sample_problems
 from sealchemy._inspection.steps import steps
-from sealchemy._inspection.table_plan import ColumnPlan, TablePlan
+from sealchemy._inspection.table_plan import ColumnPlan, IndexPlan, TablePlan
 from sealchemy._inspection.width import count_plaintext_bytes
 from sealchemy._rewriting.column_states import count_states
 from sealchemy._rewriting.constraint import existing_constraints
-from sealchemy._rewriting.declared import declared_tables
+from sealchemy._rewriting.declared import declared_indexes, declared_tables
+from sealchemy._rewriting.indexes import IndexColumns, count_missing
 from sealchemy._rewriting.pages import Pages
 from sealchemy.errors import ColumnDefinitionError
 
-__all__ = ["ColumnPlan", "Finding", "Severity", "TablePlan", "plan", "steps"]
+__all__ = ["ColumnPlan", "Finding", "IndexPlan", "Severity", "TablePlan", "plan", "steps"]
 
 
 def plan(bind: Engine | Connection, metadata: MetaData) -> list[TablePlan]:
@@ -34,19 +35,23 @@ def plan(bind: Engine | Connection, metadata: MetaData) -> list[TablePlan]:
         ColumnDefinitionError: no model has an encrypted column.
         UnsupportedOperationError: the kind of database is not supported.
     """
-    return [_plan_table(bind, table) for table in declared_tables(metadata)]
+    indexes = declared_indexes(metadata)
+    return [
+        _plan_table(bind, table, [item for item in indexes if (item.table, item.schema) == (table.name, table.schema)])
+        for table in declared_tables(metadata)
+    ]
 
 
-def _plan_table(bind: Engine | Connection, wanted: TableColumns) -> TablePlan:
+def _plan_table(bind: Engine | Connection, wanted: TableColumns, indexes: Sequence[IndexColumns]) -> TablePlan:
     try:
         with open_table(bind, wanted, any_key=True) as access:
-            return _inspect(access)
+            return _inspect(access, indexes)
     except ColumnDefinitionError as error:
         problem = Finding("table", Severity.BLOCKS, wanted.name, str(error))
     return TablePlan(wanted.name, wanted.schema, findings=[problem])
 
 
-def _inspect(access: Access) -> TablePlan:
+def _inspect(access: Access, indexes: Sequence[IndexColumns]) -> TablePlan:
     target = access.target
     found = TablePlan(target.table.name, target.table.schema, findings=inspect_columns(access))
     if hidden_rows(found.findings):
@@ -69,8 +74,19 @@ def _inspect(access: Access) -> TablePlan:
         )
         for status in count_states(access)
     ]
+    found.indexes = list(_index_plans(access, indexes))
     found.findings += _wrong_bindings(access, found.columns)
     return found
+
+
+def _index_plans(access: Access, indexes: Sequence[IndexColumns]) -> Iterator[IndexPlan]:
+    for item in indexes:
+        try:
+            access.look_up(item.wanted())
+        except ColumnDefinitionError:
+            yield IndexPlan(item.column, item.secret, None)
+        else:
+            yield IndexPlan(item.column, item.secret, count_missing(access, item))
 
 
 def _wrong_bindings(access: Access, columns: Iterable[ColumnPlan]) -> Iterator[Finding]:

@@ -9,14 +9,16 @@ from sealchemy._column.rollout import Rollout
 from sealchemy._databases.access import open_table
 from sealchemy._databases.table import TableColumns
 from sealchemy._inspection.preflight import sample_problems, settings_problems, unknown_keys
+from sealchemy._rewriting import indexes
 from sealchemy._rewriting.column_states import ColumnStatus, count_states
-from sealchemy._rewriting.declared import declared_tables
+from sealchemy._rewriting.declared import declared_indexes, declared_tables
 from sealchemy._values.envelope import PREFIX
 from sealchemy.errors import (
     DecryptionError,
     EnvelopeFormatError,
     PlaintextFoundError,
     SealchemyError,
+    UnsupportedOperationError,
     UnsupportedVersionError,
 )
 
@@ -59,6 +61,21 @@ def find_problems(bind: Engine | Connection, metadata: MetaData) -> Iterator[Sea
             for status in found:
                 yield from _value_problems(status, keys.stage(status.context))
             yield from sample_problems(key_ring, found)
+    yield from _index_problems(bind, metadata)
+
+
+def _index_problems(bind: Engine | Connection, metadata: MetaData) -> Iterator[SealchemyError]:
+    keys = engine_keys(bind.dialect)
+    for item in declared_indexes(metadata):
+        try:
+            keys.digester(item.type_.context)
+        except SealchemyError as error:
+            yield error
+            continue
+        with open_table(bind, item.wanted(), any_key=True) as access:
+            problem = indexes.find_problem(access, item)
+        if problem and keys.stage(item.type_.context) is Rollout.STRICT:
+            yield UnsupportedOperationError(problem)
 
 
 def _value_problems(status: ColumnStatus, stage: Rollout) -> Iterator[SealchemyError]:
@@ -106,7 +123,9 @@ def check_encryption(bind: Engine | Connection, metadata: MetaData) -> None:
             key bytes; or in stage strict, values are not bound to their row.
         UnsupportedOperationError: in stage migrate or strict, a column is too narrow for ciphertext, or the server
             would cut values silently; the database refuses what is written in this stage; or a column to which
-            values are bound treats different texts as equal.
+            values are bound treats different texts as equal; or in stage strict, a blind index lacks digests, or has
+            a wrong one.
+        MissingKeyError: there is a blind index, and no index key.
         ColumnDefinitionError: a table or a column does not exist.
     """
     for problem in find_problems(bind, metadata):

@@ -8,7 +8,7 @@ from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeDecorator
 from typing_extensions import override
 
-from sealchemy._values.secret import hide, mask
+from sealchemy._values.secret import hide
 from sealchemy.errors import UnsupportedOperationError
 
 from .blind_index.lookups import find_rows, index_of
@@ -26,12 +26,14 @@ class EncryptedComparator(TypeDecorator.Comparator[Any]):
     @override
     def operate(self, op: OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
         if not _is_meaningful(op, other):
-            other, kwargs = tuple(map(mask, other)), {}  # error trackers print the variables of a frame
-            if (index := index_of(self.expr)) is not None and op in _LOOKUPS:
-                wrapper = None if type(self.expr.type).__module__ == "sealchemy" else self.expr.type
-                return find_rows(op, index, self.expr, other, index.type, wrapper)
-            other = ()  # error trackers print the variables of a frame
-            _refuse_operator(self.expr.type, op)
+            try:
+                if (index := index_of(self.expr)) is not None and op in _LOOKUPS:
+                    wrapper = None if type(self.expr.type).__module__ == "sealchemy" else self.expr.type
+                    return find_rows(op, index, self.expr, other, index.type, wrapper)
+                _refuse_operator(self.expr.type, op)
+            except BaseException:
+                other, kwargs = (), {}  # error trackers print the variables of a frame
+                raise
         return super().operate(op, *other, **kwargs)
 
     @override

@@ -78,7 +78,8 @@ class ParametersCompiler(SQLCompiler):
         processors = dict(SQLCompiler.__dict__["_bind_processors"].fget(self))
         for parameter, name in self.bind_names.items():
             # A TypeDecorator may compute a hash of a secret, say: the last line checks the result.
-            converts = getattr(parameter.type, "_has_bind_processor", False)
+            type_: Any = parameter.type
+            converts = getattr(type_, "_has_bind_processor", False) or getattr(type_, "takes_secrets", False)
             if callable(processors.get(name)) and not converts and self.context_of_element(parameter) is None:
                 processors[name] = _refusing_secrets(processors[name], engine_keys(self.dialect))
         return processors

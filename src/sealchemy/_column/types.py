@@ -20,6 +20,8 @@ from .declarations import check_column, refuse_declaration
 from .encrypted_type import EncryptedType, encrypted_type
 from .rows import declarations, flush  # noqa: F401 - the listeners of `declarations` check `bind_to`
 
+__all__ = ["BlindIndex", "EncryptedBytes", "EncryptedJSON", "EncryptedString"]
+
 
 class EncryptedString(EncryptedType[str]):
     """A text column that is encrypted in the database and a `str` in Python.

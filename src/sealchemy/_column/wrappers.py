@@ -26,9 +26,9 @@ def converting(type_: Any, dialect: Dialect, function: Callable[[Any], Any]) -> 
         try:
             for converter in converters:
                 value = converter(value, dialect)
+            return function(value)
         except BaseException:
             value = hide(value)  # this frame is in the traceback
             raise
-        return function(value)
 
     return convert

@@ -73,7 +73,7 @@ def unique(name: str, column: str, repair: str, code: str = "unique") -> Finding
         Severity.BLOCKS,
         name,
         f"it compares values of {column}, and two encryptions of one value differ, so it would enforce nothing;"
-        f" {repair}",
+        f" {repair}, and give the column a BlindIndex, which can be unique",
     )
 
 

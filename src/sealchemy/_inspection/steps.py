@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from .findings import WIDENED, Finding, Severity
-from .table_plan import VALUES_A_SECOND, TablePlan
+from .table_plan import VALUES_A_SECOND, ColumnPlan, TablePlan
 
 
 def steps(
@@ -24,9 +24,19 @@ def steps(
     columns = [column for table in found for column in table.columns]
     if any(not table.columns for table in found) or any(item.code == "binding" for item in _findings(found)):
         yield from _repairs(found)
-        return
+    else:
+        yield from _all_steps(found, columns, command_options, accepted, prefix)
+
+
+def _all_steps(
+    found: Collection[TablePlan], columns: Sequence[ColumnPlan], command_options: str, accepted: str, prefix: str
+) -> Iterator[str]:
     unbound = any(column.status.bind_to and column.status.unbound for column in columns)
-    if any(column.status.plaintext for column in columns) or not (unbound or all(table.is_done for table in found)):
+    yield from _missing_index_columns(found)
+    is_plain = any(column.status.plaintext for column in columns)
+    if not is_plain:
+        yield from _steps_to_index(found, command_options, accepted)
+    if is_plain or not (unbound or all(table.is_done for table in found)):
         yield from _steps_to_encrypt(found, command_options, accepted, prefix)
         if unbound:  # stage migrate reads both forms, and writes bound values
             yield f"sealchemy bind {accepted}"
@@ -68,6 +78,7 @@ def _steps_to_encrypt(found: Collection[TablePlan], options: str, accepted: str,
         yield f"sealchemy generate-key  # unless there is a key; set {prefix}_KEY everywhere"
         yield f"deploy everywhere with {prefix}_ROLLOUT=prepare"
         yield f"sealchemy check {options}"
+    yield from _steps_to_index(found, options, accepted)
     yield from _repairs(found)
     if any(column.is_narrow for table in found for column in table.columns):
         yield f"sealchemy widen {options}  # then restart the application, or replace its connections"
@@ -83,6 +94,24 @@ def _steps_to_encrypt(found: Collection[TablePlan], options: str, accepted: str,
     yield f"sealchemy verify {options}"
     if to_accept or any(table.obstacles() for table in found):
         yield "enable again what you disabled, and create the views again that you dropped"
+
+
+def _missing_index_columns(found: Collection[TablePlan]) -> Iterator[str]:
+    for table in found:
+        for item in table.indexes:
+            if item.missing is None:
+                more = f", schema={table.schema!r}" if table.schema else ""
+                yield (
+                    "in a revision, before the release that declares it:"
+                    f" op.add_column({table.table!r}, sa.Column({item.index!r}, sa.String(64)){more})"
+                )
+
+
+def _steps_to_index(found: Collection[TablePlan], options: str, accepted: str) -> Iterator[str]:
+    if any(item.missing or item.missing is None for table in found for item in table.indexes):
+        yield "end the last process that does not know the blind index: it would leave old digests behind"
+        yield f"sealchemy reindex {accepted}  # or op.add_blind_index, in a revision"
+        yield f"sealchemy verify {options}  # once the values are encrypted, it compares every digest"
 
 
 def _findings(found: Collection[TablePlan]) -> list[Finding]:

@@ -42,6 +42,21 @@ class ColumnPlan:
 
 
 @dataclass
+class IndexPlan:
+    """Where one blind index stands.
+
+    Attributes:
+        index: its column.
+        secret: the column of its secret.
+        missing: the rows that have a secret and no digest; None if the column does not exist.
+    """
+
+    index: str
+    secret: str
+    missing: int | None
+
+
+@dataclass
 class TablePlan:
     """Where the columns of one table stand, and what was found about it.
 
@@ -52,6 +67,7 @@ class TablePlan:
         findings: what blocks, must be accepted or must be known.
         rows: its rows.
         plaintext_bytes: the size of its plaintext values.
+        indexes: its blind indexes.
     """
 
     table: str
@@ -60,6 +76,7 @@ class TablePlan:
     findings: list[Finding] = field(default_factory=list)
     rows: int = 0
     plaintext_bytes: int = 0
+    indexes: list[IndexPlan] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:

@@ -147,6 +147,13 @@ class Pages:
         self._refuse_twins(found)
         return Page(found, columns[keys:parts], columns[parts:-1], [int(size) for size in columns[-1]])
 
+    def read(self, query: Query, limit: int) -> tuple[Page, bool]:
+        """Return as many rows of a query as are in memory at a time, and whether there may be more."""
+        page = self.fetch(query)
+        taken = page.rows_within(BATCH_BYTES)
+        is_full = taken < len(page) or len(page) == limit
+        return self.complete(page.take(range(taken)) if taken < len(page) else page), is_full
+
     def _refuse_twins(self, keys: Sequence[RowKey]) -> None:
         if len(set(keys)) != len(keys):
             twice = next(key for key in keys if keys.count(key) > 1)

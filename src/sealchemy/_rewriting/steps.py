@@ -11,7 +11,7 @@ from sealchemy._databases.table import RowKey
 from sealchemy.errors import RewriteError
 
 from .columns import Columns, Written
-from .pages import BATCH_BYTES, Page, Pages, Query, Span
+from .pages import Page, Pages, Span
 from .walk import Failed, Step
 
 _KEYS_IN_A_STATEMENT = 500  # SQLite takes no more than 32 766 parameters
@@ -40,7 +40,7 @@ class Steps:
         """Report the rows that are pending, and the values of such rows that cannot be read."""
         span = self._pages.start(span, count)
         limit = self._batch_size
-        page, is_full = self._read(self._pages.select(span, limit, self._is_pending), limit)
+        page, is_full = self._pages.read(self._pages.select(span, limit, self._is_pending), limit)
         failures: list[Failed] = []
         pending = self._columns.survey(page, lambda *failure: failures.append(failure))
         high = page.keys[-1] if is_full else span[1]
@@ -82,7 +82,7 @@ class Steps:
 
     def _write(self, span: Span, limit: int) -> tuple[Page, Written, bool]:
         """Write the rows of a span that are pending; return them, what changed, and whether there were too many."""
-        page, is_full = self._read(self._pages.select(span, limit, self._is_pending, lock=True), limit)
+        page, is_full = self._pages.read(self._pages.select(span, limit, self._is_pending, lock=True), limit)
         written = self._columns.convert(page)
         self._store(written, self._pages.within(has_low=span[0] is not None), self._pages.bounds(span))
         return page, written, is_full
@@ -92,13 +92,6 @@ class Steps:
             self._writer(within)(written.keys, written.stored, parameters)
             if self._access.owns_connection:  # in the caller's transaction, that is the caller's choice
                 self._database.flush(self._access.connection)
-
-    def _read(self, query: Query, limit: int) -> tuple[Page, bool]:
-        """Return as many rows of a query as are in memory at a time, and whether there may be more."""
-        page = self._pages.fetch(query)
-        taken = page.rows_within(BATCH_BYTES)
-        is_full = taken < len(page) or len(page) == limit
-        return self._pages.complete(page.take(range(taken)) if taken < len(page) else page), is_full
 
     def _read_back(self, span: Span, written: Written, failures: list[Failed]) -> tuple[int, int]:
         """Authenticate all rows of a span, and return their number and size."""
@@ -143,7 +136,7 @@ class Steps:
         )
 
     def survey(self, span: Span, count: int) -> Step:
-        page, is_full = self._read(self._pages.select(span, count), count)
+        page, is_full = self._pages.read(self._pages.select(span, count), count)
         failures: list[Failed] = []
         pending = self._columns.survey(page, lambda *failure: failures.append(failure))
         high = page.keys[-1] if is_full else span[1]

@@ -22,6 +22,8 @@ from alembic.operations.ops import (
 from alembic.util import PriorityDispatchResult
 from sqlalchemy import Column, Table
 
+from sealchemy._column.blind_index.index_type import BlindIndex
+from sealchemy._column.blind_index.lookups import secret_of
 from sealchemy._column.encrypted_type import encrypted_type
 from sealchemy._databases.access import database_of, is_supported
 from sealchemy._rewriting.constraint import ExistingConstraint, existing_constraints
@@ -29,6 +31,7 @@ from sealchemy._rewriting.declared import part_names
 from sealchemy._values.codecs import BYTES, TEXT, Plaintext
 from sealchemy.errors import ColumnDefinitionError
 
+from .index_operations import AddBlindIndexOp
 from .operations import (
     AllowPlaintextOp,
     AllowUnboundOp,
@@ -46,6 +49,7 @@ GUESSED = "# the database does not know the contexts: replace these by those of 
 WIDE = "# with a live application: in an earlier revision, before any process is at rollout stage migrate"
 STOPPED = "# becomes text: stop every release that declares it as JSON or bytes first, or use a second column"
 BINDS = "# with a live application: only once every process is at rollout stage bind_migrate"
+FILL = "# with a live application: in a later revision, after the last process that does not know the index"
 LIVE = "# with a live application: in a later revision, once every process is at rollout stage strict"
 
 
@@ -150,10 +154,25 @@ class _Changes:
             pair = self._pair(BindColumnsOp, RequireEncryptionOp, self.unbound, BINDS, LIVE)
             pair[0].mirror = AllowUnboundOp(self.name, self.unbound, schema=self.schema, bound=True)
             yield from pair
+        yield from self._new_indexes()
         if dropped := self._guess_contexts(key for key in self.superfluous if self._is_dropped(key)):
             yield AllowPlaintextOp(self.name, dropped, schema=self.schema)
         if plain := self._guess_contexts(self.superfluous & self.plain):
             yield from self._pair(DecryptColumnsOp, AllowPlaintextOp, plain, GUESSED, None)
+
+    def _new_indexes(self) -> Iterator[ColumnsOp]:
+        """Yield the operations that fill the blind indexes which the table does not have yet."""
+        for name, item in self.declared.items():
+            if not self.stored or name in self.stored or not isinstance(item.type, BlindIndex):
+                continue
+            secret = secret_of(item).name
+            if secret not in self.stored:
+                continue  # there is nothing to hash yet
+            bind_to = {secret: self.bind_to[secret]} if secret in self.bind_to else {}
+            fill = AddBlindIndexOp(self.name, {secret: item.type.context}, schema=self.schema, bind_to=bind_to)
+            fill.index, fill.normalize = {secret: name}, item.type.normalize
+            fill.info["sealchemy_comment"] = FILL
+            yield fill
 
     def _by_binding(self, columns: Mapping[str, str]) -> Iterator[dict[str, str]]:
         """Yield the columns without `bind_to`, and those with it: one CHECK does not fit both."""

@@ -16,18 +16,21 @@ from typing import TYPE_CHECKING
 from alembic.operations import Operations
 from sqlalchemy import Connection
 
+from sealchemy._column.blind_index.index_type import BlindIndex
+from sealchemy._column.engine_keys import engine_keys
 from sealchemy._databases.access import Access, database_of, open_table
-from sealchemy._databases.table import TableColumns
+from sealchemy._databases.table import TableColumns, inspecting
 from sealchemy._inspection import preflight
 from sealchemy._inspection.guarded import rewrite_if_clear
-from sealchemy._rewriting import constraint
+from sealchemy._rewriting import constraint, indexes
 from sealchemy._rewriting.pages import Pages
 from sealchemy._rewriting.run import run
 from sealchemy._rewriting.stages import refuse_legacy_reader, require_binding, require_keys, require_strict
 from sealchemy.errors import UnsupportedOperationError
-from sealchemy.rewrite import BIND, DECRYPT, ENCRYPT, UNBIND, Progress, Report
+from sealchemy.rewrite import BIND, DECRYPT, ENCRYPT, REKEY, UNBIND, Progress, Report
 
 from .guards import refuse_planted_copies, refuse_planted_plaintext, require_consent
+from .index_operations import AddBlindIndexOp, KeepDigestsOp
 from .operations import (
     AllowPlaintextOp,
     AllowUnboundOp,
@@ -126,6 +129,41 @@ def _unbind_columns(operations: Operations, operation: UnbindColumnsOp) -> None:
             constraint.allow_unbound(access)
         report = rewrite_if_clear(access, UNBIND, operation.options, operation.accept, progress=_progress(operations))
     _log("unbind", report)
+
+
+@Operations.implementation_for(AddBlindIndexOp)
+def _add_blind_index(operations: Operations, operation: AddBlindIndexOp) -> None:
+    keys = engine_keys(operations.get_bind().dialect)
+    for context in operation.columns.values():
+        keys.digester(context)  # raises without a key
+    with _open(operations, operation) as access:
+        findings = preflight.inspect_columns(access)
+        preflight.refuse_obstacles(access, findings, REKEY, operation.accept, widens=False)
+        with inspecting(access.connection) as inspector:
+            found = inspector.get_columns(access.target.table.name, access.target.table.schema)
+        if access.owns_connection:
+            access.connection.commit()
+        for name in operation.index.values():
+            if name not in {item["name"] for item in found}:
+                indexes.add_column(access, name)
+        for secret, context in operation.columns.items():
+            type_ = BlindIndex(context, operation.normalize)
+            columns = indexes.IndexColumns(
+                access.target.table.name,
+                secret,
+                operation.index[secret],
+                type_,
+                access.target.table.schema,
+                operation.bind_to.get(secret, ()),
+            )
+            target = access.look_up(columns.wanted())
+            report = indexes.fill(replace(access, target=target), columns, operation.options, _progress(operations))
+            logger.info("%s %s.%s: %d rows", operation.name, report.table, columns.column, report.rewritten)
+
+
+@Operations.implementation_for(KeepDigestsOp)
+def _keep_digests(_operations: Operations, _operation: KeepDigestsOp) -> None:
+    """Do nothing: the digests go with their column."""
 
 
 @Operations.implementation_for(WidenColumnsOp)

@@ -10,6 +10,7 @@ from sqlalchemy.types import TypeDecorator
 
 from sealchemy._column.encrypted_type import encrypted_type
 
+from .index_operations import AddBlindIndexOp, KeepDigestsOp
 from .operations import ColumnsOp, RequireEncryptionOp, RewriteOp, StayWideOp, WidenColumnsOp
 
 if TYPE_CHECKING:  # Alembic loads this module while it is itself being imported
@@ -42,6 +43,26 @@ def render_item(kind: str, item: Any, context: AutogenContext) -> str | Literal[
 def _render_nothing(_context: AutogenContext, operation: StayWideOp) -> list[str]:
     columns = list(operation.columns)
     return [f"# {operation.table_name!r}: {columns!r} stay wide, which plaintext can use as well", "pass"]
+
+
+@renderers.dispatch_for(KeepDigestsOp)
+def _render_no_digests(_context: AutogenContext, operation: KeepDigestsOp) -> list[str]:
+    return [f"# {operation.table_name!r}: the digests go with their column", "pass"]
+
+
+@renderers.dispatch_for(AddBlindIndexOp)
+def _render_index(context: AutogenContext, operation: AddBlindIndexOp) -> list[str]:
+    normalize = ""
+    if operation.normalize is not None:
+        module, name = operation.normalize.__module__, operation.normalize.__qualname__
+        context.imports.add(f"from {module} import {name}")
+        normalize = f", normalize={name}"
+    schema = f", schema={operation.schema!r}" if operation.schema else ""
+    bind_to = {name: tuple(parts) for name, parts in operation.bind_to.items()}
+    bound = f", bind_to={bind_to!r}" if bind_to else ""
+    call = f"op.{operation.name}({str(operation.table_name)!r}, {operation.columns!r}, index={operation.index!r}"
+    comment = operation.info.get("sealchemy_comment")
+    return [*([comment] if comment else []), f"{call}{normalize}{bound}{schema})"]
 
 
 @renderers.dispatch_for(ColumnsOp)

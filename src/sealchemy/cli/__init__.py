@@ -5,7 +5,7 @@ import sys
 _HINT = 'the command line needs {}: pip install "sealchemy[cli]"'
 
 try:
-    from . import integration_commands, key_commands, writing_commands  # noqa: F401 - they add commands to `app`
+    from . import index_commands, integration_commands, key_commands, writing_commands  # noqa: F401 - they add commands to `app`
     from .commands import app
 except ModuleNotFoundError as error:
     raise SystemExit(_HINT.format(error.name)) from None

@@ -136,12 +136,10 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Authenticate every value, and list failures by primary key. Plaintext is a failure."""
-    from sealchemy.rewrite import VERIFY, Options
-
     from . import rewriting
     from .project import Project
 
-    rewriting.rewrite_tables(Project(models, url, prefix, verbose), VERIFY, Options(), as_json=as_json)
+    rewriting.verify_tables(Project(models, url, prefix, verbose), as_json=as_json)
 
 
 @app.command()

@@ -26,7 +26,7 @@ from sealchemy.errors import (
 )
 from sealchemy.rewrite import BIND, DECRYPT, ENCRYPT, REKEY, UNBIND, VERIFY, Options, Report
 
-from . import output
+from . import indexing, output
 from .project import Project
 
 _INTERRUPTED = 130  # 128 and the number of SIGINT
@@ -85,6 +85,19 @@ def rewrite_tables(
         if options.max_rows is not None:
             options = replace(options, max_rows=options.max_rows - report.rewritten)
     if failed:
+        raise SystemExit(1)
+
+
+def verify_tables(project: Project, *, as_json: bool) -> None:
+    """Verify every table, and compare every blind index with its secret."""
+    failed = False
+    try:
+        rewrite_tables(project, VERIFY, Options(), as_json=as_json)
+    except SystemExit as error:
+        if error.code == _INTERRUPTED:
+            raise
+        failed = True
+    if indexing.compare(project, project.protected_engine(), as_json=as_json) or failed:
         raise SystemExit(1)
 
 

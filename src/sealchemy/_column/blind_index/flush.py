@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Connection, event
 from sqlalchemy.orm import Mapper, object_session
-from sqlalchemy.orm.attributes import NO_VALUE, set_committed_value
+from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.base import NO_VALUE
 from sqlalchemy.sql.elements import ClauseElement
 
 from sealchemy._column.rows.parts import without_row
@@ -68,7 +69,8 @@ def _set_digest(state: Any, attribute: IndexedAttribute, connection: Connection)
     ):
         _expire(state, attribute)
         return
-    digest = converting(attribute.secret.type, connection.dialect, attribute.column.type.digester(connection.dialect))
+    type_: Any = attribute.column.type
+    digest = converting(attribute.secret.type, connection.dialect, type_.digester(connection.dialect))
     set_committed_value(state.obj(), attribute.key, digest(without_row(value)))
 
 

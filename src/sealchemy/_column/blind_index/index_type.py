@@ -6,7 +6,7 @@ from typing import Any, Literal, NoReturn
 
 from sqlalchemy import String
 from sqlalchemy.engine import Dialect
-from sqlalchemy.sql.elements import ColumnElement, TypeCoerce
+from sqlalchemy.sql.elements import BindParameter, ColumnElement, TypeCoerce
 from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeDecorator
 from typing_extensions import override
@@ -15,7 +15,7 @@ from sealchemy._column.engine_keys import engine_keys
 from sealchemy._values.blind_index import PREFIX
 from sealchemy._values.codecs import TEXT, require_encodable
 from sealchemy._values.envelope import require_context
-from sealchemy._values.secret import hide, mask
+from sealchemy._values.secret import hide
 from sealchemy.errors import ColumnDefinitionError, PlaintextTypeError
 
 from .lookups import TESTS, find_rows, refuse_operator, secret_of
@@ -31,10 +31,14 @@ class IndexComparator(TypeDecorator.Comparator[str]):
     @override
     def operate(self, op: OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
         expression, type_ = self.expr, self.expr.type
-        if isinstance(expression, TypeCoerce) and op in TESTS:
+        # SQLAlchemy's own dictionaries compare parameters with parameters.
+        if isinstance(expression, TypeCoerce | BindParameter) and op in TESTS:
             return super().operate(op, *other, **kwargs)
-        other, kwargs = tuple(map(mask, other)), {}  # error trackers print the variables of a frame
-        return find_rows(op, expression, secret_of(expression), other, type_)
+        try:
+            return find_rows(op, expression, secret_of(expression), other, type_)
+        except BaseException:
+            other, kwargs = (), {}  # error trackers print the variables of a frame
+            raise
 
     @override
     def reverse_operate(self, op: OperatorType, other: Any, **kwargs: Any) -> NoReturn:
@@ -63,6 +67,7 @@ class BlindIndex(TypeDecorator[str]):
     __module__ = "sealchemy"
     impl = String
     cache_ok = True
+    takes_secrets = True
     comparator_factory = IndexComparator  # pyright: ignore[reportAssignmentType] # as SQLAlchemy documents it
 
     def __init__(

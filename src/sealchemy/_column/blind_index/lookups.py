@@ -7,6 +7,7 @@ from sqlalchemy import Text, and_, func, literal_column, not_, or_, type_coerce
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BindParameter, ClauseElement, ColumnClause, ColumnElement, Label, Null, TypeCoerce
+from sqlalchemy.sql.lambdas import PyWrapper
 from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeDecorator
 from typing_extensions import override
@@ -70,21 +71,23 @@ def find_rows(
     Raises:
         UnsupportedOperationError: any other test.
     """
-    is_one = len(other) == 1
+    is_one, is_closure = len(other) == 1, bool(other) and isinstance(other[0], PyWrapper)
     operand = other[0].__clause_element__() if is_one and hasattr(other[0], "__clause_element__") else (*other, None)[0]
     if is_one and (operand is None or isinstance(operand, Null)) and op in _NULL_TESTS:
         return _plain(index, type_).operate(op, operand)
     if is_one and isinstance(operand, ColumnClause | Label):
-        other_type = operand.type
+        other_type: Any = operand.type
         if op in _COLUMN_TESTS and type(other_type) is type(type_) and other_type.context == type_.context:
             return _plain(index, type_).operate(op, operand)
         refuse_operator(type_, op)
-    if not is_one or op not in _VALUE_TESTS or not _is_value(operand, op):
+    if not is_one or op not in _VALUE_TESTS or not (is_closure or _is_value(operand, op)):
         other, operand = (), None
         refuse_operator(type_, op)
-    if not isinstance(operand, BindParameter):
-        operand = mask(list(operand)) if op in {operators.in_op, operators.not_in_op} else mask(operand)
     bind_type = type_ if secret_type is None else _ConvertedLookup(type_, secret_type)
+    if is_closure and isinstance(operand, BindParameter):
+        operand = operand._with_binary_element_type(bind_type)
+    elif not isinstance(operand, BindParameter):
+        operand = mask(list(operand)) if op in {operators.in_op, operators.not_in_op} else mask(operand)
     found: ColumnElement[bool] = _plain(index, bind_type).operate(op, operand)
     if type_.during_rollout is None:
         return found
@@ -135,6 +138,7 @@ class _ConvertedLookup(TypeDecorator[Any]):
 
     impl = Text
     cache_ok = True
+    takes_secrets = True
 
     def __init__(self, index_type: Any, secret_type: Any) -> None:
         super().__init__()
@@ -154,6 +158,7 @@ class _PlaintextLookup(TypeDecorator[Any]):
 
     impl = Text
     cache_ok = True
+    takes_secrets = True
 
     def __init__(self, context: str, secret_type: Any) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ from .writes import IndexValue, IndexWrites, refuse_value
 class _Place(NamedTuple):
     """An `IndexValue` by the names of its parameters, and the function that makes the digest of a secret."""
 
-    index: str
+    name: str
     secret: str
     digest: Callable[[Any], str | None]
 
@@ -51,7 +51,7 @@ class _ConstructsDigests(SQLCompiler):
             args, kwargs = (), {}  # this frame is in the traceback
             raise
         for place in self.index_places:
-            parameters[place.index] = _Beside(parameters[place.secret], parameters.get(place.index))
+            parameters[place.name] = _Beside(parameters[place.secret], parameters.get(place.name))
         return parameters
 
 
@@ -78,45 +78,44 @@ class IndexesCompiler(RowsCompiler):
     def index_places(self) -> list[_Place]:
         """Return the parameters for indexes, by name."""
         return [
-            _Place(self._name_of(item.index) or "", self._name_of(item.secret) or "", self._digester(item))
+            _Place(self._name_of(item.parameter) or "", self._name_of(item.secret) or "", self._digester(item))
             for item in self._index_values
         ]
 
     def _digester(self, item: IndexValue) -> Callable[[Any], str | None]:
-        digest = converting(item.secret_type, self.dialect, item.index_type.digester(self.dialect))
-        return lambda value: digest(without_row(value))
+        return converting(item.secret_type, self.dialect, item.index_type.digester(self.dialect))
 
     def visit_bindparam(self, bindparam: Any, *args: Any, **kwargs: Any) -> str:
         """Render a parameter; a literal for an index is the digest of the literal for its secret."""
         if kwargs.get("literal_binds") and isinstance(bindparam.type, BlindIndex):
             for item in self._index_values:
-                if isinstance(item.index, BindParameter) and origin(item.index) is origin(bindparam):
-                    digest = self._digester(item)(getattr(item.secret, "effective_value", None))
+                if isinstance(item.parameter, BindParameter) and origin(item.parameter) is origin(bindparam):
+                    digest = self._digester(item)(without_row(getattr(item.secret, "effective_value", None)))
                     return "NULL" if digest is None else f"'{digest}'"  # its characters need no quoting
-        return super().visit_bindparam(bindparam, *args, **kwargs)
+        return str(super().visit_bindparam(bindparam, *args, **kwargs))  # type: ignore[no-untyped-call]
 
     def make_bind_processors(self) -> Any:
         """Return the functions that convert parameters, of which those for indexes take a secret."""
         processors: Any = super().make_bind_processors()
         for place in self.index_places if self._index_values else ():
-            processors[place.index] = _processor(place)
+            processors[place.name] = _processor(place)
         return processors
 
 
 def _processor(place: _Place) -> Callable[[Any], str | None]:
     def process(beside: Any) -> str | None:
         try:
-            digest = place.digest(_value(beside.secret))
+            digest = place.digest(_value(beside))
         except BaseException:
             beside = hide(beside)  # this frame is in the traceback
             raise
         if beside.given is not None and beside.given != digest:
-            refuse_value(place.index)
+            refuse_value(place.name)
         return digest
 
     return process
 
 
-def _value(secret: Any) -> Any:
+def _value(beside: _Beside) -> Any:
     """Return the value of a secret that may be paired with its row."""
-    return secret.get_secret_value() if isinstance(secret, Pair) else secret
+    return beside.secret.get_secret_value() if isinstance(beside.secret, Pair) else without_row(beside.secret)

@@ -20,13 +20,13 @@ class IndexValue(NamedTuple):
     """A parameter for an index, and that for its secret.
 
     Attributes:
-        index: the parameter for the index; a name if the application may give one, which has to be right.
+        parameter: that for the index; a name if the application may give one, which has to be right.
         index_type: the type of the index.
         secret: the parameter for the secret.
         secret_type: its type.
     """
 
-    index: Parameter
+    parameter: Parameter
     index_type: BlindIndex
     secret: Parameter
     secret_type: Any
@@ -115,7 +115,7 @@ class IndexWrites:
             found.append(IndexValue(parameter, index.type, element, secret.type))
             return parameter
         if isinstance(element, ScalarSelect) and _is_one_row(element.element):
-            select = element.element
+            select: Any = element.element
             digest = self._digest_of(unwrap(select.selected_columns[0]), secret, index, found)
             return select.with_only_columns(digest).scalar_subquery()
         digest = _digest_beside(element, index)
@@ -137,9 +137,9 @@ class IndexWrites:
             for at, (key, value) in enumerate(values):
                 if key_of(key) != secret.key:
                     continue
-                value = _as_parameter(value, secret, None)
-                values[at] = key, value
-                if (digest := self._digest(value, secret, index, found)) is not None:
+                written = _as_parameter(value, secret, None)
+                values[at] = key, written
+                if (digest := self._digest(written, secret, index, found)) is not None:
                     values.append((index.name if isinstance(key, str) else index, digest))
         return values
 
