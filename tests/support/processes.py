@@ -23,7 +23,9 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import sessionmaker
 from sqlalchemy.pool import NullPool
 
-from sealchemy import Key, KeyRing, Rollout, attach_key_ring, rewrite
+from sealchemy import BlindIndex, Key, KeyRing, Rollout, attach_key_ring, rewrite
+from sealchemy._databases.access import open_table
+from sealchemy._rewriting.indexes import IndexColumns, fill
 from sealchemy.integrations import OAuthClient, get_valid_token, refreshing
 
 from .provider import CLIENT_ID, CLIENT_SECRET
@@ -106,6 +108,17 @@ def rewriting(
         CONVERSIONS[operation], engine, table, columns, options=rewrite.Options(**options), bind_to=bind_to or ()
     )
     print(report.rewritten, flush=True)
+
+
+def indexing(url: str, keys: list[str], context: str, batch_size: int) -> None:
+    """Fill the index of `api_keys.token`, in short batches."""
+    primary, index_key = map(Key.parse, keys)
+    engine = create_engine(url, poolclass=NullPool)
+    attach_key_ring(engine, KeyRing(primary, index_key=index_key), rollout=Rollout.PREPARE)
+    columns = IndexColumns("api_keys", "token", "token_index", BlindIndex(context))
+    print("ready", flush=True)
+    with open_table(engine, columns.wanted()) as access:
+        fill(access, columns, rewrite.Options(batch_size=batch_size, pause=0.002))
 
 
 def peak_memory() -> int:

@@ -7,7 +7,7 @@ proves nothing: each secret is decrypted and hashed again.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -106,7 +106,7 @@ class _Fill:
         )
         self.columns = Columns(replace(access, target=_part(access.target, 0)), VERIFY, [cipher])
         self.target = _part(access.target, 1)
-        self.writer = access.database.writer(access.connection, self.target, ())
+        self.writer = cache(partial(access.database.writer, access.connection, self.target, ()))
         self.done = self.total = 0
 
     def run(self, walk: Callable[[], Walk], interrupted: Any) -> Report:
@@ -224,7 +224,7 @@ class _Fill:
         found = [(key, digest) for key, digest in changes if digest is not None]
         if found:
             keys, digests = zip(*found, strict=True)
-            self.writer(keys, [digests], {})
+            self.writer()(keys, [digests], {})
         if cleared := [key for key, digest in changes if digest is None]:
             names = [f"sealchemy_k{at}" for at in range(len(self.target.key))]
             same = [item == bindparam(name) for item, name in zip(self.target.key, names, strict=True)]

@@ -154,7 +154,10 @@ class _ConvertedLookup(TypeDecorator[Any]):
 
 
 class _PlaintextLookup(TypeDecorator[Any]):
-    """The type of an operand for a column that may have plaintext: NULL in a stage in which it has none."""
+    """The type of an operand for a column that may have plaintext.
+
+    In a stage in which it has none, it is a text that no column has: servers may log it.
+    """
 
     impl = Text
     cache_ok = True
@@ -171,8 +174,10 @@ class _PlaintextLookup(TypeDecorator[Any]):
         def process(value: Any) -> str | None:
             data: Any = None
             try:
-                if value is None or not keys.reads_plaintext(context):
+                if value is None:
                     return None
+                if not keys.reads_plaintext(context):
+                    return RESERVED.decode()
                 data = require_encodable(TEXT.value, value, context)
                 return StoredPlaintext(data.decode())
             finally:
