@@ -29,7 +29,7 @@ def render_item(kind: str, item: Any, context: AutogenContext) -> str | Literal[
     encrypted = encrypted_type(item)
     if encrypted is not None:
         item = encrypted
-    elif not isinstance(item, TypeDecorator) or not type(item).__module__.startswith("sealchemy."):
+    elif not isinstance(item, TypeDecorator) or type(item).__module__.partition(".")[0] != "sealchemy":
         return False
     implementation = item.load_dialect_impl(context.dialect)
     dialect = re.match(r"sqlalchemy\.dialects\.(\w+)", type(implementation).__module__)
