@@ -18,7 +18,7 @@ from rich.console import Console
 from sqlalchemy import create_engine, text
 from tests.support import postgresql
 
-from . import bound, queries, rewriting, values
+from . import bound, indexes, queries, rewriting, values
 from .results import Section
 
 if TYPE_CHECKING:
@@ -84,6 +84,9 @@ def everything(added: dict[str, dict[str, dict[str, float]]], only: str) -> Iter
             "orm": lambda: queries.orm(url, 200, rows=2000, rounds=15),
             "bound on sqlite": lambda: bound.statements("sqlite://", 200, rows=2000, rounds=15),
             "bound on postgresql": lambda: bound.statements(url, 200, rows=2000, rounds=15),
+            "lookups by value": lambda: indexes.lookups(url, 1_000_000, rounds=9),
+            "inserts with an index on sqlite": lambda: indexes.inserts("sqlite://", 2000, rounds=15),
+            "inserts with an index on postgresql": lambda: indexes.inserts(url, 2000, rounds=15),
             "rewriting to bound": lambda: bound.in_place(url, 2_000_000),
             "in place on postgresql": lambda: rewriting.in_place(url, 200_000, rounds=3),
             "finished on postgresql": lambda: rewriting.finished(url, 500_000, rounds=3),

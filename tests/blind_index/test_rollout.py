@@ -304,6 +304,46 @@ def test_check_and_plan_name_an_index_that_is_not_filled(engine: Engine) -> None
             check_encryption(engine, metadata)
 
 
+@pytest.mark.parametrize("rows", [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_a_lookup_uses_the_index_of_the_database(
+    postgresql_url: str, rows: int, make_engine: Callable[..., Engine]
+) -> None:
+    engine = make_engine(postgresql_url, RING)
+    metadata = MetaData()
+    table = Table(
+        "many",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("token", EncryptedString(CONTEXT)),
+        Column("token_index", BlindIndex(CONTEXT), unique=True),
+    )
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO many (token, token_index)"
+                f" SELECT 'x', 'sealchemy-index:v1:' || n FROM generate_series(1, {rows}) n"
+            )
+        )
+        connection.execute(insert(table), {"token": "wanted"})
+        connection.execute(text("ANALYZE many"))
+        plans: list[str] = []
+
+        @event.listens_for(connection, "before_cursor_execute", retval=True)
+        def explain(*arguments: Any) -> tuple[str, Any]:
+            return f"EXPLAIN {arguments[2]}", arguments[3]
+
+        for condition in (
+            table.c.token == "wanted",
+            table.c.token.in_(["wanted", "other"]),
+            table.c.token_index == "x",
+        ):
+            result = connection.execute(select(table.c.id).where(condition))
+            plans.append("\n".join(row[0] for row in result.cursor.fetchall()))
+    assert all("many_token_index_key" in item for item in plans), plans
+    assert not any("Seq Scan" in item for item in plans), plans
+
+
 def test_unique_in_the_plan_names_the_index(engine: Engine) -> None:
     with engine.begin() as connection:
         length = "(40)" if engine.dialect.name in {"mysql", "mariadb"} else ""

@@ -11,7 +11,7 @@ from typing_extensions import override
 from sealchemy._values.secret import hide
 from sealchemy.errors import UnsupportedOperationError
 
-from .blind_index.lookups import find_rows, index_of
+from .blind_index.lookups import find_rows, lookup_by_secret
 
 _NULL_TESTS = frozenset({operators.eq, operators.ne, operators.is_, operators.is_not})
 _LOOKUPS = frozenset({operators.eq, operators.ne, operators.in_op, operators.not_in_op})
@@ -21,15 +21,16 @@ _COLUMN_TESTS = frozenset({operators.eq, operators.ne})
 class EncryptedComparator(TypeDecorator.Comparator[Any]):
     """Refuse operators that would match nothing, or sort by ciphertext."""
 
-    __slots__ = ()
+    __slots__ = ("_lookup",)
 
     @override
     def operate(self, op: OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
         if not _is_meaningful(op, other):
             try:
-                if (index := index_of(self.expr)) is not None and op in _LOOKUPS:
-                    wrapper = None if type(self.expr.type).__module__ == "sealchemy" else self.expr.type
-                    return find_rows(op, index, self.expr, other, index.type, wrapper)
+                if (lookup := getattr(self, "_lookup", None)) is None:
+                    lookup = self._lookup = lookup_by_secret(self.expr)
+                if lookup is not None and op in _LOOKUPS:
+                    return find_rows(lookup, op, other)
                 _refuse_operator(self.expr.type, op)
             except BaseException:
                 other, kwargs = (), {}  # error trackers print the variables of a frame

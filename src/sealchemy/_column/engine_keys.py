@@ -60,8 +60,8 @@ class EngineKeys:
     __slots__ = (
         "_columns",
         "_decryptors",
-        "_digesters",
         "_encryptors",
+        "digesters",
         "has_listeners",
         "key_ring",
         "refuses_secrets",
@@ -79,7 +79,7 @@ class EngineKeys:
         self._columns: dict[str, tuple[str, Plaintext, tuple[str, ...]]] = {}
         self._encryptors: dict[str, _Function] = {}
         self._decryptors: dict[str, _Function] = {}
-        self._digesters: dict[str, Callable[[bytes], str]] = {}
+        self.digesters: dict[str, Callable[[bytes], str]] = {}
 
     def encryptor(self, context: str, kind: Plaintext, bind_to: tuple[str, ...] = ()) -> Callable[[Any], Any]:
         """Return a function that encodes a value with whatever ring is attached when it is called.
@@ -101,10 +101,10 @@ class EngineKeys:
         Raises:
             KeyRingNotAttachedError, MissingKeyError: there is no ring, or no index key in it.
         """
-        found = self._digesters.get(context)
+        found = self.digesters.get(context)
         if found is None:
             with _lock:
-                found = self._digesters[context] = ring.index_digester(self.require_ring(context), context)
+                found = self.digesters[context] = ring.index_digester(self.require_ring(context), context)
         return found
 
     def require_complete_index(self, context: str) -> None:
@@ -144,7 +144,7 @@ class EngineKeys:
         """Use another ring and other stages from now on."""
         with _lock:
             self.key_ring, self.rollout = key_ring, rollout
-            self._digesters.clear()
+            self.digesters.clear()
             for name in self._encryptors:
                 self._encryptors[name] = self._make_encryptor(*self._columns[name])
             for name in self._decryptors:

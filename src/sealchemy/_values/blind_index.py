@@ -7,23 +7,28 @@ key for one context.
 """
 
 import hmac
-from base64 import urlsafe_b64encode
 from collections.abc import Callable
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
+from pybase64 import b64encode_as_string
 
 from .secret import hide, reveal
 
 PREFIX = "sealchemy-index:v1:"
 """How every digest starts, so that a CHECK and `status` tell it from plaintext."""
 
-_SIZE = 16
+_SIZE, _CHARACTERS = 16, 22
 
 
 def digester(key: bytes) -> Callable[[bytes], str]:
     """Return the function that makes the digest of data under a key of 32 bytes."""
-    digest, encode = hmac.digest, urlsafe_b64encode
+    keyed = HMAC(key, SHA256())  # a copy takes half the time of a new one
 
     def make(data: bytes) -> str:
-        return PREFIX + encode(digest(key, data, "sha256")[:_SIZE])[:22].decode("ascii")
+        mac = keyed.copy()
+        mac.update(data)
+        return PREFIX + b64encode_as_string(mac.finalize()[:_SIZE], b"-_")[:_CHARACTERS]
 
     return make
 

@@ -1,10 +1,11 @@
 """Keep the digests of mapped objects in step with their secrets."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Connection, event
+from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Mapper, object_session
-from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.base import NO_VALUE
 from sqlalchemy.sql.elements import ClauseElement
 
@@ -64,14 +65,23 @@ def listen(mapper: Mapper[Any], attribute: IndexedAttribute) -> None:
 
 
 def _set_digest(state: Any, attribute: IndexedAttribute, connection: Connection) -> None:
-    if attribute.secret_key in state.expired_attributes or isinstance(
-        value := state.dict.get(attribute.secret_key), ClauseElement
-    ):
+    value = state.dict.get(attribute.secret_key)
+    if isinstance(value, ClauseElement) or attribute.secret_key in state.expired_attributes:
         _expire(state, attribute)
         return
+    key, digest = attribute.key, _digester(connection.dialect, attribute)
+    state.dict[key] = digest(without_row(value))
+    state.committed_state.pop(key, None)
+
+
+def _digester(dialect: Dialect, attribute: IndexedAttribute) -> Callable[[Any], str | None]:
+    """Return the function that makes the digest of a secret, and keep it with the dialect."""
     type_: Any = attribute.column.type
-    digest = converting(attribute.secret.type, connection.dialect, type_.digester(connection.dialect))
-    set_committed_value(state.obj(), attribute.key, digest(without_row(value)))
+    known, secret_type = type_._dialect_info(dialect), attribute.secret.type  # where SQLAlchemy keeps its processors
+    if secret_type not in known:
+        known[secret_type] = converting(secret_type, dialect, type_.digester(dialect))
+    found: Callable[[Any], str | None] = known[secret_type]
+    return found
 
 
 def _expire(state: Any, attribute: IndexedAttribute) -> None:

@@ -13,12 +13,14 @@ from typing_extensions import override
 
 from sealchemy._column.engine_keys import engine_keys
 from sealchemy._values.blind_index import PREFIX
-from sealchemy._values.codecs import TEXT, require_encodable
+from sealchemy._values.codecs import RESERVED, TEXT, require_encodable
 from sealchemy._values.envelope import require_context
 from sealchemy._values.secret import hide
 from sealchemy.errors import ColumnDefinitionError, PlaintextTypeError
 
-from .lookups import TESTS, find_rows, refuse_operator, secret_of
+from .lookups import TESTS, find_rows, lookup_by_index, refuse_operator
+
+_NOT_A_SECRET = (RESERVED, PREFIX.encode("ascii"))
 
 Normalize = Callable[[str], str]
 
@@ -26,16 +28,17 @@ Normalize = Callable[[str], str]
 class IndexComparator(TypeDecorator.Comparator[str]):
     """Compare with the digest of a text; refuse what a digest cannot answer."""
 
-    __slots__ = ()
+    __slots__ = ("_lookup",)
 
     @override
     def operate(self, op: OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
-        expression, type_ = self.expr, self.expr.type
         # SQLAlchemy's own dictionaries compare parameters with parameters.
-        if isinstance(expression, TypeCoerce | BindParameter) and op in TESTS:
+        if isinstance(self.expr, TypeCoerce | BindParameter) and op in TESTS:
             return super().operate(op, *other, **kwargs)
         try:
-            return find_rows(op, expression, secret_of(expression), other, type_)
+            if (lookup := getattr(self, "_lookup", None)) is None:
+                lookup = self._lookup = lookup_by_index(self.expr)
+            return find_rows(lookup, op, other)
         except BaseException:
             other, kwargs = (), {}  # error trackers print the variables of a frame
             raise
@@ -157,14 +160,21 @@ class BlindIndex(TypeDecorator[str]):
 
     def digester(self, dialect: Dialect) -> Callable[[Any], str | None]:
         """Return the function that makes the digest of a text with whatever index key is attached; NULL stays NULL."""
-        keys, context, normalize, codec = engine_keys(dialect), self.context, self.normalize, TEXT.value
+        keys, context, normalize = engine_keys(dialect), self.context, self.normalize
+        digesters, encode, starts_with = keys.digesters, TEXT.value.encode, bytes.startswith
 
         def digest(value: Any) -> str | None:
             if value is None:
                 return None
             data: Any = None
             try:
-                data = require_encodable(codec, value, context)
+                data = encode(value)
+                if normalize is None and not starts_with(data, _NOT_A_SECRET):
+                    return digesters[context](data)
+            except (TypeError, ValueError, LookupError):  # some of them hold the value
+                pass
+            try:
+                data = require_encodable(TEXT.value, value, context)
                 _refuse_digest(data, context)
                 if normalize is not None:
                     data = _normalized(normalize, data, context)
@@ -177,7 +187,7 @@ class BlindIndex(TypeDecorator[str]):
 
 
 def _refuse_digest(data: bytes, context: str) -> None:
-    is_digest = data.startswith(PREFIX.encode())
+    is_digest = data.startswith(_NOT_A_SECRET)
     data = b""
     if is_digest:
         raise PlaintextTypeError(

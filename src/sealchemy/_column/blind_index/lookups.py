@@ -1,14 +1,24 @@
 """Find rows by the digest of a secret: the SQL that compares an index, or a secret that has one."""
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from sqlalchemy import Text, and_, func, literal_column, not_, or_, type_coerce
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import operators
-from sqlalchemy.sql.elements import BindParameter, ClauseElement, ColumnClause, ColumnElement, Label, Null, TypeCoerce
+from sqlalchemy.sql.elements import (
+    BinaryExpression,
+    BindParameter,
+    ClauseElement,
+    ColumnClause,
+    ColumnElement,
+    Label,
+    Null,
+    TypeCoerce,
+)
 from sqlalchemy.sql.lambdas import PyWrapper
 from sqlalchemy.sql.operators import OperatorType
+from sqlalchemy.sql.sqltypes import BOOLEANTYPE
 from sqlalchemy.types import TypeDecorator
 from typing_extensions import override
 
@@ -27,11 +37,41 @@ SECRET_KEY = "sealchemy secret"  # noqa: S105 - a name
 """In `Column.info` of an index: the key of its secret."""
 
 _VALUE_TESTS = frozenset({operators.eq, operators.ne, operators.in_op, operators.not_in_op})
-_NEGATIVE = frozenset({operators.ne, operators.not_in_op})
+_SEVERAL = frozenset({operators.in_op, operators.not_in_op})
+_NEGATED = {operators.eq: operators.ne, operators.ne: operators.eq}
 _COLUMN_TESTS = frozenset({operators.eq, operators.ne})
 _NULL_TESTS = frozenset({operators.eq, operators.ne, operators.is_, operators.is_not})
 TESTS = _VALUE_TESTS | _NULL_TESTS
 _OF_THE_ORM = ("parententity", "parentmapper", "entity_namespace")
+
+
+class Lookup(NamedTuple):
+    """How rows are found by one column; it is kept with the comparator of that column.
+
+    Attributes:
+        digests: the index, in a form that SQLAlchemy does not compare in Python, where its values are digests.
+        type_: the type of the index.
+        secret: the column of the secret; None if it is not beside the index.
+    """
+
+    digests: TypeCoerce[Any]
+    type_: Any
+    secret: Any
+
+
+def lookup_by_secret(secret: Any) -> Lookup | None:
+    """Return how rows are found by a secret; None if no index is beside it."""
+    index = index_of(secret)
+    if index is None:
+        return None
+    is_wrapped = type(secret.type).__module__ != "sealchemy"
+    type_ = _ConvertedLookup(index.type, secret.type) if is_wrapped else index.type
+    return Lookup(TypeCoerce(index, type_), index.type, secret)
+
+
+def lookup_by_index(index: Any) -> Lookup:
+    """Return how rows are found by an index."""
+    return Lookup(TypeCoerce(index, index.type), index.type, secret_of(index))
 
 
 def index_of(secret: Any) -> Any:
@@ -55,82 +95,77 @@ def _beside(column: Any, info: str) -> Any:
     return found[0]._annotate(annotations) if annotations else found[0]
 
 
-def find_rows(
-    op: OperatorType, index: Any, secret: Any, other: Sequence[Any], type_: Any, secret_type: Any = None
-) -> ColumnElement[bool]:
+def find_rows(lookup: Lookup, op: OperatorType, other: Sequence[Any]) -> ColumnElement[bool]:
     """Return the test of an index against a text, texts, NULL or another index.
-
-    Args:
-        op: the operator.
-        index: the column with the digests.
-        secret: the column beside it, for `during_rollout`.
-        other: the operand.
-        type_: the type of the index.
-        secret_type: the type of the secret, if the operand is to be converted as its values are.
 
     Raises:
         UnsupportedOperationError: any other test.
     """
-    is_one, is_closure = len(other) == 1, bool(other) and isinstance(other[0], PyWrapper)
-    operand = other[0].__clause_element__() if is_one and hasattr(other[0], "__clause_element__") else (*other, None)[0]
-    if is_one and (operand is None or isinstance(operand, Null)) and op in _NULL_TESTS:
-        return _plain(index, type_).operate(op, operand)
-    if is_one and isinstance(operand, ColumnClause | Label):
-        other_type: Any = operand.type
-        if op in _COLUMN_TESTS and type(other_type) is type(type_) and other_type.context == type_.context:
-            return _plain(index, type_).operate(op, operand)
+    type_, is_many = lookup.type_, op in _SEVERAL
+    if len(other) != 1:
+        other = ()
         refuse_operator(type_, op)
-    if not is_one or op not in _VALUE_TESTS or not (is_closure or _is_value(operand, op)):
+    operand = other[0].__clause_element__() if hasattr(other[0], "__clause_element__") else other[0]
+    if (operand is None or isinstance(operand, Null)) and op in _NULL_TESTS:
+        return lookup.digests.operate(op, operand)
+    if isinstance(operand, ColumnClause | Label) and op in _COLUMN_TESTS and _is_alike(operand.type, type_):
+        return lookup.digests.operate(op, operand)
+    if op not in _VALUE_TESTS or not _is_value(operand, is_many=is_many):
         other, operand = (), None
         refuse_operator(type_, op)
-    bind_type = type_ if secret_type is None else _ConvertedLookup(type_, secret_type)
-    if is_closure and isinstance(operand, BindParameter):
-        operand = operand._with_binary_element_type(bind_type)
-    elif not isinstance(operand, BindParameter):
-        operand = mask(list(operand)) if op in {operators.in_op, operators.not_in_op} else mask(operand)
-    found: ColumnElement[bool] = _plain(index, bind_type).operate(op, operand)
-    if type_.during_rollout is None:
-        return found
-    if secret is None or isinstance(operand, BindParameter):
-        operand = None
-        what = "a bindparam(); pass the value itself" if secret is not None else "a subquery that lacks the secret"
-        refuse_operator(type_, op, f"with {what}, as during_rollout compares two columns")
-    return _or_plaintext(op, index, secret, operand, type_, bind_type)
+    if not isinstance(operand, BindParameter | PyWrapper):
+        operand = mask(list(operand)) if is_many else mask(operand)
+    if type_.during_rollout is not None:
+        return _or_plaintext(lookup, op, operand)
+    return _compare(lookup, op, operand)
 
 
-def _plain(index: Any, type_: Any) -> ColumnElement[Any]:
-    """Return the column in a form that SQLAlchemy does not compare in Python, where its value is a digest."""
-    return TypeCoerce(index, type_)
+def _compare(lookup: Lookup, op: OperatorType, operand: Any) -> ColumnElement[bool]:
+    digests = lookup.digests
+    if op in _SEVERAL or isinstance(operand, BindParameter | PyWrapper):
+        return digests.operate(op, operand)
+    # The same, without looking up what is known.
+    value: BindParameter[Any] = BindParameter(None, operand, type_=digests.type, unique=True)
+    return BinaryExpression(digests, value, op, type_=BOOLEANTYPE, negate=_NEGATED[op])
 
 
-def _is_value(operand: Any, op: OperatorType) -> bool:
+def _is_alike(other: Any, type_: Any) -> bool:
+    return type(other) is type(type_) and other.context == type_.context
+
+
+def _is_value(operand: Any, *, is_many: bool) -> bool:
     if isinstance(operand, BindParameter):
         return bool(operand.type._isnull)
-    if op in {operators.in_op, operators.not_in_op}:
-        is_many = isinstance(operand, list | tuple | set | frozenset) or hasattr(operand, "__iter__")
-        return is_many and not isinstance(operand, str | bytes | ClauseElement) and not any(map(_is_clause, operand))
-    return not isinstance(operand, ClauseElement)
+    if isinstance(operand, PyWrapper):
+        return True  # a variable of a lambda
+    if not is_many:
+        return not isinstance(operand, ClauseElement)
+    is_iterable = hasattr(operand, "__iter__") and not isinstance(operand, str | bytes | ClauseElement)
+    return is_iterable and not any(map(_is_clause, operand))
 
 
 def _is_clause(item: Any) -> bool:
     return isinstance(item, ClauseElement) or hasattr(item, "__clause_element__")
 
 
-def _or_plaintext(
-    op: OperatorType, index: Any, secret: Any, operand: Any, type_: Any, bind_type: Any
-) -> ColumnElement[bool]:
+def _or_plaintext(lookup: Lookup, op: OperatorType, operand: Any) -> ColumnElement[bool]:
     """Return the test of a column that is partly plaintext.
 
     Only an encrypted value is looked for by its digest: an old release may have replaced a plaintext alone.
     """
-    is_many = op in {operators.in_op, operators.not_in_op}
-    test = operators.in_op if is_many else operators.eq
-    stored: ColumnElement[Any] = type_coerce(unwrap(secret)._annotate({PERMIT: ALWAYS}), Text())
+    if lookup.secret is None or isinstance(operand, BindParameter | PyWrapper):
+        operand, is_bind = None, lookup.secret is not None
+        what = "a bindparam() or in a lambda; pass the value itself" if is_bind else "a subquery that lacks the secret"
+        refuse_operator(lookup.type_, op, f"with {what}, as during_rollout compares two columns")
+    test = operators.in_op if op in _SEVERAL else operators.eq
+    stored: ColumnElement[Any] = type_coerce(unwrap(lookup.secret)._annotate({PERMIT: ALWAYS}), Text())
     prefix = literal_column(f"'{RESERVED.decode()}'", Text())
     is_encrypted = func.substr(stored, 1, len(RESERVED), type_=Text()) == prefix
-    plaintext = TypeCoerce(stored, _PlaintextLookup(type_.context, getattr(bind_type, "secret_type", None)))
-    found = or_(and_(is_encrypted, _plain(index, bind_type).operate(test, operand)), plaintext.operate(test, operand))
-    return not_(found) if op in _NEGATIVE else found
+    plaintext = TypeCoerce(
+        stored, _PlaintextLookup(lookup.type_.context, getattr(lookup.digests.type, "secret_type", None))
+    )
+    found = or_(and_(is_encrypted, _compare(lookup, test, operand)), plaintext.operate(test, operand))
+    return found if op is test else not_(found)
 
 
 class _ConvertedLookup(TypeDecorator[Any]):

@@ -25,8 +25,8 @@ class _Place(NamedTuple):
     digest: Callable[[Any], str | None]
 
 
-class _Beside:
-    """The value of the secret beside an index, and the digest that the application gave, if it did."""
+class _Given:
+    """A digest that the application gave, and the value of the secret beside it."""
 
     __slots__ = ("given", "secret")
 
@@ -35,7 +35,7 @@ class _Beside:
 
     def __repr__(self) -> str:
         """Show nothing: SQLAlchemy's frames hold it."""
-        return "Beside('***')"
+        return "Given('***')"
 
 
 class _ConstructsDigests(SQLCompiler):
@@ -51,7 +51,8 @@ class _ConstructsDigests(SQLCompiler):
             args, kwargs = (), {}  # this frame is in the traceback
             raise
         for place in self.index_places:
-            parameters[place.name] = _Beside(parameters[place.secret], parameters.get(place.name))
+            secret, given = parameters[place.secret], parameters[place.name]
+            parameters[place.name] = secret if given is None else _Given(secret, given)
         return parameters
 
 
@@ -103,19 +104,17 @@ class IndexesCompiler(RowsCompiler):
 
 
 def _processor(place: _Place) -> Callable[[Any], str | None]:
-    def process(beside: Any) -> str | None:
+    make = place.digest
+
+    def process(secret: Any) -> str | None:
         try:
-            digest = place.digest(_value(beside))
+            if isinstance(secret, _Given):
+                if secret.given != process(secret.secret):
+                    refuse_value(place.name)
+                return str(secret.given)
+            return make(secret.get_secret_value() if isinstance(secret, Pair) else without_row(secret))
         except BaseException:
-            beside = hide(beside)  # this frame is in the traceback
+            secret = hide(secret)  # this frame is in the traceback
             raise
-        if beside.given is not None and beside.given != digest:
-            refuse_value(place.name)
-        return digest
 
     return process
-
-
-def _value(beside: _Beside) -> Any:
-    """Return the value of a secret that may be paired with its row."""
-    return beside.secret.get_secret_value() if isinstance(beside.secret, Pair) else without_row(beside.secret)
