@@ -48,7 +48,7 @@ from tests.support import processes
 from tests.support.blind_index import digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy import Engine
 

@@ -9,6 +9,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from sealchemy.errors import ColumnDefinitionError
 
+from .blind_index.index_type import BlindIndex
 from .encrypted_type import EncryptedType, encrypted_type, find_override, put_context_into_cache_key
 
 _WHY = (
@@ -38,13 +39,19 @@ def check_column(_type: object, column: object) -> None:
 
 @event.listens_for(Column, "after_parent_attach")
 def _refuse_other_places(column: Column[Any], _table: object = None) -> None:
-    """Refuse an encrypted type that is anywhere in a type but at the end of its wrappers."""
+    """Refuse an encrypted type anywhere in a type but at the end of its wrappers, and an index inside of one."""
     found, places = encrypted_type(column.type), [column.type]
     for place in places:
         inner = _types_in(place)
         places += [item for item in inner if not any(item is known for known in places)]
     has_variant = any(getattr(place, "_variant_mapping", None) for place in places)
     for place in places:
+        is_index = isinstance(place, BlindIndex)
+        if is_index and (place is not column.type or has_variant):
+            raise ColumnDefinitionError(
+                f"{place!r} inside {column.type!r}, on column {column.name!r}: it would not be filled; use"
+                " the type itself"
+            )
         if isinstance(place, EncryptedType) and (place is not found or has_variant):
             raise ColumnDefinitionError(
                 f"{place!r} inside {column.type!r}, on column {column.name!r}: values would be stored in clear where"

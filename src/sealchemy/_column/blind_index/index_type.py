@@ -94,8 +94,9 @@ class BlindIndex(TypeDecorator[str]):
         """
         super().__init__(64)
         context, during_rollout = hide(context), hide(during_rollout)
+        normalize = normalize if callable(normalize) else hide(normalize)
+        self.context, self.normalize, self.during_rollout = context, normalize, during_rollout
         self.context = require_context(context)
-        self.normalize, self.during_rollout = normalize, during_rollout
         if during_rollout not in {None, "plaintext"}:
             raise ColumnDefinitionError(f'{self.context}: during_rollout is "plaintext", or left out')
         if normalize is not None:
@@ -114,9 +115,10 @@ class BlindIndex(TypeDecorator[str]):
 
     def __repr__(self) -> str:
         """Return the declaration."""
-        normalize = f", {self.normalize.__qualname__}" if self.normalize else ""
-        rollout = f", during_rollout={str(self.during_rollout)!r}" if self.during_rollout else ""
-        return f"BlindIndex({self.context!r}{normalize}{rollout})"
+        known = vars(self)
+        normalize = f", {getattr(self.normalize, '__qualname__', '...')}" if known.get("normalize") else ""
+        rollout = ", during_rollout='plaintext'" if known.get("during_rollout") else ""
+        return f"BlindIndex({known.get('context')!r}{normalize}{rollout})"
 
     @override
     def load_dialect_impl(self, dialect: Dialect) -> Any:
@@ -216,7 +218,7 @@ def _require_importable(normalize: Any, context: str) -> None:
     found = getattr(sys.modules.get(module or ""), name, None)
     is_new = found is None and name.isidentifier()  # its module is still being imported
     if not callable(normalize) or not (found is normalize or is_new):
-        normalize = hide(normalize)
+        normalize = found = hide(normalize)
         raise ColumnDefinitionError(
             f"{context}: normalize takes a function that is declared in a module, not a lambda, a method or a partial"
         )
