@@ -72,10 +72,11 @@ def _index_problems(bind: Engine | Connection, metadata: MetaData) -> Iterator[S
         except SealchemyError as error:
             yield error
             continue
+        if keys.stage(item.type_.context) is not Rollout.STRICT:
+            continue
         with open_table(bind, item.wanted(), any_key=True) as access:
-            problem = indexes.find_problem(access, item)
-        if problem and keys.stage(item.type_.context) is Rollout.STRICT:
-            yield UnsupportedOperationError(problem)
+            if problem := indexes.find_problem(access, item):
+                yield UnsupportedOperationError(problem)
 
 
 def _value_problems(status: ColumnStatus, stage: Rollout) -> Iterator[SealchemyError]:

@@ -25,8 +25,8 @@ __all__ = ["assert_encrypted", "encrypted_engine", "key_ring"]
 
 @pytest.fixture
 def key_ring() -> KeyRing:
-    """Return a key ring with a new key, for this test alone."""
-    return KeyRing(primary=Key.generate())
+    """Return a key ring with new keys, for this test alone."""
+    return KeyRing(primary=Key.generate(), index_key=Key.generate())
 
 
 @pytest.fixture

@@ -69,12 +69,7 @@ def test_an_independent_implementation_agrees(text: str, secret: bytes) -> None:
         key = Key(secret)
     except KeyFormatError:
         return
-    try:
-        found = digest(key, "a.b", text)
-    except Exception as error:  # noqa: BLE001 - looked at below
-        assert "UTF-8" in str(error) or "starts with" in str(error)
-        return
-    assert found == digest_of(key, "a.b", text)
+    assert digest(key, "a.b", text) == digest_of(key, "a.b", text)
 
 
 def test_digests_depend_on_the_key_and_the_context() -> None:
@@ -179,6 +174,10 @@ def no_text(text: str) -> Any:
     return text.encode()
 
 
+def no_result(text: str) -> Any:
+    text.lower()
+
+
 SECRET = partial(Column, "s", EncryptedString("t.s"))
 DECLARATIONS: dict[str, tuple[str, Callable[[], Any]]] = {
     "no secret": ("has no column", lambda: table(Column("i", BlindIndex("t.s")))),
@@ -223,7 +222,6 @@ DECLARATIONS: dict[str, tuple[str, Callable[[], Any]]] = {
     "a partial": ("normalize", lambda: BlindIndex("t.s", partial(own))),
     "no function": ("normalize", lambda: BlindIndex("t.s", SENTINEL)),  # type: ignore[arg-type]
     "another during_rollout": ("during_rollout", lambda: BlindIndex("t.s", during_rollout="x")),  # type: ignore[arg-type]
-    "both": ("normalize", lambda: BlindIndex("t.s", own, during_rollout="plaintext")),
     "a subclass": ("use BlindIndex itself", lambda: type("Mine", (BlindIndex,), {"cache_ok": True})),
 }
 
@@ -286,7 +284,9 @@ def test_an_index_in_a_mixin_and_in_an_inherited_table() -> None:
         assert session.query(Joined).filter(Joined.token == "c").one().more == "d"
 
 
-@pytest.mark.parametrize(("function", "problem"), [(broken, "raised ValueError"), (no_text, "returned no text")])
+@pytest.mark.parametrize(
+    ("function", "problem"), [(broken, "raised ValueError"), (no_text, "returned bytes"), (no_result, "returned None")]
+)
 def test_a_normalize_function_that_fails_shows_nothing(function: Any, problem: str) -> None:
     found = table(SECRET(), Column("i", BlindIndex("t.s", function)))
     engine = attach_key_ring(create_engine("sqlite://"), KeyRing(primary=Key.generate(), index_key=Key.generate()))

@@ -16,5 +16,5 @@ def digest_of(key: Key, context: str, text: str) -> str:
     secret = base64.urlsafe_b64decode(key.reveal().removeprefix("sealchemy-key-v1.") + "=")
     extracted = hmac.digest(bytes(32), secret, hashlib.sha256)
     derived = hmac.digest(extracted, f"sealchemy v1 blind index:{context}".encode() + b"\x01", hashlib.sha256)
-    mac = hmac.digest(derived, text.encode(), hashlib.sha256)
+    mac = hmac.digest(derived, text.encode("utf-8", "surrogatepass"), hashlib.sha256)
     return "sealchemy-index:v1:" + base64.urlsafe_b64encode(mac[:16]).decode().rstrip("=")

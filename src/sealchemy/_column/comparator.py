@@ -14,7 +14,6 @@ from sealchemy.errors import UnsupportedOperationError
 from .blind_index.lookups import find_rows, lookup_by_secret
 
 _NULL_TESTS = frozenset({operators.eq, operators.ne, operators.is_, operators.is_not})
-_LOOKUPS = frozenset({operators.eq, operators.ne, operators.in_op, operators.not_in_op})
 _COLUMN_TESTS = frozenset({operators.eq, operators.ne})
 
 
@@ -29,7 +28,7 @@ class EncryptedComparator(TypeDecorator.Comparator[Any]):
             try:
                 if (lookup := getattr(self, "_lookup", None)) is None:
                     lookup = self._lookup = lookup_by_secret(self.expr)
-                if lookup is not None and op in _LOOKUPS:
+                if lookup is not None:
                     return find_rows(lookup, op, other)
                 _refuse_operator(self.expr.type, op)
             except BaseException:

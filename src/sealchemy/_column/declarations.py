@@ -13,8 +13,8 @@ from .blind_index.index_type import BlindIndex
 from .encrypted_type import EncryptedType, encrypted_type, find_override, put_context_into_cache_key
 
 _WHY = (
-    "Two encryptions of one text differ, so the database can neither compare nor compute them; keep a keyed hash in"
-    " another column"
+    "Two encryptions of one text differ, so the database can neither compare nor compute them; for lookups and"
+    " uniqueness, add a column of type BlindIndex"
 )
 
 

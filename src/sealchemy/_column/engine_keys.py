@@ -107,14 +107,20 @@ class EngineKeys:
                 found = self.digesters[context] = ring.index_digester(self.require_ring(context), context)
         return found
 
-    def require_complete_index(self, context: str) -> None:
+    def require_complete_index(self, context: str, *, compares_plaintext: bool, normalizes: bool) -> None:
         """Refuse a lookup in a stage in which values may be there without their digest."""
-        if self.key_ring is not None and (stage := self.stage(context)) is not Rollout.STRICT:
-            raise UnsupportedOperationError(
-                f"{context}: its rollout stage is {stage}, in which a lookup could miss rows whose digest is missing or"
-                " old. Fill the index (op.add_blind_index, `sealchemy reindex`) and look rows up in stage strict; or"
-                ' declare BlindIndex(..., during_rollout="plaintext"), which compares plaintext as well'
-            )
+        if self.key_ring is None or (stage := self.stage(context)) is Rollout.STRICT:
+            return
+        if compares_plaintext and not (normalizes and stage in _READ_PLAINTEXT):
+            return
+        advice = 'or declare BlindIndex(..., during_rollout="plaintext"), which compares plaintext as well'
+        if normalizes:
+            advice = "the database cannot normalize plaintext, to compare it meanwhile"
+        raise UnsupportedOperationError(
+            f"{context}: its rollout stage is {stage}, in which a lookup could miss rows whose digest is missing or"
+            " old. Fill the index (op.add_blind_index, `sealchemy reindex`), and look rows up in stage strict, which an"
+            f" engine can have for this context alone (rollout={{context: stage}}); {advice}"
+        )
 
     def reads_plaintext(self, context: str) -> bool:
         """Return whether values that are not encrypted are read."""

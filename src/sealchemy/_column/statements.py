@@ -22,6 +22,7 @@ from sqlalchemy.sql.selectable import ScalarSelect
 from sealchemy._values.secret import mask
 from sealchemy.errors import SealchemyError, UnsupportedOperationError
 
+from .blind_index.lookups import require_comparable
 from .blind_index.parameters import IndexesCompiler
 from .elements import ALWAYS, PERMIT, has_primary_key_of, is_null, outputs, unwrap
 from .encrypted_type import context_of
@@ -144,6 +145,7 @@ class ProtectedCompiler(IndexesCompiler, ParametersCompiler):
 
     def visit_binary(self, binary: Any, *args: Any, **kwargs: Any) -> str:
         """Render an operator, if it can work on ciphertext."""
+        require_comparable(binary)
         sides: list[Any] = [binary.left, binary.right]
         is_null_test = binary.operator in _NULL_TESTS and isinstance(binary.right, Null)
         for side in sides if not is_null_test else []:

@@ -56,8 +56,16 @@ class Finding(NamedTuple):
 Finding.__module__ = "sealchemy.plan"
 
 
-def index(name: str, column: str, repair: str) -> Finding:
-    """Return the finding for an index on a column."""
+def index(name: str, column: str, repair: str, *, has_room: bool = False) -> Finding:
+    """Return the finding for an index on a column, which may have room for ciphertext."""
+    if has_room:
+        return Finding(
+            "index",
+            Severity.ACCEPT,
+            name,
+            f"this index on {column} is of no use for ciphertext; keep it while lookups still compare plaintext, by"
+            f" BlindIndex(..., during_rollout=...), and then {repair}",
+        )
     return Finding(
         "index",
         Severity.BLOCKS,

@@ -31,7 +31,7 @@ SELECT DISTINCT fields.name AS column, fields.is_target, d.classid::regclass::te
     pg_describe_object(d.classid, d.objid, d.objsubid) AS description,
     d.classid = 'pg_class'::regclass AND d.objid = fields.attrelid AS is_own, d.objsubid, d.refobjsubid,
     c.relkind::text AS relkind, c.relispartition, c.oid::regclass::text AS relation,
-    i.indisunique, fields.attnum = ANY (i.indkey) AS is_key,
+    i.indisunique, m.amname = 'hash' AS is_hash, fields.attnum = ANY (i.indkey) AS is_key,
     pg_get_expr(i.indexprs, i.indrelid) AS expressions, pg_get_expr(i.indpred, i.indrelid) AS predicate,
     n.contype::text AS contype, n.conname::text AS conname, quote_ident(n.conname) AS quoted_name,
     n.conrelid::regclass::text AS owner, n.conparentid::bigint AS parent, pg_get_constraintdef(n.oid) AS definition,
@@ -42,6 +42,7 @@ FROM fields
 JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = fields.attrelid
 LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
 LEFT JOIN pg_index i ON i.indexrelid = c.oid
+LEFT JOIN pg_am m ON m.oid = c.relam AND c.relkind IN ('i', 'I')
 LEFT JOIN pg_constraint n ON d.classid = 'pg_constraint'::regclass AND n.oid = d.objid
 LEFT JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
 LEFT JOIN pg_class v ON v.oid = w.ev_class
@@ -217,8 +218,9 @@ def _uses_values(row: Any) -> bool:
 
 def _index(row: Any) -> Finding:
     repair = f"DROP INDEX {row.relation}"
-    make = findings.unique if row.indisunique else findings.index
-    return make(row.relation, row.column, repair)
+    if row.indisunique:
+        return findings.unique(row.relation, row.column, repair)
+    return findings.index(row.relation, row.column, repair, has_room=bool(row.is_hash))
 
 
 def _constraint(row: Any, _narrow: set[str]) -> Finding | None:

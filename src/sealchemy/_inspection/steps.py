@@ -34,8 +34,11 @@ def _all_steps(
     unbound = any(column.status.bind_to and column.status.unbound for column in columns)
     yield from _missing_index_columns(found)
     is_plain = any(column.status.plaintext for column in columns)
-    if not is_plain:
-        yield from _steps_to_index(found, command_options, accepted)
+    if not is_plain and _is_to_index(found):
+        yield f"deploy everywhere with {prefix}_INDEX_KEY and {prefix}_ROLLOUT=migrate, or without lookups meanwhile"
+        yield from _steps_to_index(found, accepted)
+        yield f"sealchemy verify {command_options}"
+        yield f"deploy everywhere with {prefix}_ROLLOUT=strict"
     if is_plain or not (unbound or all(table.is_done for table in found)):
         yield from _steps_to_encrypt(found, command_options, accepted, prefix)
         if unbound:  # stage migrate reads both forms, and writes bound values
@@ -76,9 +79,12 @@ def _steps_to_bind(found: Collection[TablePlan], options: str, accepted: str, pr
 def _steps_to_encrypt(found: Collection[TablePlan], options: str, accepted: str, prefix: str) -> Iterator[str]:
     if not any(column.state == "partly encrypted" for table in found for column in table.columns):
         yield f"sealchemy generate-key  # unless there is a key; set {prefix}_KEY everywhere"
+        if _is_to_index(found):
+            yield f"sealchemy generate-key  # another one, for the blind index; set {prefix}_INDEX_KEY everywhere"
         yield f"deploy everywhere with {prefix}_ROLLOUT=prepare"
         yield f"sealchemy check {options}"
-    yield from _steps_to_index(found, options, accepted)
+    if _is_to_index(found):
+        yield from _steps_to_index(found, accepted)
     yield from _repairs(found)
     if any(column.is_narrow for table in found for column in table.columns):
         yield f"sealchemy widen {options}  # then restart the application, or replace its connections"
@@ -107,11 +113,15 @@ def _missing_index_columns(found: Collection[TablePlan]) -> Iterator[str]:
                 )
 
 
-def _steps_to_index(found: Collection[TablePlan], options: str, accepted: str) -> Iterator[str]:
-    if any(item.missing or item.missing is None for table in found for item in table.indexes):
-        yield "end the last process that does not know the blind index: it would leave old digests behind"
-        yield f"sealchemy reindex {accepted}  # or op.add_blind_index, in a revision"
-        yield f"sealchemy verify {options}  # once the values are encrypted, it compares every digest"
+def _is_to_index(found: Collection[TablePlan]) -> bool:
+    return any(item.missing or item.missing is None for table in found for item in table.indexes)
+
+
+def _steps_to_index(found: Collection[TablePlan], accepted: str) -> Iterator[str]:
+    yield "end the last process that does not know the blind index: it would leave old digests behind"
+    yield f"sealchemy reindex {accepted}  # or op.add_blind_index, in a revision"
+    names = [f"{table.table}.{item.index}" for table in found for item in table.indexes]
+    yield f"create the unique index that the models declare, if they do, and NOT NULL: {', '.join(names)}"
 
 
 def _findings(found: Collection[TablePlan]) -> list[Finding]:

@@ -5,8 +5,7 @@ from typing import Any
 
 from sqlalchemy import MetaData
 
-from sealchemy._column.blind_index.index_type import BlindIndex
-from sealchemy._column.blind_index.lookups import secret_of
+from sealchemy._column.blind_index.pairs import pairs_of
 from sealchemy._column.encrypted_type import EncryptedType, encrypted_type, require_encrypted
 from sealchemy._column.rows.parts import find_parts
 from sealchemy._databases.table import TableColumns
@@ -42,12 +41,10 @@ def declared_indexes(metadata: MetaData) -> list[IndexColumns]:
     """Return the blind indexes that models declare, in the order of `declared_tables`."""
     found = []
     for table in metadata.sorted_tables:
-        for index in table.columns:
-            if isinstance(index.type, BlindIndex):
-                secret = secret_of(index)
-                type_ = require_encrypted(secret.type)
-                bind_to = part_names(table.columns, secret.name, type_) if type_.bind_to else ()
-                found.append(IndexColumns(table.name, secret.name, index.name, index.type, table.schema, bind_to))
+        for secret, index in pairs_of(table):
+            type_ = require_encrypted(secret.type)
+            bind_to = part_names(table.columns, secret.name, type_) if type_.bind_to else ()
+            found.append(IndexColumns(table.name, secret.name, index.name, index.type, table.schema, bind_to))
     return found
 
 

@@ -8,19 +8,22 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
+from threading import Event
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, column, func, null, select, update
+from sqlalchemy import bindparam, column, func, not_, null, select, update
 from sqlalchemy import table as sa_table
+from sqlalchemy.exc import IntegrityError
 
 from sealchemy._column.blind_index.index_type import BlindIndex
 from sealchemy._column.engine_keys import engine_keys
 from sealchemy._databases.access import Access, StillLockedError
 from sealchemy._databases.table import RowKey, TableColumns, Target
+from sealchemy._values.blind_index import PREFIX
 from sealchemy._values.codecs import TEXT
 from sealchemy._values.secret import SecretString
-from sealchemy.errors import RewriteError, SealchemyError
+from sealchemy.errors import ColumnDefinitionError, PlaintextFoundError, RewriteError, SealchemyError
 
 from .cipher import Cipher
 from .columns import Columns
@@ -34,6 +37,7 @@ from .walk import Failed, Step, Walk
 
 NAME = "reindex"
 
+_LISTED, _KEYS = 10, 10_000
 _AGAIN = "run `sealchemy reindex`"
 
 
@@ -74,14 +78,29 @@ def fill(
         MissingKeyError: there is no index key.
         RewriteError: secrets cannot be read, digests are still changing, or SIGINT.
     """
+    return _run(access, columns, options, progress).report
+
+
+def compare(
+    access: Access, columns: IndexColumns, progress: Callable[[Progress], None] | None = None
+) -> tuple[Report, str | None]:
+    """Compare every digest with its secret; return the report, and a sentence about those that are missing or wrong."""
+    run = _run(access, columns, Options(dry_run=True), progress)
+    return run.report, run.mismatch() if run.report.pending else None
+
+
+def _run(
+    access: Access, columns: IndexColumns, options: Options, progress: Callable[[Progress], None] | None
+) -> "_Fill":
     with interrupt_between_batches() as interrupted:
         run = _Fill(access, columns, options, progress)
         walk = partial(Walk, access, run.pages, options.batch_size, interrupted)
         try:
-            return run.run(walk, interrupted)
+            run.run(walk, interrupted)
         except RewriteError as error:
             error.report = error.report or run.report
             raise
+        return run
 
 
 class _Fill:
@@ -108,47 +127,110 @@ class _Fill:
         self.target = _part(access.target, 1)
         self.writer = cache(partial(access.database.writer, access.connection, self.target, ()))
         self.done = self.total = 0
+        self.keys: list[RowKey] = []
+        """The first of the rows that the last comparison found to differ."""
+        self.has_plaintext = False
 
-    def run(self, walk: Callable[[], Walk], interrupted: Any) -> Report:
+    def run(self, walk: Callable[[], Walk], interrupted: Event) -> None:
         self.access.require_text()
         if self.progress:
             self.total = sum(step.rows for step in walk().read(self.count))
-        if not self.options.dry_run:
+        if self.options.dry_run:
+            self._compare_all(walk)
+        else:
             self.access.require_transactions()
-            for step in walk().write(self.step, lambda: self.options.batch_size):
-                self.report.rewritten += step.written
-                self._tell(step)
-                interrupted.wait(self.options.pause if step.written else 0)
-        pending: list[RowKey] = []
-        for number in range(1 + FURTHER_PASSES):
-            pending, failures = [], list[Failed]()
-            for step in walk().read(self.compare):
-                pending += step.pending
-                failures += step.failures
-                if self.options.dry_run:
-                    self._tell(step)
-            if self.options.dry_run or not pending or interrupted.is_set() or number == FURTHER_PASSES:
-                break
-            for key in pending:
-                self._fill_row(key)
-        self._finish(interrupted, pending, failures)
-        return self.report
+            self._refuse_other_values(walk)
+            self._write_all(walk, interrupted)
+            for _ in range(FURTHER_PASSES):
+                self._compare_all(walk)
+                if not self.report.pending or interrupted.is_set():
+                    break
+                if self.report.pending > len(self.keys):
+                    self._write_all(walk, interrupted)
+                for key in self.keys:
+                    self._fill_row(key)
+            else:
+                self._compare_all(walk)
+        self._finish(interrupted)
 
-    def _finish(self, interrupted: Any, pending: Sequence[RowKey], failures: Sequence[Failed]) -> None:
+    def _refuse_other_values(self, walk: Callable[[], Walk]) -> None:
+        """Refuse a column that has anything but digests: it is another column."""
+        if any(step.found for step in walk().read(self.find_other)):
+            raise ColumnDefinitionError(
+                f"{self.report.table}.{self.name} has values that are no digests, so it is not the column of an index;"
+                " nothing was changed"
+            )
+
+    def _write_all(self, walk: Callable[[], Walk], interrupted: Event) -> None:
+        # In a unique index, a new digest may be the old one of another row, where it is wrong: then clear these first.
+        for clears_first in (False, True):
+            try:
+                if clears_first:
+                    self._write_steps(walk, interrupted, partial(self.step, clears=True))
+                self._write_steps(walk, interrupted, self.step)
+            except IntegrityError:
+                continue
+            return
+        raise RewriteError(self.twice(), self.report)
+
+    def _write_steps(
+        self, walk: Callable[[], Walk], interrupted: Event, step_of: Callable[[Span, int, int], Step]
+    ) -> None:
+        for step in walk().write(step_of, lambda: self.options.batch_size):
+            self.report.rewritten += step.written
+            self._tell(step)
+            interrupted.wait(self.options.pause if step.written else 0)
+
+    def _compare_all(self, walk: Callable[[], Walk]) -> None:
+        report = self.report
+        report.pending, report.failed, self.has_plaintext = 0, 0, False
+        self.keys.clear()
+        report.failures.clear()
+        for step in walk().read(self.compare):
+            report.pending += len(step.pending)
+            self.keys += step.pending[: _KEYS - len(self.keys)]
+            for failure in step.failures:
+                report.add_failure(*failure)
+                self.has_plaintext |= isinstance(failure[2], PlaintextFoundError)
+            if self.options.dry_run:
+                self._tell(step)
+
+    def mismatch(self) -> str:
+        """Return a sentence about the rows whose digest is missing or wrong."""
+        keys = self.keys[:_LISTED]
+        return (
+            f"{self.report.table}.{self.name}: {self.report.pending} rows have a digest that is missing, or not that of"
+            f" {self.secret}, by primary key: {', '.join(map(str, keys))}{', ...' if len(self.keys) > _LISTED else ''}."
+            " Lookups miss these rows, or find wrong ones. If it is all of them, the index key or the normalize"
+            " function is another one: put the old one back, or, if it was changed on purpose, run `sealchemy"
+            " reindex`. If it is some, a release that does not know the index wrote them, or someone copied a digest"
+            " to be found as another user: find out which first"
+        )
+
+    def twice(self) -> str:
+        """Return what to do about a digest that a unique index refused; the database's own text may show values."""
+        table, name = self.report.table, self.name
+        return (
+            f"{NAME} {table}.{name}: the database refused a digest. Either the index is unique, and two rows have the"
+            f" same secret: drop the unique index, run this again, and look for them (GROUP BY {name} HAVING count(*) >"
+            f" 1); or it is NOT NULL, and a row has no secret. {self.report.rewritten} rows stay done"
+        )
+
+    def _finish(self, interrupted: Event) -> None:
         report, problems = self.report, list[str]()
-        report.pending = len(pending)
-        for failure in failures:
-            report.add_failure(*failure)
         if interrupted.is_set():
             report.stopped = "interrupt"
             problems = [f"interrupted after {report.rewritten} rows, which stay done; run it again"]
-        elif pending and not self.options.dry_run:
+        elif report.pending and not self.options.dry_run:
             problems.append(
-                f"the digests of {len(pending)} rows are still missing or old, such as that of {pending[0]}: a release"
-                " that does not know the index is still writing secrets, or rows are locked; end it, and run this again"
+                f"the digests of {report.pending} rows are still missing or old, such as that of {self.keys[0]}: a"
+                " release that does not know the index is still writing secrets, or rows are locked; end it, and run"
+                " this again"
             )
         if report.failed:
             problems.append(report.describe_failures())
+        if self.has_plaintext:
+            problems.append("the stage is strict; to index plaintext, run it in stage prepare or migrate")
         if problems:
             raise RewriteError(f"{NAME} {report.table}.{self.name}: {'; '.join(problems)}", report)
 
@@ -161,12 +243,21 @@ class _Fill:
         span = self.pages.start(span, count)
         return Step(span[1], rows=self.pages.count_within(span))
 
-    def step(self, span: Span, count: int, limit: int) -> Step:
-        """Write the digests that differ; with a limit of 0, only tell whether there are some."""
+    def find_other(self, span: Span, count: int) -> Step:
+        span = self.pages.start(span, count)
+        column = self.target.columns[0]
+        is_digest = self.access.database.matches(column, f"{PREFIX}*")
+        return Step(span[1], found=self.pages.has(span, column.is_not(None), not_(is_digest)))
+
+    def step(self, span: Span, count: int, limit: int, *, clears: bool = False) -> Step:
+        """Write the digests that differ, or clear them; with a limit of 0, only tell whether there are some."""
         span = self.pages.start(span, count)
         most = limit or self.options.batch_size
         page, is_full = self.pages.read(self.pages.select(span, most, lock=bool(limit)), most)
         changes = self.changes(page, [])
+        if clears:
+            has_digest = {key for key, stored in zip(page.keys, page.values[1], strict=True) if stored is not None}
+            changes = [(key, None) for key, _ in changes if key in has_digest]
         if limit:
             self._write(changes)
         high = page.keys[-1] if is_full else span[1]
@@ -186,7 +277,7 @@ class _Fill:
             self._write(changes)
             return len(changes)
 
-        with suppress(StillLockedError):  # the next comparison finds it
+        with suppress(StillLockedError, IntegrityError):  # the next comparison finds it
             self.report.rewritten += self.access.run(work, attempts=1)
 
     def changes(self, page: Page, failures: list[Failed]) -> list[tuple[RowKey, str | None]]:
@@ -266,8 +357,7 @@ def count_missing(access: Access, columns: IndexColumns) -> int:
 
 def find_problem(access: Access, columns: IndexColumns) -> str | None:
     """Return what is wrong with an index, by its missing digests and one row that has one."""
-    target = access.look_up(columns.wanted())
-    missing, run = count_missing(access, columns), _Fill(replace(access, target=target), columns, Options(), None)
+    missing, run, target = count_missing(access, columns), _Fill(access, columns, Options(), None), access.target
     with access.transaction(write=False):
         last = run.pages.last()
         page = run.pages.read(run.pages.select((None, last), 1, target.columns[1].is_not(None)), 1)[0] if last else None
@@ -275,18 +365,9 @@ def find_problem(access: Access, columns: IndexColumns) -> str | None:
     if is_wrong:
         return (
             f"{target.name}.{columns.column}: a digest is not that of its secret: the index key or the normalize"
-            " function is another one, or a release that does not know the index wrote the row; `sealchemy verify`"
-            " counts such rows"
+            " function is another one (put the old one back, or reindex if it was changed on purpose), or a release"
+            " that does not know the index wrote the row; `sealchemy verify` names all such rows"
         )
     if missing:
         return f"{target.name}.{columns.column}: {missing} rows have no digest, so lookups miss them; {_AGAIN}"
     return None
-
-
-def mismatch(columns: IndexColumns, report: Report) -> str:
-    """Return a sentence about the rows of a comparison whose digest is missing or wrong."""
-    return (
-        f"{report.table}.{columns.column}: {report.pending} rows have a digest that is missing, or not that of"
-        f" {columns.secret}: a release that does not know the index wrote them, or the index key or the normalize"
-        f" function is another one; lookups miss these rows, or find wrong ones. {_AGAIN}"
-    )

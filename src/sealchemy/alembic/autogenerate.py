@@ -12,6 +12,7 @@ from typing import Any
 
 from alembic.autogenerate.api import AutogenContext
 from alembic.operations.ops import (
+    AddColumnOp,
     AlterColumnOp,
     DropConstraintOp,
     ExecuteSQLOp,
@@ -23,7 +24,7 @@ from alembic.util import PriorityDispatchResult
 from sqlalchemy import Column, Table
 
 from sealchemy._column.blind_index.index_type import BlindIndex
-from sealchemy._column.blind_index.lookups import secret_of
+from sealchemy._column.blind_index.pairs import secret_of
 from sealchemy._column.encrypted_type import encrypted_type
 from sealchemy._databases.access import database_of, is_supported
 from sealchemy._rewriting.constraint import ExistingConstraint, existing_constraints
@@ -49,7 +50,7 @@ GUESSED = "# the database does not know the contexts: replace these by those of 
 WIDE = "# with a live application: in an earlier revision, before any process is at rollout stage migrate"
 STOPPED = "# becomes text: stop every release that declares it as JSON or bytes first, or use a second column"
 BINDS = "# with a live application: only once every process is at rollout stage bind_migrate"
-FILL = "# with a live application: in a later revision, after the last process that does not know the index"
+FILL = "# with a live application: in a later revision, once no process is left that does not know the index"
 LIVE = "# with a live application: in a later revision, once every process is at rollout stage strict"
 
 
@@ -123,6 +124,9 @@ class _Changes:
             return item.constraint_name in {
                 constraint.name for found in self.constraints.values() for constraint in found
             }
+        if isinstance(item, AddColumnOp) and isinstance(item.column.type, BlindIndex):
+            item.column = item.column._copy()  # noqa: SLF001 - as Alembic does
+            item.column.nullable = True  # until the rows have their digests
         if isinstance(item, AlterColumnOp) and encrypted_type(item.modify_type):
             is_wide = self.database.is_wide(self.stored[item.column_name].type)
             if item.column_name in self.unmarked or is_wide or not self.database.can_alter_types:
@@ -148,13 +152,13 @@ class _Changes:
             widen = self._widen([key], STOPPED)
             widen.mirror = self._turn_back(key)
             yield widen
+        yield from self._new_indexes()
         for columns in self._by_binding(existing):
             yield from self._pair(EncryptColumnsOp, RequireEncryptionOp, columns, PLAINTEXT, LIVE)
         if self.unbound:
             pair = self._pair(BindColumnsOp, RequireEncryptionOp, self.unbound, BINDS, LIVE)
             pair[0].mirror = AllowUnboundOp(self.name, self.unbound, schema=self.schema, bound=True)
             yield from pair
-        yield from self._new_indexes()
         if dropped := self._guess_contexts(key for key in self.superfluous if self._is_dropped(key)):
             yield AllowPlaintextOp(self.name, dropped, schema=self.schema)
         if plain := self._guess_contexts(self.superfluous & self.plain):
@@ -163,7 +167,8 @@ class _Changes:
     def _new_indexes(self) -> Iterator[ColumnsOp]:
         """Yield the operations that fill the blind indexes which the table does not have yet."""
         for name, item in self.declared.items():
-            if not self.stored or name in self.stored or not isinstance(item.type, BlindIndex):
+            is_new = bool(self.stored) and name not in self.stored
+            if not is_new or not isinstance(item.type, BlindIndex) or not self._is_wanted(item):
                 continue
             secret = secret_of(item).name
             if secret not in self.stored:

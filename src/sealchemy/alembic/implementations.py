@@ -133,10 +133,11 @@ def _unbind_columns(operations: Operations, operation: UnbindColumnsOp) -> None:
 
 @Operations.implementation_for(AddBlindIndexOp)
 def _add_blind_index(operations: Operations, operation: AddBlindIndexOp) -> None:
-    keys = engine_keys(operations.get_bind().dialect)
-    for context in operation.columns.values():
-        keys.digester(context)  # raises without a key
-    with _open(operations, operation) as access:
+    def require(connection: Connection, columns: Mapping[str, str]) -> None:
+        for context in columns.values():
+            engine_keys(connection.dialect).digester(context)  # raises without a key
+
+    with _open(operations, operation, require) as access:
         findings = preflight.inspect_columns(access)
         preflight.refuse_obstacles(access, findings, REKEY, operation.accept, widens=False)
         with inspecting(access.connection) as inspector:

@@ -92,7 +92,10 @@ def index_names(columns: Mapping[str, str], index: str | Mapping[str, str]) -> d
     if isinstance(index, str):
         if len(columns) != 1:
             raise ColumnDefinitionError("add_blind_index: for several columns, index takes a mapping by column name")
-        return dict.fromkeys(columns, index)
+        index = dict.fromkeys(columns, index)
     if unknown := index.keys() - columns.keys():
         raise ColumnDefinitionError(f"index has {', '.join(sorted(unknown))}, which are not among the columns")
-    return {name: index.get(name, f"{name}_index") for name in columns}
+    names = {name: index.get(name, f"{name}_index") for name in columns}
+    if both := sorted(columns.keys() & names.values()):
+        raise ColumnDefinitionError(f"add_blind_index: {', '.join(both)} is a secret, and cannot be an index as well")
+    return names

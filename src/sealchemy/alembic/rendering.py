@@ -55,8 +55,8 @@ def _render_index(context: AutogenContext, operation: AddBlindIndexOp) -> list[s
     normalize = ""
     if operation.normalize is not None:
         module, name = operation.normalize.__module__, operation.normalize.__qualname__
-        context.imports.add(f"from {module} import {name}")
-        normalize = f", normalize={name}"
+        context.imports.add(f"import {module}")
+        normalize = f", normalize={module}.{name}"
     schema = f", schema={operation.schema!r}" if operation.schema else ""
     bind_to = {name: tuple(parts) for name, parts in operation.bind_to.items()}
     bound = f", bind_to={bind_to!r}" if bind_to else ""

@@ -19,6 +19,7 @@ from sealchemy.rewrite import Progress as RowsDone
 from sealchemy.rewrite import Report
 from sealchemy.status import ColumnStatus
 
+INTERRUPTED = 130  # 128 and the number of SIGINT
 _SECONDS_BETWEEN_LINES = 5.0
 
 

@@ -29,8 +29,6 @@ from sealchemy.rewrite import BIND, DECRYPT, ENCRYPT, REKEY, UNBIND, VERIFY, Opt
 from . import indexing, output
 from .project import Project
 
-_INTERRUPTED = 130  # 128 and the number of SIGINT
-
 _ONLY_LOOKS = {
     "encrypt": (Rollout.STRICT, Rollout.BIND_PREPARE, Rollout.BIND_MIGRATE),
     "bind": (Rollout.STRICT,),
@@ -71,7 +69,7 @@ def rewrite_tables(
         except RewriteError as error:
             _print_failures(error, conversion, as_json=as_json)
             if error.report is None or error.report.stopped == "interrupt":
-                raise SystemExit(_INTERRUPTED if error.report else 1) from None
+                raise SystemExit(output.INTERRUPTED if error.report else 1) from None
             report, failed = error.report, True
         else:
             if only_looks:
@@ -94,7 +92,7 @@ def verify_tables(project: Project, *, as_json: bool) -> None:
     try:
         rewrite_tables(project, VERIFY, Options(), as_json=as_json)
     except SystemExit as error:
-        if error.code == _INTERRUPTED:
+        if error.code == output.INTERRUPTED:
             raise
         failed = True
     if indexing.compare(project, project.protected_engine(), as_json=as_json) or failed:

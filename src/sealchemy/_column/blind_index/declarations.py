@@ -10,7 +10,7 @@ from sealchemy._values.codecs import TEXT
 from sealchemy.errors import ColumnDefinitionError
 
 from .index_type import BlindIndex
-from .lookups import INDEX_KEY, SECRET_KEY
+from .pairs import is_index
 
 
 @event.listens_for(BlindIndex, "after_parent_attach")
@@ -35,12 +35,12 @@ def _check_column(column: Column[Any]) -> None:
 
 @event.listens_for(Table, "after_parent_attach")
 def _check_table(table: Table, _metadata: object = None) -> None:
-    """Note, at each index and its secret, where the other one is."""
+    """Refuse an index without exactly one secret, or beside another one."""
     for index in table.c:
-        if not isinstance(index.type, BlindIndex):
+        if not is_index(index.type):
             continue
         context = index.type.context
-        others = [item for item in table.c if isinstance(item.type, BlindIndex) and item.type.context == context]
+        others = [item for item in table.c if is_index(item.type) and item.type.context == context]
         secrets = [
             item for item in table.c if (type_ := encrypted_type(item.type)) is not None and type_.context == context
         ]
@@ -48,9 +48,13 @@ def _check_table(table: Table, _metadata: object = None) -> None:
             _refuse(index, f"{others[0].name!r} and {others[1].name!r} are both indexes of {context}; keep one")
         if len(secrets) != 1:
             count = "more than one column" if secrets else "no column"
-            _refuse(index, f"table {table.name!r} has {count} with the context {context}, whose digest it would hold")
+            known = [type_.context for item in table.c if (type_ := encrypted_type(item.type)) is not None]
+            _refuse(
+                index,
+                f"table {table.name!r} has {count} with the context {context}, whose digest it would hold; its contexts"
+                f" are {', '.join(known) or 'none'}",
+            )
         _check_secret(secrets[0], index)
-        secrets[0].info[INDEX_KEY], index.info[SECRET_KEY] = index.key, secrets[0].key
 
 
 def _check_secret(secret: Column[Any], index: Column[Any]) -> None:

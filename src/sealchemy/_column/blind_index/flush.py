@@ -15,7 +15,7 @@ from sealchemy._values.blind_index import PREFIX
 from sealchemy._values.secret import hide
 from sealchemy.errors import UnsupportedOperationError
 
-from .lookups import SECRET_KEY
+from .pairs import secret_of
 
 
 class IndexedAttribute(NamedTuple):
@@ -29,7 +29,7 @@ class IndexedAttribute(NamedTuple):
 
 def indexed_attribute(mapper: Mapper[Any], key: str, column: Any) -> IndexedAttribute | None:
     """Return an index of a mapper; None if its secret is not mapped."""
-    secret = column.table.c[column.info[SECRET_KEY]]
+    secret = secret_of(column)
     attribute = mapper._columntoproperty.get(secret)
     return IndexedAttribute(key, column, attribute.key, secret) if attribute is not None else None
 
@@ -48,28 +48,29 @@ def listen(mapper: Mapper[Any], attribute: IndexedAttribute) -> None:
     """Have the flushes of a mapper give its objects their digests."""
 
     def after_insert(_mapper: Mapper[Any], connection: Connection, state: Any) -> None:
-        _set_digest(state, attribute, connection)
+        _set_digest(state, attribute, connection.dialect)
 
     def after_update(_mapper: Mapper[Any], connection: Connection, state: Any) -> None:
         if attribute.secret_key in state.committed_state:
-            _set_digest(state, attribute, connection)
+            _set_digest(state, attribute, connection.dialect)
 
     def refresh(state: Any, _context: object, names: Any) -> None:
-        """Forget a digest after synchronize_session="evaluate", which assigns the secret alone."""
-        if names is not None and attribute.secret_key in names and attribute.key not in names:
-            _expire(state, attribute)
+        """Renew a digest after synchronize_session="evaluate", which assigns the secret alone."""
+        session = object_session(state.obj())
+        if session and names is not None and attribute.secret_key in names and attribute.key not in names:
+            _set_digest(state, attribute, session.get_bind(mapper).dialect)
 
     event.listen(mapper, "after_insert", after_insert, raw=True)
     event.listen(mapper, "after_update", after_update, raw=True)
     event.listen(mapper, "refresh", refresh, raw=True)
 
 
-def _set_digest(state: Any, attribute: IndexedAttribute, connection: Connection) -> None:
+def _set_digest(state: Any, attribute: IndexedAttribute, dialect: Dialect) -> None:
     value = state.dict.get(attribute.secret_key)
     if isinstance(value, ClauseElement) or attribute.secret_key in state.expired_attributes:
         _expire(state, attribute)
         return
-    key, digest = attribute.key, _digester(connection.dialect, attribute)
+    key, digest = attribute.key, _digester(dialect, attribute)
     state.dict[key] = digest(without_row(value))
     state.committed_state.pop(key, None)
 

@@ -6,21 +6,18 @@ from typing import Any, Literal, NoReturn
 
 from sqlalchemy import String
 from sqlalchemy.engine import Dialect
-from sqlalchemy.sql.elements import BindParameter, ColumnElement, TypeCoerce
+from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeDecorator
 from typing_extensions import override
 
 from sealchemy._column.engine_keys import engine_keys
-from sealchemy._values.blind_index import PREFIX
-from sealchemy._values.codecs import RESERVED, TEXT, require_encodable
+from sealchemy._values.codecs import TEXT
 from sealchemy._values.envelope import require_context
-from sealchemy._values.secret import hide
-from sealchemy.errors import ColumnDefinitionError, PlaintextTypeError
+from sealchemy._values.secret import hide, type_name
+from sealchemy.errors import ColumnDefinitionError, PlaintextTypeError, UnsupportedOperationError
 
-from .lookups import TESTS, find_rows, lookup_by_index, refuse_operator
-
-_NOT_A_SECRET = (RESERVED, PREFIX.encode("ascii"))
+from .lookups import Lookup, find_rows, lookup_by_index, refuse_operator
 
 Normalize = Callable[[str], str]
 
@@ -32,11 +29,11 @@ class IndexComparator(TypeDecorator.Comparator[str]):
 
     @override
     def operate(self, op: OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
-        # SQLAlchemy's own dictionaries compare parameters with parameters.
-        if isinstance(self.expr, TypeCoerce | BindParameter) and op in TESTS:
+        if isinstance(self.expr, BindParameter):  # SQLAlchemy's own dictionaries compare parameters with parameters
             return super().operate(op, *other, **kwargs)
         try:
-            if (lookup := getattr(self, "_lookup", None)) is None:
+            lookup: Lookup | None = getattr(self, "_lookup", None)
+            if lookup is None:
                 lookup = self._lookup = lookup_by_index(self.expr)
             return find_rows(lookup, op, other)
         except BaseException:
@@ -46,7 +43,7 @@ class IndexComparator(TypeDecorator.Comparator[str]):
     @override
     def reverse_operate(self, op: OperatorType, other: Any, **kwargs: Any) -> NoReturn:
         other = hide(other)
-        refuse_operator(self.expr.type, op)
+        refuse_operator(self.expr.type, op, "in this order")
 
 
 class BlindIndex(TypeDecorator[str]):
@@ -70,6 +67,7 @@ class BlindIndex(TypeDecorator[str]):
     __module__ = "sealchemy"
     impl = String
     cache_ok = True
+    is_blind_index = True
     takes_secrets = True
     comparator_factory = IndexComparator  # pyright: ignore[reportAssignmentType] # as SQLAlchemy documents it
 
@@ -87,10 +85,11 @@ class BlindIndex(TypeDecorator[str]):
             normalize: a function of a module, `str` to `str`, that makes texts equal before they are hashed, such as
                 `sealchemy.normalize_email`. To change it, run `sealchemy reindex`.
             during_rollout: in other stages than STRICT, lookups are refused, as they would miss rows. With "plaintext",
-                they also compare values that are not encrypted yet with the plaintext, which the server may log.
+                they also compare values that are not encrypted yet with the plaintext, which the server may log. The
+                database cannot normalize it, so with `normalize` they stay refused in PREPARE and MIGRATE.
 
         Raises:
-            ColumnDefinitionError: an argument is malformed, or `normalize` and `during_rollout` are given together.
+            ColumnDefinitionError: an argument is malformed.
         """
         super().__init__(64)
         context, during_rollout = hide(context), hide(during_rollout)
@@ -101,11 +100,6 @@ class BlindIndex(TypeDecorator[str]):
             raise ColumnDefinitionError(f'{self.context}: during_rollout is "plaintext", or left out')
         if normalize is not None:
             _require_importable(normalize, self.context)
-        if normalize is not None and during_rollout is not None:
-            raise ColumnDefinitionError(
-                f"{self.context}: the database cannot normalize the plaintext that during_rollout compares, and rows"
-                " would be missed; leave during_rollout out, and look rows up once the stage is strict"
-            )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse subclasses: statements fill the columns of this class."""
@@ -139,13 +133,38 @@ class BlindIndex(TypeDecorator[str]):
 
     @override
     def bind_processor(self, dialect: Dialect) -> Any:
+        """Return a function that refuses: parameters for the column are made of the secret, and lookups have a type."""
+        return self._refuse_parameter
+
+    @override
+    def literal_processor(self, dialect: Dialect) -> Any:
+        """Return the same for a literal."""
+        return self._refuse_parameter
+
+    def _refuse_parameter(self, value: object) -> None:
+        is_null, value = value is None, None
+        if not is_null:
+            raise UnsupportedOperationError(
+                f"{self.context}: a parameter of its blind index is not supported here. Compare the secret, or the"
+                " index, with the text itself, as in Model.token == text; the library makes the digest"
+            )
+
+    def require_lookup(self, dialect: Dialect) -> None:
+        """Refuse a lookup in a stage in which it could miss rows, or without keys."""
+        keys = engine_keys(dialect)
+        keys.digester(self.context)
+        keys.require_complete_index(
+            self.context, compares_plaintext=self.during_rollout is not None, normalizes=self.normalize is not None
+        )
+
+    def lookup_processor(self, dialect: Dialect) -> Callable[[Any], str | None]:
         """Return the function that makes the digest of a text to look for."""
-        keys, digest = engine_keys(dialect), self.digester(dialect)
+        digest = self.digester(dialect)
 
         def process(value: Any) -> str | None:
             try:
-                if value is not None and self.during_rollout is None:
-                    keys.require_complete_index(self.context)
+                if value is not None:
+                    self.require_lookup(dialect)
                 return digest(value)
             except BaseException:
                 value = hide(value)  # this frame is in the traceback
@@ -153,33 +172,22 @@ class BlindIndex(TypeDecorator[str]):
 
         return process
 
-    @override
-    def literal_processor(self, dialect: Dialect) -> Any:
-        """Return the function that renders the digest of a text to look for."""
-        engine_keys(dialect).require_ring(self.context)
-        process = self.bind_processor(dialect)
-        return lambda value: f"'{process(value)}'"  # its characters need no quoting
-
     def digester(self, dialect: Dialect) -> Callable[[Any], str | None]:
         """Return the function that makes the digest of a text with whatever index key is attached; NULL stays NULL."""
         keys, context, normalize = engine_keys(dialect), self.context, self.normalize
-        digesters, encode, starts_with = keys.digesters, TEXT.value.encode, bytes.startswith
+        digesters, encode = keys.digesters, TEXT.value.encode
 
         def digest(value: Any) -> str | None:
             if value is None:
                 return None
             data: Any = None
             try:
-                data = encode(value)
-                if normalize is None and not starts_with(data, _NOT_A_SECRET):
-                    return digesters[context](data)
+                if normalize is None:
+                    return digesters[context](encode(value))
             except (TypeError, ValueError, LookupError):  # some of them hold the value
                 pass
             try:
-                data = require_encodable(TEXT.value, value, context)
-                _refuse_digest(data, context)
-                if normalize is not None:
-                    data = _normalized(normalize, data, context)
+                data = _encode(value, normalize, context)
                 return keys.digester(context)(data)
             except BaseException:
                 value = data = None  # this frame is in the traceback
@@ -188,28 +196,25 @@ class BlindIndex(TypeDecorator[str]):
         return digest
 
 
-def _refuse_digest(data: bytes, context: str) -> None:
-    is_digest = data.startswith(_NOT_A_SECRET)
-    data = b""
-    if is_digest:
-        raise PlaintextTypeError(
-            f"{context}: the text is a digest, and rows are looked up by the secret itself; compare two columns to"
-            " find equal digests"
-        )
+def _encode(value: Any, normalize: Normalize | None, context: str) -> bytes:
+    """Return the bytes that are hashed of a text; any text, since it may be what a stranger presents.
 
-
-def _normalized(normalize: Normalize, data: bytes, context: str) -> bytes:
-    text, problem = None, ""
+    Raises:
+        PlaintextTypeError: it is not text, or `normalize` fails.
+    """
+    value, result, problem = hide(value), None, ""
+    if not isinstance(value, str):
+        problem = TEXT.value.find_problem(value)
+        raise PlaintextTypeError(f"{context}: {problem}")
     try:
-        text = normalize(data.decode())
-        data = str.encode(text)
+        result = value if normalize is None else hide(normalize(str(value)))
     except Exception as error:  # noqa: BLE001 - whatever it is, it may hold the value
-        problem = f"raised {type(error).__name__}" if text is None else "returned no text that has a UTF-8 form"
-    text = None
-    if problem:
-        data = b""
+        problem = f"raised {type(error).__name__}"
+    if not problem and not isinstance(result, str):
+        problem = f"returned {type_name(result)}"
+    if normalize is not None and problem:
         raise PlaintextTypeError(f"{context}: {normalize.__qualname__} {problem}; it takes a str and returns one")
-    return data
+    return str.encode(result or "", "utf-8", "surrogatepass")
 
 
 def _require_importable(normalize: Any, context: str) -> None:
@@ -220,5 +225,6 @@ def _require_importable(normalize: Any, context: str) -> None:
     if not callable(normalize) or not (found is normalize or is_new):
         normalize = found = hide(normalize)
         raise ColumnDefinitionError(
-            f"{context}: normalize takes a function that is declared in a module, not a lambda, a method or a partial"
+            f"{context}: normalize takes a function that every process can import, so that all hash alike: one that a"
+            " module declares with def, not a lambda, a method or a partial"
         )

@@ -10,10 +10,12 @@ from sqlalchemy.sql.elements import (
     BinaryExpression,
     BindParameter,
     ClauseElement,
+    ClauseList,
     ColumnClause,
     ColumnElement,
     Label,
     Null,
+    Tuple,
     TypeCoerce,
 )
 from sqlalchemy.sql.lambdas import PyWrapper
@@ -22,27 +24,20 @@ from sqlalchemy.sql.sqltypes import BOOLEANTYPE
 from sqlalchemy.types import TypeDecorator
 from typing_extensions import override
 
-from sealchemy._column.beside import find_beside
-from sealchemy._column.elements import ALWAYS, PERMIT, unwrap
+from sealchemy._column.elements import ALWAYS, PERMIT, is_null, outputs, unwrap
 from sealchemy._column.engine_keys import engine_keys
 from sealchemy._column.wrappers import converting
 from sealchemy._values.codecs import RESERVED, TEXT, require_encodable
 from sealchemy._values.secret import StoredPlaintext, mask
 from sealchemy.errors import UnsupportedOperationError
 
-INDEX_KEY = "sealchemy index"
-"""In `Column.info` of a secret: the key of its index; see `declarations`."""
-
-SECRET_KEY = "sealchemy secret"  # noqa: S105 - a name
-"""In `Column.info` of an index: the key of its secret."""
+from .pairs import index_of, is_index, secret_of
 
 _VALUE_TESTS = frozenset({operators.eq, operators.ne, operators.in_op, operators.not_in_op})
 _SEVERAL = frozenset({operators.in_op, operators.not_in_op})
 _NEGATED = {operators.eq: operators.ne, operators.ne: operators.eq}
 _COLUMN_TESTS = frozenset({operators.eq, operators.ne})
 _NULL_TESTS = frozenset({operators.eq, operators.ne, operators.is_, operators.is_not})
-TESTS = _VALUE_TESTS | _NULL_TESTS
-_OF_THE_ORM = ("parententity", "parentmapper", "entity_namespace")
 
 
 class Lookup(NamedTuple):
@@ -64,35 +59,13 @@ def lookup_by_secret(secret: Any) -> Lookup | None:
     index = index_of(secret)
     if index is None:
         return None
-    is_wrapped = type(secret.type).__module__ != "sealchemy"
-    type_ = _ConvertedLookup(index.type, secret.type) if is_wrapped else index.type
-    return Lookup(TypeCoerce(index, type_), index.type, secret)
+    wrapper = None if type(secret.type).__module__ == "sealchemy" else secret.type
+    return Lookup(TypeCoerce(index, LookupType(index.type, wrapper)), index.type, secret)
 
 
 def lookup_by_index(index: Any) -> Lookup:
     """Return how rows are found by an index."""
-    return Lookup(TypeCoerce(index, index.type), index.type, secret_of(index))
-
-
-def index_of(secret: Any) -> Any:
-    """Return the index of a secret in the same table or subquery; None if there is none."""
-    return _beside(secret, INDEX_KEY)
-
-
-def secret_of(index: Any) -> Any:
-    """Return the secret of an index in the same table or subquery; None if there is none."""
-    return _beside(index, SECRET_KEY)
-
-
-def _beside(column: Any, info: str) -> Any:
-    def keys_of(stored: Any) -> tuple[str, ...]:
-        return (key,) if (key := getattr(stored, "info", {}).get(info)) else ()
-
-    found = find_beside(unwrap(column), keys_of)
-    if not found:
-        return None
-    annotations = {name: column._annotations[name] for name in _OF_THE_ORM if name in column._annotations}
-    return found[0]._annotate(annotations) if annotations else found[0]
+    return Lookup(TypeCoerce(index, LookupType(index.type)), index.type, secret_of(index))
 
 
 def find_rows(lookup: Lookup, op: OperatorType, other: Sequence[Any]) -> ColumnElement[bool]:
@@ -104,17 +77,19 @@ def find_rows(lookup: Lookup, op: OperatorType, other: Sequence[Any]) -> ColumnE
     type_, is_many = lookup.type_, op in _SEVERAL
     if len(other) != 1:
         other = ()
-        refuse_operator(type_, op)
+        refuse_operator(type_, op, "")
     operand = other[0].__clause_element__() if hasattr(other[0], "__clause_element__") else other[0]
     if (operand is None or isinstance(operand, Null)) and op in _NULL_TESTS:
         return lookup.digests.operate(op, operand)
     if isinstance(operand, ColumnClause | Label) and op in _COLUMN_TESTS and _is_alike(operand.type, type_):
         return lookup.digests.operate(op, operand)
+    if is_many and hasattr(operand, "__iter__") and not isinstance(operand, str | bytes | ClauseElement | PyWrapper):
+        operand = list(operand)  # an iterator can be read once
     if op not in _VALUE_TESTS or not _is_value(operand, is_many=is_many):
         other, operand = (), None
-        refuse_operator(type_, op)
+        refuse_operator(type_, op, "with this operand" if op in _VALUE_TESTS else "")
     if not isinstance(operand, BindParameter | PyWrapper):
-        operand = mask(list(operand)) if is_many else mask(operand)
+        operand = mask(operand)
     if type_.during_rollout is not None:
         return _or_plaintext(lookup, op, operand)
     return _compare(lookup, op, operand)
@@ -130,7 +105,7 @@ def _compare(lookup: Lookup, op: OperatorType, operand: Any) -> ColumnElement[bo
 
 
 def _is_alike(other: Any, type_: Any) -> bool:
-    return type(other) is type(type_) and other.context == type_.context
+    return is_index(other) and other.context == type_.context and other.normalize is type_.normalize
 
 
 def _is_value(operand: Any, *, is_many: bool) -> bool:
@@ -140,8 +115,7 @@ def _is_value(operand: Any, *, is_many: bool) -> bool:
         return True  # a variable of a lambda
     if not is_many:
         return not isinstance(operand, ClauseElement)
-    is_iterable = hasattr(operand, "__iter__") and not isinstance(operand, str | bytes | ClauseElement)
-    return is_iterable and not any(map(_is_clause, operand))
+    return isinstance(operand, list) and not any(map(_is_clause, operand))
 
 
 def _is_clause(item: Any) -> bool:
@@ -168,24 +142,26 @@ def _or_plaintext(lookup: Lookup, op: OperatorType, operand: Any) -> ColumnEleme
     return found if op is test else not_(found)
 
 
-class _ConvertedLookup(TypeDecorator[Any]):
-    """The type of an operand that is converted as the values of a secret are, and then hashed."""
+class LookupType(TypeDecorator[Any]):
+    """The type of an operand that is looked up: it is converted as the values of the secret are, and hashed."""
 
     impl = Text
     cache_ok = True
     takes_secrets = True
 
-    def __init__(self, index_type: Any, secret_type: Any) -> None:
+    def __init__(self, index_type: Any, secret_type: Any = None) -> None:
         super().__init__()
         self.index_type, self.secret_type = index_type, secret_type
 
     @override
     def bind_processor(self, dialect: Dialect) -> Any:
-        return converting(self.secret_type, dialect, self.index_type.bind_processor(dialect))
+        return converting(self.secret_type, dialect, self.index_type.lookup_processor(dialect))
 
     @override
     def literal_processor(self, dialect: Dialect) -> Any:
-        return converting(self.secret_type, dialect, self.index_type.literal_processor(dialect))
+        self.index_type.require_lookup(dialect)  # before there is a value, which SQLAlchemy would print
+        process = self.bind_processor(dialect)
+        return lambda value: f"'{process(value)}'"  # its characters need no quoting
 
 
 class _PlaintextLookup(TypeDecorator[Any]):
@@ -221,11 +197,32 @@ class _PlaintextLookup(TypeDecorator[Any]):
         return converting(self.secret_type, dialect, process)
 
 
-def refuse_operator(type_: Any, op: OperatorType, how: str = "") -> NoReturn:
+def require_comparable(binary: Any) -> None:
+    """Refuse an operator between an index and anything but what this module makes: the server would see plaintext."""
+    for side, other in ((binary.left, binary.right), (binary.right, binary.left)):
+        found = next((item.type for item in _columns_of(side) if is_index(item.type)), None)
+        operand = unwrap(other)
+        is_lookup = isinstance(operand, TypeCoerce) and isinstance(operand.type, LookupType)
+        if found is not None and not is_lookup and not is_null(operand):
+            refuse_operator(found, binary.operator, "with this operand")
+
+
+def _columns_of(side: Any) -> list[Any]:
+    """Return the columns that a side of an operator compares: itself, those of a list, or those of a subquery."""
+    element = unwrap(side)
+    if isinstance(element, ColumnClause):
+        return [element]
+    if isinstance(element, ClauseList | Tuple):
+        return [column for item in element.clauses for column in _columns_of(item)]
+    return [unwrap(column) for row in outputs(side) for column in row]
+
+
+def refuse_operator(type_: Any, op: OperatorType, how: str) -> NoReturn:
     """Raise `UnsupportedOperationError` for what a digest cannot answer."""
     name = getattr(op, "opstring", None) or getattr(op, "__name__", "this operator").removesuffix("_op")
     raise UnsupportedOperationError(
-        f"{type_.context}: {name} {how or 'with this operand'} is not supported on a blind index, which has a hash of"
-        " the value. It answers ==, !=, in_() and not_in() for texts, IS NULL, and == between two indexes of one"
-        " context"
+        f"{type_.context}: {name} {f'{how} ' if how else ''}is not supported: the database has ciphertext, and in"
+        " the blind index a hash of the whole value. That answers ==, !=, in_() and not_in() for texts, IS NULL, and =="
+        " between two indexes of one context; what else is to be equal, a normalize function makes equal before it is"
+        " hashed"
     )

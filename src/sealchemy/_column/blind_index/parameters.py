@@ -8,9 +8,11 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter
 from sqlalchemy.util import memoized_property
 
+from sealchemy._column.rows.bound_values import Parameter
 from sealchemy._column.rows.parameters import Pair, RowsCompiler, origin
 from sealchemy._column.rows.parts import without_row
 from sealchemy._column.wrappers import converting
+from sealchemy._values.blind_index import PREFIX
 from sealchemy._values.secret import hide
 
 from .index_type import BlindIndex
@@ -23,19 +25,6 @@ class _Place(NamedTuple):
     name: str
     secret: str
     digest: Callable[[Any], str | None]
-
-
-class _Given:
-    """A digest that the application gave, and the value of the secret beside it."""
-
-    __slots__ = ("given", "secret")
-
-    def __init__(self, secret: Any, given: Any) -> None:
-        self.secret, self.given = secret, given
-
-    def __repr__(self) -> str:
-        """Show nothing: SQLAlchemy's frames hold it."""
-        return "Given('***')"
 
 
 class _ConstructsDigests(SQLCompiler):
@@ -51,8 +40,12 @@ class _ConstructsDigests(SQLCompiler):
             args, kwargs = (), {}  # this frame is in the traceback
             raise
         for place in self.index_places:
-            secret, given = parameters[place.secret], parameters[place.name]
-            parameters[place.name] = secret if given is None else _Given(secret, given)
+            given = parameters[place.name]
+            # An object that was flushed before, or is copied, has a digest of its own.
+            if given is not None and not (isinstance(given, str) and given.startswith(PREFIX)):
+                args, kwargs, parameters, given = (), {}, {}, None  # this frame is in the traceback
+                refuse_value(place.name)
+            parameters[place.name] = parameters[place.secret]
         return parameters
 
 
@@ -79,9 +72,15 @@ class IndexesCompiler(RowsCompiler):
     def index_places(self) -> list[_Place]:
         """Return the parameters for indexes, by name."""
         return [
-            _Place(self._name_of(item.parameter) or "", self._name_of(item.secret) or "", self._digester(item))
+            _Place(self._name_or_refuse(item.parameter), self._name_or_refuse(item.secret), self._digester(item))
             for item in self._index_values
         ]
+
+    def _name_or_refuse(self, parameter: Parameter) -> str:
+        name = self._name_of(parameter)
+        if name is None or name not in self.binds:
+            refuse_value("a blind index")
+        return name
 
     def _digester(self, item: IndexValue) -> Callable[[Any], str | None]:
         return converting(item.secret_type, self.dialect, item.index_type.digester(self.dialect))
@@ -108,10 +107,6 @@ def _processor(place: _Place) -> Callable[[Any], str | None]:
 
     def process(secret: Any) -> str | None:
         try:
-            if isinstance(secret, _Given):
-                if secret.given != process(secret.secret):
-                    refuse_value(place.name)
-                return str(secret.given)
             return make(secret.get_secret_value() if isinstance(secret, Pair) else without_row(secret))
         except BaseException:
             secret = hide(secret)  # this frame is in the traceback

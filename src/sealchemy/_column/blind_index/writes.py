@@ -13,7 +13,7 @@ from sealchemy._column.writes import change_upserts, tables_of
 from sealchemy.errors import UnsupportedOperationError
 
 from .index_type import BlindIndex
-from .lookups import SECRET_KEY, index_of
+from .pairs import index_of, is_index, pairs_of
 
 
 class IndexValue(NamedTuple):
@@ -38,7 +38,7 @@ class IndexWrites:
     def __init__(self, state: Any, column_keys: Sequence[str] | None) -> None:
         self._state, self._keys = state, column_keys
         self._table: FromClause = state.statement.table
-        self._pairs = [(self._table.c[item.info[SECRET_KEY]], item) for item in _indexes(self._table)]
+        self._pairs = pairs_of(self._table)
 
     def fill(self) -> list[IndexValue]:
         """Add the digests to the state, and return those that are made of parameters.
@@ -63,7 +63,8 @@ class IndexWrites:
         rows = [dict(row) for row in many] if many else [dict(state._dict_parameters or {})]
         for secret, index in self._pairs:
             for number, row in enumerate(rows):
-                self._fill_row(row, number, secret, index, found)
+                if not number or secret.key in map(key_of, rows[0]):  # SQLAlchemy goes by the keys of the first row
+                    self._fill_row(row, number, secret, index, found)
         if many:
             state._multi_parameters = rows
         if many or rows[0]:
@@ -76,9 +77,8 @@ class IndexWrites:
 
     def _fill_row(self, row: dict[Any, Any], number: int, secret: Any, index: Any, found: list[IndexValue]) -> None:
         by_key = {key_of(key): key for key in row}
-        if index.key in by_key and not is_null(unwrap(row[by_key[index.key]])):
+        if index.key in by_key:
             refuse_value(index)
-        given = row.pop(by_key[index.key]) if index.key in by_key else None
         if secret.key in by_key:
             key = by_key[secret.key]
             value = row[key] = _as_parameter(row[key], secret, number if self._state._multi_parameters else None)
@@ -91,7 +91,7 @@ class IndexWrites:
             found.append(IndexValue(parameter, index.type, secret.key, secret.type))
             if name is None:
                 row[index] = parameter
-        elif given is not None or (self._keys and index.key in self._keys):
+        elif self._keys and index.key in self._keys:
             refuse_value(index)
 
     def _is_given(self, column: Any, row: Mapping[Any, Any], number: int) -> bool:
@@ -140,7 +140,7 @@ class IndexWrites:
                 written = _as_parameter(value, secret, None)
                 values[at] = key, written
                 if (digest := self._digest(written, secret, index, found)) is not None:
-                    values.append((index.name if isinstance(key, str) else index, digest))
+                    values.append((index.key if isinstance(key, str) else index, digest))
         return values
 
     def _fill_from_select(self, found: list[IndexValue]) -> None:
@@ -174,17 +174,12 @@ class IndexWrites:
     def _refuse_other_tables(self) -> None:
         """Refuse an UPDATE of several tables, as MySQL has it: its values are told apart by the names of columns."""
         tables = [*tables_of(self._table), *getattr(self._state, "_extra_froms", ())]
-        indexes = [index for table in tables for index in _indexes(table)]
+        indexes = [index for table in tables for _, index in pairs_of(table)]
         keys = [unwrap(key) for key in self._state._dict_parameters or ()]
         written = {hash(table) for key in keys if (table := getattr(key, "table", None)) is not None}
         others = {hash(table) for table in tables} - {hash(self._table)}
         if indexes and (isinstance(self._table, Join) or written & others):
             refuse(indexes[0], "an UPDATE of several tables")
-
-
-def _indexes(table: Any) -> list[Any]:
-    columns = getattr(table, "c", ())
-    return [item for item in columns if isinstance(item.type, BlindIndex) and SECRET_KEY in getattr(item, "info", {})]
 
 
 def _parameter(index: Any) -> BindParameter[Any]:
@@ -209,7 +204,7 @@ def _is_one_row(select: Any) -> bool:
 def _digest_beside(element: Any, index: Any) -> Any:
     """Return the index that stands beside a stored secret; None if there is none of this kind."""
     found = index_of(element) if isinstance(element, ColumnClause) else None
-    if found is None or not isinstance(found.type, BlindIndex) or isinstance(found.table, Values):
+    if found is None or not is_index(found.type) or isinstance(found.table, Values):
         return None
     is_alike = found.type.context == index.type.context and found.type.normalize is index.type.normalize
     return found if is_alike and _is_of_a_table(found) else None

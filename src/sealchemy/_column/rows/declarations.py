@@ -34,8 +34,9 @@ def _find_columns(mapper: Mapper[Any], _class: type) -> None:
             if not _is_mapped(mapper, part):
                 _refuse(column, f"{name!r} is not mapped, so a flush would not know its value")
         keys = tuple(part.key for part in found if part is not None)
-        if column.info.setdefault(COLUMN_KEYS, keys) != keys:
+        if column.info.get(COLUMN_KEYS, keys) != keys:
             _refuse(column, f"another class binds it to {column.info[COLUMN_KEYS]}, and this one to {keys}")
+        column.info = {**column.info, COLUMN_KEYS: keys}  # the mapping may be shared with other columns
         _check_column(column)
 
 
