@@ -15,6 +15,7 @@ from sealchemy._values.envelope import require_context
 from sealchemy._values.secret import hide
 from sealchemy.errors import ColumnDefinitionError
 
+from .blind_index.pairs import has_digests
 from .comparator import EncryptedComparator
 from .engine_keys import engine_keys
 from .rows.parts import refuse_unpaired, require_names, with_row
@@ -183,11 +184,13 @@ def context_of(element: object, dialect: Dialect) -> str | None:
 def context_of_type(type_: Any, dialect: Dialect) -> str | None:
     """Return the context of a type, with the kind of its values unless that is text; None if it is not encrypted.
 
+    The digests of a blind index are such a kind.
+
     Raises:
         ColumnDefinitionError: it is encrypted on this dialect, and perhaps not on others.
     """
-    if isinstance(type_, EncryptedType):
-        return type_.label
+    if isinstance(type_, EncryptedType) or has_digests(type_):
+        return str(type_.label)
     if not isinstance(type_, TypeDecorator) and not getattr(type_, "_variant_mapping", None):
         return None
     found = encrypted_type(type_)

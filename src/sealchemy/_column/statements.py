@@ -22,7 +22,8 @@ from sqlalchemy.sql.selectable import ScalarSelect
 from sealchemy._values.secret import mask
 from sealchemy.errors import SealchemyError, UnsupportedOperationError
 
-from .blind_index.lookups import require_comparable
+from .blind_index.lookups import is_lookup
+from .blind_index.pairs import has_digests, label_of
 from .blind_index.parameters import IndexesCompiler
 from .elements import ALWAYS, PERMIT, has_primary_key_of, is_null, outputs, unwrap
 from .encrypted_type import context_of
@@ -76,6 +77,8 @@ class ProtectedCompiler(IndexesCompiler, ParametersCompiler):
 
     def _take_permit(self, element: Any, context: str) -> None:
         if self.statement is None:  # which is so for expressions in DDL
+            return
+        if has_digests(element.type) and not self.statement.supports_execution:  # in the definition of an index
             return
         permitted = element._annotations.get(PERMIT, element)
         if permitted is ALWAYS:
@@ -145,7 +148,8 @@ class ProtectedCompiler(IndexesCompiler, ParametersCompiler):
 
     def visit_binary(self, binary: Any, *args: Any, **kwargs: Any) -> str:
         """Render an operator, if it can work on ciphertext."""
-        require_comparable(binary)
+        if is_lookup(binary.left):
+            return self._render(super().visit_binary, [], binary, *args, **kwargs)
         sides: list[Any] = [binary.left, binary.right]
         is_null_test = binary.operator in _NULL_TESTS and isinstance(binary.right, Null)
         for side in sides if not is_null_test else []:
@@ -232,11 +236,16 @@ def _update_targets(state: Any) -> list[Any]:
 
 def _is_meaningful(operator: Any, sides: list[Any], contexts: list[str | None]) -> bool:
     if operator in _COLUMN_TESTS and all(isinstance(side, ColumnClause) for side in sides):
-        return contexts[0] == contexts[1]
+        return contexts[0] == contexts[1] and not has_digests(sides[0].type)
     return all(isinstance(side, BindParameter) for side in sides)
 
 
 def _refuse(context: str, what: str) -> NoReturn:
+    if context.endswith(label_of("")):
+        raise UnsupportedOperationError(
+            f"{context}: {what} is not supported. Select it, compare it with IS NULL, or look rows up with =="
+            " and in_() and the text itself; what else is to be equal, a normalize function makes equal"
+        )
     raise UnsupportedOperationError(
         f"{context}: {what} is not supported, because two encryptions of one text differ and ciphertext has no order."
         " Select the column, and use its value in Python. IS NULL and count() work, and a comparison of two columns of"

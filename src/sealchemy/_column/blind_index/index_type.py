@@ -17,7 +17,8 @@ from sealchemy._values.envelope import require_context
 from sealchemy._values.secret import hide, type_name
 from sealchemy.errors import ColumnDefinitionError, PlaintextTypeError, UnsupportedOperationError
 
-from .lookups import Lookup, find_rows, lookup_by_index, refuse_operator
+from .lookups import Lookup, find_rows, is_column, lookup_by_index, refuse_operator
+from .pairs import label_of
 
 Normalize = Callable[[str], str]
 
@@ -29,7 +30,8 @@ class IndexComparator(TypeDecorator.Comparator[str]):
 
     @override
     def operate(self, op: OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
-        if isinstance(self.expr, BindParameter):  # SQLAlchemy's own dictionaries compare parameters with parameters
+        # SQLAlchemy's own dictionaries and lists compare columns with columns, and parameters with parameters.
+        if isinstance(self.expr, BindParameter) or is_column(op, other):
             return super().operate(op, *other, **kwargs)
         try:
             lookup: Lookup | None = getattr(self, "_lookup", None)
@@ -67,8 +69,7 @@ class BlindIndex(TypeDecorator[str]):
     __module__ = "sealchemy"
     impl = String
     cache_ok = True
-    is_blind_index = True
-    takes_secrets = True
+    is_blind_index = has_digests = True
     comparator_factory = IndexComparator  # pyright: ignore[reportAssignmentType] # as SQLAlchemy documents it
 
     def __init__(
@@ -106,6 +107,11 @@ class BlindIndex(TypeDecorator[str]):
         super().__init_subclass__(**kwargs)
         if cls.__module__ != "sealchemy":
             raise ColumnDefinitionError(f"{cls.__name__}: use BlindIndex itself; to change what is hashed, normalize")
+
+    @property
+    def label(self) -> str:
+        """The name of its digests."""
+        return label_of(self.context)
 
     def __repr__(self) -> str:
         """Return the declaration."""

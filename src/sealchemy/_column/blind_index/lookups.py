@@ -10,12 +10,9 @@ from sqlalchemy.sql.elements import (
     BinaryExpression,
     BindParameter,
     ClauseElement,
-    ClauseList,
     ColumnClause,
     ColumnElement,
-    Label,
     Null,
-    Tuple,
     TypeCoerce,
 )
 from sqlalchemy.sql.lambdas import PyWrapper
@@ -24,14 +21,14 @@ from sqlalchemy.sql.sqltypes import BOOLEANTYPE
 from sqlalchemy.types import TypeDecorator
 from typing_extensions import override
 
-from sealchemy._column.elements import ALWAYS, PERMIT, is_null, outputs, unwrap
+from sealchemy._column.elements import ALWAYS, PERMIT, unwrap
 from sealchemy._column.engine_keys import engine_keys
 from sealchemy._column.wrappers import converting
 from sealchemy._values.codecs import RESERVED, TEXT, require_encodable
 from sealchemy._values.secret import StoredPlaintext, mask
 from sealchemy.errors import UnsupportedOperationError
 
-from .pairs import index_of, is_index, secret_of
+from .pairs import index_of, label_of, secret_of
 
 _VALUE_TESTS = frozenset({operators.eq, operators.ne, operators.in_op, operators.not_in_op})
 _SEVERAL = frozenset({operators.in_op, operators.not_in_op})
@@ -60,28 +57,38 @@ def lookup_by_secret(secret: Any) -> Lookup | None:
     if index is None:
         return None
     wrapper = None if type(secret.type).__module__ == "sealchemy" else secret.type
-    return Lookup(TypeCoerce(index, LookupType(index.type, wrapper)), index.type, secret)
+    return Lookup(_digests(index, LookupType(index.type, wrapper)), index.type, secret)
 
 
 def lookup_by_index(index: Any) -> Lookup:
     """Return how rows are found by an index."""
-    return Lookup(TypeCoerce(index, LookupType(index.type)), index.type, secret_of(index))
+    return Lookup(_digests(index, LookupType(index.type)), index.type, secret_of(index))
+
+
+def _digests(index: Any, type_: "LookupType") -> TypeCoerce[Any]:
+    return TypeCoerce(unwrap(index)._annotate({PERMIT: ALWAYS}), type_)
 
 
 def find_rows(lookup: Lookup, op: OperatorType, other: Sequence[Any]) -> ColumnElement[bool]:
-    """Return the test of an index against a text, texts, NULL or another index.
+    """Return the test of an index against a text, texts or NULL.
 
     Raises:
         UnsupportedOperationError: any other test.
     """
+    try:
+        return _find_rows(lookup, op, other)
+    except BaseException:
+        other = ()  # this frame is in the traceback
+        raise
+
+
+def _find_rows(lookup: Lookup, op: OperatorType, other: Sequence[Any]) -> ColumnElement[bool]:
     type_, is_many = lookup.type_, op in _SEVERAL
     if len(other) != 1:
         other = ()
         refuse_operator(type_, op, "")
     operand = other[0].__clause_element__() if hasattr(other[0], "__clause_element__") else other[0]
     if (operand is None or isinstance(operand, Null)) and op in _NULL_TESTS:
-        return lookup.digests.operate(op, operand)
-    if isinstance(operand, ColumnClause | Label) and op in _COLUMN_TESTS and _is_alike(operand.type, type_):
         return lookup.digests.operate(op, operand)
     if is_many and hasattr(operand, "__iter__") and not isinstance(operand, str | bytes | ClauseElement | PyWrapper):
         operand = list(operand)  # an iterator can be read once
@@ -90,9 +97,14 @@ def find_rows(lookup: Lookup, op: OperatorType, other: Sequence[Any]) -> ColumnE
         refuse_operator(type_, op, "with this operand" if op in _VALUE_TESTS else "")
     if not isinstance(operand, BindParameter | PyWrapper):
         operand = mask(operand)
-    if type_.during_rollout is not None:
-        return _or_plaintext(lookup, op, operand)
-    return _compare(lookup, op, operand)
+    other = ()
+    if type_.during_rollout is None:
+        return _compare(lookup, op, operand)
+    if lookup.secret is None or isinstance(operand, BindParameter | PyWrapper):
+        operand, is_bind = None, lookup.secret is not None
+        what = "a bindparam() or in a lambda; pass the value itself" if is_bind else "a subquery that lacks the secret"
+        refuse_operator(type_, op, f"with {what}, as during_rollout compares two columns")
+    return _or_plaintext(lookup, op, operand)
 
 
 def _compare(lookup: Lookup, op: OperatorType, operand: Any) -> ColumnElement[bool]:
@@ -102,10 +114,6 @@ def _compare(lookup: Lookup, op: OperatorType, operand: Any) -> ColumnElement[bo
     # The same, without looking up what is known.
     value: BindParameter[Any] = BindParameter(None, operand, type_=digests.type, unique=True)
     return BinaryExpression(digests, value, op, type_=BOOLEANTYPE, negate=_NEGATED[op])
-
-
-def _is_alike(other: Any, type_: Any) -> bool:
-    return is_index(other) and other.context == type_.context and other.normalize is type_.normalize
 
 
 def _is_value(operand: Any, *, is_many: bool) -> bool:
@@ -127,10 +135,6 @@ def _or_plaintext(lookup: Lookup, op: OperatorType, operand: Any) -> ColumnEleme
 
     Only an encrypted value is looked for by its digest: an old release may have replaced a plaintext alone.
     """
-    if lookup.secret is None or isinstance(operand, BindParameter | PyWrapper):
-        operand, is_bind = None, lookup.secret is not None
-        what = "a bindparam() or in a lambda; pass the value itself" if is_bind else "a subquery that lacks the secret"
-        refuse_operator(lookup.type_, op, f"with {what}, as during_rollout compares two columns")
     test = operators.in_op if op in _SEVERAL else operators.eq
     stored: ColumnElement[Any] = type_coerce(unwrap(lookup.secret)._annotate({PERMIT: ALWAYS}), Text())
     prefix = literal_column(f"'{RESERVED.decode()}'", Text())
@@ -147,11 +151,12 @@ class LookupType(TypeDecorator[Any]):
 
     impl = Text
     cache_ok = True
-    takes_secrets = True
+    has_digests = True
 
     def __init__(self, index_type: Any, secret_type: Any = None) -> None:
         super().__init__()
         self.index_type, self.secret_type = index_type, secret_type
+        self.label = label_of(index_type.context)
 
     @override
     def bind_processor(self, dialect: Dialect) -> Any:
@@ -197,24 +202,14 @@ class _PlaintextLookup(TypeDecorator[Any]):
         return converting(self.secret_type, dialect, process)
 
 
-def require_comparable(binary: Any) -> None:
-    """Refuse an operator between an index and anything but what this module makes: the server would see plaintext."""
-    for side, other in ((binary.left, binary.right), (binary.right, binary.left)):
-        found = next((item.type for item in _columns_of(side) if is_index(item.type)), None)
-        operand = unwrap(other)
-        is_lookup = isinstance(operand, TypeCoerce) and isinstance(operand.type, LookupType)
-        if found is not None and not is_lookup and not is_null(operand):
-            refuse_operator(found, binary.operator, "with this operand")
+def is_lookup(element: Any) -> bool:
+    """Return whether an element is an index as this module compares it."""
+    return isinstance(element, TypeCoerce) and isinstance(element.type, LookupType)
 
 
-def _columns_of(side: Any) -> list[Any]:
-    """Return the columns that a side of an operator compares: itself, those of a list, or those of a subquery."""
-    element = unwrap(side)
-    if isinstance(element, ColumnClause):
-        return [element]
-    if isinstance(element, ClauseList | Tuple):
-        return [column for item in element.clauses for column in _columns_of(item)]
-    return [unwrap(column) for row in outputs(side) for column in row]
+def is_column(op: OperatorType, other: Sequence[Any]) -> bool:
+    """Return whether a column is compared with a column; the compiler refuses to render it."""
+    return op in _COLUMN_TESTS and len(other) == 1 and isinstance(unwrap(other[0]), ColumnClause)
 
 
 def refuse_operator(type_: Any, op: OperatorType, how: str) -> NoReturn:
@@ -222,7 +217,7 @@ def refuse_operator(type_: Any, op: OperatorType, how: str) -> NoReturn:
     name = getattr(op, "opstring", None) or getattr(op, "__name__", "this operator").removesuffix("_op")
     raise UnsupportedOperationError(
         f"{type_.context}: {name} {f'{how} ' if how else ''}is not supported: the database has ciphertext, and in"
-        " the blind index a hash of the whole value. That answers ==, !=, in_() and not_in() for texts, IS NULL, and =="
+        " the blind index a hash of the whole value.  That answers ==, !=, in_() and not_in() for texts, and IS NULL;"
         " between two indexes of one context; what else is to be equal, a normalize function makes equal before it is"
         " hashed"
     )

@@ -17,6 +17,16 @@ def is_index(type_: object) -> TypeGuard[Any]:
     return getattr(type_, "is_blind_index", False)
 
 
+def has_digests(type_: object) -> TypeGuard[Any]:
+    """Return whether the values of a type are digests: those of an index, or of what it is compared with."""
+    return getattr(type_, "has_digests", False)
+
+
+def label_of(context: str) -> str:
+    """Return the name of the digests of a context."""
+    return f"{context} (blind index)"
+
+
 def context_of_secret(type_: Any) -> str | None:
     """Return the context of an encrypted type, through its wrappers; None for another type."""
     while isinstance(type_, TypeDecorator) and type(type_).__module__ != "sealchemy":

@@ -31,9 +31,12 @@ class _ConstructsDigests(SQLCompiler):
     """The part of `IndexesCompiler` that other statements would pay for: it runs for each row of parameters."""
 
     index_places: list[_Place]
+    index_names: list[str]
 
     def construct_params(self, *args: Any, **kwargs: Any) -> Any:
         """Return the parameters of one row, in which those for indexes know their secret."""
+        if args and args[0] is not None:  # a statement for all columns asks for the digest as well
+            args = ({**dict.fromkeys(self.index_names), **args[0]}, *args[1:])
         try:
             parameters: Any = super().construct_params(*args, **kwargs)
         except BaseException:
@@ -76,6 +79,11 @@ class IndexesCompiler(RowsCompiler):
             for item in self._index_values
         ]
 
+    @memoized_property
+    def index_names(self) -> list[str]:
+        """Return the names of the parameters for which the application may give a digest."""
+        return [item.parameter for item in self._index_values if isinstance(item.parameter, str)]
+
     def _name_or_refuse(self, parameter: Parameter) -> str:
         name = self._name_of(parameter)
         if name is None or name not in self.binds:
@@ -90,9 +98,17 @@ class IndexesCompiler(RowsCompiler):
         if kwargs.get("literal_binds") and isinstance(bindparam.type, BlindIndex):
             for item in self._index_values:
                 if isinstance(item.parameter, BindParameter) and origin(item.parameter) is origin(bindparam):
-                    digest = self._digester(item)(without_row(getattr(item.secret, "effective_value", None)))
+                    digest = self._digest_now(item)
                     return "NULL" if digest is None else f"'{digest}'"  # its characters need no quoting
         return str(super().visit_bindparam(bindparam, *args, **kwargs))  # type: ignore[no-untyped-call]
+
+    def _digest_now(self, item: IndexValue) -> str | None:
+        secret: Any = item.secret
+        try:
+            return self._digester(item)(without_row(getattr(secret, "effective_value", None)))
+        except BaseException:
+            item, secret = item._replace(secret=""), None  # this frame is in the traceback
+            raise
 
     def make_bind_processors(self) -> Any:
         """Return the functions that convert parameters, of which those for indexes take a secret."""

@@ -5,15 +5,16 @@ from typing import Any, NamedTuple, NoReturn
 
 from sqlalchemy import null
 from sqlalchemy.sql.elements import BindParameter, ClauseElement, ColumnClause
-from sqlalchemy.sql.selectable import FromClause, Join, ScalarSelect, Select, TableClause, Values
+from sqlalchemy.sql.selectable import FromClause, Join, ScalarSelect, Select
 
-from sealchemy._column.elements import is_null, outputs, unwrap
+from sealchemy._column.elements import ALWAYS, PERMIT, is_null, outputs, unwrap
 from sealchemy._column.rows.bound_values import Parameter, key_of
 from sealchemy._column.writes import change_upserts, tables_of
 from sealchemy.errors import UnsupportedOperationError
 
 from .index_type import BlindIndex
-from .pairs import index_of, is_index, pairs_of
+from .pairs import context_of_secret, pairs_of
+from .sources import digest_beside, is_one_row
 
 
 class IndexValue(NamedTuple):
@@ -112,13 +113,14 @@ class IndexWrites:
             return null()
         if isinstance(element, BindParameter):
             parameter = _parameter(index)
-            found.append(IndexValue(parameter, index.type, element, secret.type))
+            type_ = secret.type if context_of_secret(element.type) is None else element.type
+            found.append(IndexValue(parameter, index.type, element, type_))
             return parameter
-        if isinstance(element, ScalarSelect) and _is_one_row(element.element):
+        if isinstance(element, ScalarSelect) and is_one_row(element.element, self._table):
             select: Any = element.element
             digest = self._digest_of(unwrap(select.selected_columns[0]), secret, index, found)
-            return select.with_only_columns(digest).scalar_subquery()
-        digest = _digest_beside(element, index)
+            return select.with_only_columns(digest).scalar_subquery()._annotate({PERMIT: ALWAYS})
+        digest = digest_beside(element, index)
         if digest is None:
             _refuse_source(secret, index)
         return digest
@@ -196,27 +198,6 @@ def _as_parameter(value: Any, secret: Any, number: int | None) -> Any:
     return BindParameter(name, value, type_=secret.type, unique=name is None)
 
 
-def _is_one_row(select: Any) -> bool:
-    """Return whether two copies of a scalar subquery take the same row: with a limit, they may take two."""
-    return isinstance(select, Select) and not select._has_row_limiting_clause and len(select.selected_columns) == 1
-
-
-def _digest_beside(element: Any, index: Any) -> Any:
-    """Return the index that stands beside a stored secret; None if there is none of this kind."""
-    found = index_of(element) if isinstance(element, ColumnClause) else None
-    if found is None or not is_index(found.type) or isinstance(found.table, Values):
-        return None
-    is_alike = found.type.context == index.type.context and found.type.normalize is index.type.normalize
-    return found if is_alike and _is_of_a_table(found) else None
-
-
-def _is_of_a_table(column: Any) -> bool:
-    sources = column._proxies
-    if not sources:
-        return isinstance(column.table, TableClause)
-    return all(is_null(unwrap(item)) or _is_of_a_table(unwrap(item)) for item in sources)
-
-
 def refuse_value(index: Any) -> NoReturn:
     """Raise `UnsupportedOperationError` for a digest that an application gives."""
     refuse(index, "setting it")
@@ -225,8 +206,8 @@ def refuse_value(index: Any) -> NoReturn:
 def _refuse_source(secret: Any, index: Any) -> NoReturn:
     raise UnsupportedOperationError(
         f"{secret}: it has the blind index {index}, and this value comes without a digest. Write the text itself, or a"
-        f" column of a table that has an index of the same context and normalize function; a subquery has to select"
-        " that index as well, and may have no limit"
+        " column of a table that has an index of the same context and normalize function. A scalar subquery has to"
+        " compare the whole primary key of one table, and another one has to select that index as well"
     )
 
 
