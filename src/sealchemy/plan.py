@@ -12,10 +12,11 @@ from sealchemy._inspection.preflight import hidden_rows, inspect_columns, sample
 from sealchemy._inspection.steps import steps
 from sealchemy._inspection.table_plan import ColumnPlan, IndexPlan, TablePlan
 from sealchemy._inspection.width import count_plaintext_bytes
+from sealchemy._rewriting.blind_index.checking import count_missing
+from sealchemy._rewriting.blind_index.index_columns import IndexColumns, open_columns
 from sealchemy._rewriting.column_states import count_states
 from sealchemy._rewriting.constraint import existing_constraints
 from sealchemy._rewriting.declared import declared_indexes, declared_tables
-from sealchemy._rewriting.indexes import IndexColumns, count_missing
 from sealchemy._rewriting.pages import Pages
 from sealchemy.errors import ColumnDefinitionError
 
@@ -82,7 +83,7 @@ def _inspect(access: Access, indexes: Sequence[IndexColumns]) -> TablePlan:
 def _index_plans(access: Access, indexes: Sequence[IndexColumns]) -> Iterator[IndexPlan]:
     for item in indexes:
         try:
-            access.look_up(item.wanted())
+            open_columns(access, item)
         except ColumnDefinitionError:
             yield IndexPlan(item.column, item.secret, None)
         else:

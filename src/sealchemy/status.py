@@ -9,7 +9,7 @@ from sealchemy._column.rollout import Rollout
 from sealchemy._databases.access import open_table
 from sealchemy._databases.table import TableColumns
 from sealchemy._inspection.preflight import sample_problems, settings_problems, unknown_keys
-from sealchemy._rewriting import indexes
+from sealchemy._rewriting.blind_index import checking
 from sealchemy._rewriting.column_states import ColumnStatus, count_states
 from sealchemy._rewriting.declared import declared_indexes, declared_tables
 from sealchemy._values.envelope import PREFIX
@@ -75,7 +75,7 @@ def _index_problems(bind: Engine | Connection, metadata: MetaData) -> Iterator[S
         if keys.stage(item.type_.context) is not Rollout.STRICT:
             continue
         with open_table(bind, item.wanted(), any_key=True) as access:
-            if problem := indexes.find_problem(access, item):
+            if problem := checking.find_problem(access, item):
                 yield UnsupportedOperationError(problem)
 
 

@@ -25,7 +25,8 @@ from sqlalchemy.pool import NullPool
 
 from sealchemy import BlindIndex, Key, KeyRing, Rollout, attach_key_ring, rewrite
 from sealchemy._databases.access import open_table
-from sealchemy._rewriting.indexes import IndexColumns, fill
+from sealchemy._rewriting.blind_index.filling import fill
+from sealchemy._rewriting.blind_index.index_columns import IndexColumns
 from sealchemy.integrations import OAuthClient, get_valid_token, refreshing
 
 from .provider import CLIENT_ID, CLIENT_SECRET

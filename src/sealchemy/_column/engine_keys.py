@@ -58,14 +58,8 @@ class EngineKeys:
     """
 
     __slots__ = (
-        "_columns",
-        "_decryptors",
-        "_encryptors",
-        "digesters",
-        "has_listeners",
-        "key_ring",
-        "refuses_secrets",
-        "rollout",
+        *("_columns", "_decryptors", "_encryptors", "digesters"),
+        *("has_listeners", "key_ring", "refuses_secrets", "rollout"),
     )
 
     key_ring: KeyRing | None
@@ -96,31 +90,12 @@ class EngineKeys:
         return self._current(self._decryptors, self._make_decryptor, context, kind, bind_to)
 
     def digester(self, context: str) -> Callable[[bytes], str]:
-        """Return the function that makes the digests of a context, for one value: the index key may be replaced.
-
-        Raises:
-            KeyRingNotAttachedError, MissingKeyError: there is no ring, or no index key in it.
-        """
+        """Return the function that makes the digests of a context now; raises `MissingKeyError` without a key."""
         found = self.digesters.get(context)
         if found is None:
             with _lock:
                 found = self.digesters[context] = ring.index_digester(self.require_ring(context), context)
         return found
-
-    def require_complete_index(self, context: str, *, compares_plaintext: bool, normalizes: bool) -> None:
-        """Refuse a lookup in a stage in which values may be there without their digest."""
-        if self.key_ring is None or (stage := self.stage(context)) is Rollout.STRICT:
-            return
-        if compares_plaintext and not (normalizes and stage in _READ_PLAINTEXT):
-            return
-        advice = 'or declare BlindIndex(..., during_rollout="plaintext"), which compares plaintext as well'
-        if normalizes:
-            advice = "the database cannot normalize plaintext, to compare it meanwhile"
-        raise UnsupportedOperationError(
-            f"{context}: its rollout stage is {stage}, in which a lookup could miss rows whose digest is missing or"
-            " old. Fill the index (op.add_blind_index, `sealchemy reindex`), and look rows up in stage strict, which an"
-            f" engine can have for this context alone (rollout={{context: stage}}); {advice}"
-        )
 
     def reads_plaintext(self, context: str) -> bool:
         """Return whether values that are not encrypted are read."""

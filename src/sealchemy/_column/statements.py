@@ -22,8 +22,8 @@ from sqlalchemy.sql.selectable import ScalarSelect
 from sealchemy._values.secret import mask
 from sealchemy.errors import SealchemyError, UnsupportedOperationError
 
-from .blind_index.lookups import is_lookup
-from .blind_index.pairs import has_digests, label_of
+from .blind_index.lookups import is_lookup, refuse_over_index
+from .blind_index.pairs import has_digests
 from .blind_index.parameters import IndexesCompiler
 from .elements import ALWAYS, PERMIT, has_primary_key_of, is_null, outputs, unwrap
 from .encrypted_type import context_of
@@ -241,11 +241,7 @@ def _is_meaningful(operator: Any, sides: list[Any], contexts: list[str | None]) 
 
 
 def _refuse(context: str, what: str) -> NoReturn:
-    if context.endswith(label_of("")):
-        raise UnsupportedOperationError(
-            f"{context}: {what} is not supported. Select it, compare it with IS NULL, or look rows up with =="
-            " and in_() and the text itself; what else is to be equal, a normalize function makes equal"
-        )
+    refuse_over_index(context, what)
     raise UnsupportedOperationError(
         f"{context}: {what} is not supported, because two encryptions of one text differ and ciphertext has no order."
         " Select the column, and use its value in Python. IS NULL and count() work, and a comparison of two columns of"

@@ -83,11 +83,6 @@ class Access:
             self.database.begin(self.connection, self.target, options)
             yield
 
-    def look_up(self, wanted: TableColumns) -> Target:
-        """Return other columns of the table, in a transaction."""
-        with self.transaction(write=False):
-            return look_up(self.connection, wanted, self.database.key_type, self.database.kind_of)
-
     def require_text(self) -> None:
         """Raise `ColumnDefinitionError` if a column is of a type that ciphertext, which is text, does not fit."""
         with self.transaction(write=False):

@@ -12,7 +12,7 @@ from sealchemy.errors import PlaintextTypeError, SealchemyError
 
 from .cipher import Cipher
 from .conversions import DECRYPT, ENCRYPT, REKEY, VERIFY, Change, Conversion, NotAtOnceError
-from .pages import Page
+from .page import Page
 
 OnFailure: TypeAlias = Callable[[RowKey, str, SealchemyError], None]
 

@@ -11,7 +11,7 @@ from sealchemy._column.rows.parts import find_parts
 from sealchemy._databases.table import TableColumns
 from sealchemy.errors import ColumnDefinitionError
 
-from .indexes import IndexColumns
+from .blind_index.index_columns import IndexColumns
 
 
 def declared_tables(metadata: MetaData) -> list[TableColumns]:

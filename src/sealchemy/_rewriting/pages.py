@@ -1,7 +1,6 @@
 """Read a table in steps along its primary key, as columns."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
@@ -12,62 +11,12 @@ from sealchemy._databases.stored_text import hide_values
 from sealchemy._databases.table import RowKey
 from sealchemy.errors import ColumnDefinitionError
 
-BATCH_BYTES = 16 * 1024 * 1024
-"""How much of a table is in memory at a time, apart from a single row."""
-
-_LARGE_ROW = 64 * 1024
+from .page import BATCH_BYTES, LARGE_ROW, Page
 
 _COUNT = bindparam("sealchemy_count", type_=Integer())
 
 Span: TypeAlias = tuple[RowKey | None, RowKey]
 """The rows after a key, and up to another one."""
-
-
-@dataclass(frozen=True)
-class Page:
-    """Rows as columns.
-
-    Attributes:
-        keys: the primary key of each row.
-        values: the stored values of each column; those that are not encrypted are hidden.
-        parts: the columns that values are bound to, as text.
-        sizes: the bytes of the values of each row. The values of a large row are None until `Pages.complete`.
-    """
-
-    keys: list[RowKey]
-    values: list[list[Any]]
-    parts: list[list[Any]]
-    sizes: list[int]
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.keys)
-
-    def take(self, places: Sequence[int]) -> "Page":
-        """Return some of the rows."""
-        values, parts = ([[column[place] for place in places] for column in kind] for kind in (self.values, self.parts))
-        return Page([self.keys[place] for place in places], values, parts, [self.sizes[place] for place in places])
-
-    def split(self) -> tuple["Page", list[list[RowKey]]]:
-        """Return the rows without large ones, and the keys of these, in groups that are small enough."""
-        if max(self.sizes, default=0) <= _LARGE_ROW:
-            return self, []
-        rest = self.take([place for place, size in enumerate(self.sizes) if size > _LARGE_ROW])
-        groups = []
-        while rest:
-            count = rest.rows_within(BATCH_BYTES)
-            groups.append(rest.keys[:count])
-            rest = rest.take(range(count, len(rest)))
-        return self.take([place for place, size in enumerate(self.sizes) if size <= _LARGE_ROW]), groups
-
-    def rows_within(self, size: int) -> int:
-        """Return how many rows have so many bytes together, at least one."""
-        total = 0
-        for count, item in enumerate(self.sizes):
-            total += item
-            if total > size and count:
-                return count
-        return len(self)
 
 
 class Query(NamedTuple):
@@ -88,7 +37,7 @@ class Pages:
         self._only = [self._database.in_shard(access.target.key, *shard)] if shard else []
         sizes = [func.coalesce(self._database.size(item), 0) for item in self._target.columns]
         self._size: ColumnElement[Any] = sum(sizes[1:], sizes[0])
-        self._small = [case((self._size <= _LARGE_ROW, item)) for item in self._target.columns]
+        self._small = [case((self._size <= LARGE_ROW, item)) for item in self._target.columns]
         self._low, self._high = (
             [bindparam(f"sealchemy_{name}_{index}", type_=item.type) for index, item in enumerate(access.target.key)]
             for name in ("low", "high")

@@ -11,7 +11,8 @@ from sealchemy._databases.table import RowKey
 from sealchemy.errors import RewriteError
 
 from .columns import Columns, Written
-from .pages import Page, Pages, Span
+from .page import Page
+from .pages import Pages, Span
 from .walk import Failed, Step
 
 _KEYS_IN_A_STATEMENT = 500  # SQLite takes no more than 32 766 parameters

@@ -12,7 +12,8 @@ from sealchemy._databases.table import RowKey
 from sealchemy.errors import SealchemyError
 
 from .interrupt import collector_paused
-from .pages import BATCH_BYTES, Pages, Span
+from .page import BATCH_BYTES
+from .pages import Pages, Span
 
 _LONGEST_STEP = 100_000
 _SECONDS = 0.1

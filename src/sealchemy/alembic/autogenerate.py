@@ -12,7 +12,6 @@ from typing import Any
 
 from alembic.autogenerate.api import AutogenContext
 from alembic.operations.ops import (
-    AddColumnOp,
     AlterColumnOp,
     DropConstraintOp,
     ExecuteSQLOp,
@@ -23,8 +22,6 @@ from alembic.operations.ops import (
 from alembic.util import PriorityDispatchResult
 from sqlalchemy import Column, Table
 
-from sealchemy._column.blind_index.index_type import BlindIndex
-from sealchemy._column.blind_index.pairs import secret_of
 from sealchemy._column.encrypted_type import encrypted_type
 from sealchemy._databases.access import database_of, is_supported
 from sealchemy._rewriting.constraint import ExistingConstraint, existing_constraints
@@ -32,7 +29,7 @@ from sealchemy._rewriting.declared import part_names
 from sealchemy._values.codecs import BYTES, TEXT, Plaintext
 from sealchemy.errors import ColumnDefinitionError
 
-from .index_operations import AddBlindIndexOp
+from .new_indexes import fill_indexes, let_index_be_null
 from .operations import (
     AllowPlaintextOp,
     AllowUnboundOp,
@@ -50,7 +47,6 @@ GUESSED = "# the database does not know the contexts: replace these by those of 
 WIDE = "# with a live application: in an earlier revision, before any process is at rollout stage migrate"
 STOPPED = "# becomes text: stop every release that declares it as JSON or bytes first, or use a second column"
 BINDS = "# with a live application: only once every process is at rollout stage bind_migrate"
-FILL = "# with a live application: in a later revision, once no process is left that does not know the index"
 LIVE = "# with a live application: in a later revision, once every process is at rollout stage strict"
 
 
@@ -124,9 +120,7 @@ class _Changes:
             return item.constraint_name in {
                 constraint.name for found in self.constraints.values() for constraint in found
             }
-        if isinstance(item, AddColumnOp) and isinstance(item.column.type, BlindIndex):
-            item.column = item.column._copy()  # noqa: SLF001 - as Alembic does
-            item.column.nullable = True  # until the rows have their digests
+        let_index_be_null(item)
         if isinstance(item, AlterColumnOp) and encrypted_type(item.modify_type):
             is_wide = self.database.is_wide(self.stored[item.column_name].type)
             if item.column_name in self.unmarked or is_wide or not self.database.can_alter_types:
@@ -152,7 +146,9 @@ class _Changes:
             widen = self._widen([key], STOPPED)
             widen.mirror = self._turn_back(key)
             yield widen
-        yield from self._new_indexes()
+        if self.stored:
+            added = [item for key, item in self.declared.items() if key not in self.stored and self._is_wanted(item)]
+            yield from fill_indexes(self.name, self.schema, added, self.stored, self.bind_to)
         for columns in self._by_binding(existing):
             yield from self._pair(EncryptColumnsOp, RequireEncryptionOp, columns, PLAINTEXT, LIVE)
         if self.unbound:
@@ -163,21 +159,6 @@ class _Changes:
             yield AllowPlaintextOp(self.name, dropped, schema=self.schema)
         if plain := self._guess_contexts(self.superfluous & self.plain):
             yield from self._pair(DecryptColumnsOp, AllowPlaintextOp, plain, GUESSED, None)
-
-    def _new_indexes(self) -> Iterator[ColumnsOp]:
-        """Yield the operations that fill the blind indexes which the table does not have yet."""
-        for name, item in self.declared.items():
-            is_new = bool(self.stored) and name not in self.stored
-            if not is_new or not isinstance(item.type, BlindIndex) or not self._is_wanted(item):
-                continue
-            secret = secret_of(item).name
-            if secret not in self.stored:
-                continue  # there is nothing to hash yet
-            bind_to = {secret: self.bind_to[secret]} if secret in self.bind_to else {}
-            fill = AddBlindIndexOp(self.name, {secret: item.type.context}, schema=self.schema, bind_to=bind_to)
-            fill.index, fill.normalize = {secret: name}, item.type.normalize
-            fill.info["sealchemy_comment"] = FILL
-            yield fill
 
     def _by_binding(self, columns: Mapping[str, str]) -> Iterator[dict[str, str]]:
         """Yield the columns without `bind_to`, and those with it: one CHECK does not fit both."""

@@ -16,21 +16,18 @@ from typing import TYPE_CHECKING
 from alembic.operations import Operations
 from sqlalchemy import Connection
 
-from sealchemy._column.blind_index.index_type import BlindIndex
-from sealchemy._column.engine_keys import engine_keys
 from sealchemy._databases.access import Access, database_of, open_table
-from sealchemy._databases.table import TableColumns, inspecting
+from sealchemy._databases.table import TableColumns
 from sealchemy._inspection import preflight
 from sealchemy._inspection.guarded import rewrite_if_clear
-from sealchemy._rewriting import constraint, indexes
+from sealchemy._rewriting import constraint
 from sealchemy._rewriting.pages import Pages
 from sealchemy._rewriting.run import run
 from sealchemy._rewriting.stages import refuse_legacy_reader, require_binding, require_keys, require_strict
 from sealchemy.errors import UnsupportedOperationError
-from sealchemy.rewrite import BIND, DECRYPT, ENCRYPT, REKEY, UNBIND, Progress, Report
+from sealchemy.rewrite import BIND, DECRYPT, ENCRYPT, UNBIND, Progress, Report
 
 from .guards import refuse_planted_copies, refuse_planted_plaintext, require_consent
-from .index_operations import AddBlindIndexOp, KeepDigestsOp
 from .operations import (
     AllowPlaintextOp,
     AllowUnboundOp,
@@ -56,7 +53,7 @@ _NOTHING_TO_DO = "; nothing was left to do, so every value was only read and aut
 
 @Operations.implementation_for(EncryptColumnsOp)
 def _encrypt_columns(operations: Operations, operation: EncryptColumnsOp) -> None:
-    with _open(operations, operation, partial(require_keys, ENCRYPT)) as access:
+    with opened(operations, operation, partial(require_keys, ENCRYPT)) as access:
         refuse_planted_plaintext(access)
         report = rewrite_if_clear(
             access,
@@ -64,7 +61,7 @@ def _encrypt_columns(operations: Operations, operation: EncryptColumnsOp) -> Non
             operation.options,
             operation.accept,
             widen=partial(_widen, access),
-            progress=_progress(operations),
+            progress=progress_of(operations),
             legacy_reader=operation.legacy_reader,
         )
     _log("encrypt", report)
@@ -83,7 +80,7 @@ def _decrypt_columns(operations: Operations, operation: DecryptColumnsOp) -> Non
         if not was_empty:
             require_consent(operations, operation)
 
-    with _open(operations, operation, require) as access:
+    with opened(operations, operation, require) as access:
         is_empty = was_empty and Pages(access).is_empty()
         if was_empty and not is_empty:
             require_consent(operations, operation)
@@ -95,7 +92,7 @@ def _decrypt_columns(operations: Operations, operation: DecryptColumnsOp) -> Non
             constraint.allow_plaintext(access)
         if is_empty:
             return  # no one consented to decrypting rows that are inserted from now on
-        report = run(access, DECRYPT, operation.options, _progress(operations))
+        report = run(access, DECRYPT, operation.options, progress_of(operations))
     _log("decrypt", report)
 
 
@@ -103,9 +100,9 @@ def _decrypt_columns(operations: Operations, operation: DecryptColumnsOp) -> Non
 def _bind_columns(operations: Operations, operation: BindColumnsOp) -> None:
     require_binding(BIND, operation.bind_to, operation.columns)
     refuse_legacy_reader(BIND, operation.legacy_reader)
-    with _open(operations, operation, partial(require_keys, BIND)) as access:
+    with opened(operations, operation, partial(require_keys, BIND)) as access:
         refuse_planted_copies(access)
-        report = rewrite_if_clear(access, BIND, operation.options, operation.accept, progress=_progress(operations))
+        report = rewrite_if_clear(access, BIND, operation.options, operation.accept, progress=progress_of(operations))
     _log("bind", report)
 
 
@@ -120,56 +117,20 @@ def _unbind_columns(operations: Operations, operation: UnbindColumnsOp) -> None:
                 return
         require_keys(UNBIND, connection, columns)
 
-    with _open(operations, operation, require) as access:
+    with opened(operations, operation, require) as access:
         if Pages(access).is_empty():
             return
         if constraint.required_columns(access, bound=True):
             # First try to read every value: otherwise the CHECK would be gone for nothing.
             run(access, UNBIND, replace(operation.options, dry_run=True))
             constraint.allow_unbound(access)
-        report = rewrite_if_clear(access, UNBIND, operation.options, operation.accept, progress=_progress(operations))
+        report = rewrite_if_clear(access, UNBIND, operation.options, operation.accept, progress=progress_of(operations))
     _log("unbind", report)
-
-
-@Operations.implementation_for(AddBlindIndexOp)
-def _add_blind_index(operations: Operations, operation: AddBlindIndexOp) -> None:
-    def require(connection: Connection, columns: Mapping[str, str]) -> None:
-        for context in columns.values():
-            engine_keys(connection.dialect).digester(context)  # raises without a key
-
-    with _open(operations, operation, require) as access:
-        findings = preflight.inspect_columns(access)
-        preflight.refuse_obstacles(access, findings, REKEY, operation.accept, widens=False)
-        with inspecting(access.connection) as inspector:
-            found = inspector.get_columns(access.target.table.name, access.target.table.schema)
-        if access.owns_connection:
-            access.connection.commit()
-        for name in operation.index.values():
-            if name not in {item["name"] for item in found}:
-                indexes.add_column(access, name)
-        for secret, context in operation.columns.items():
-            type_ = BlindIndex(context, operation.normalize)
-            columns = indexes.IndexColumns(
-                access.target.table.name,
-                secret,
-                operation.index[secret],
-                type_,
-                access.target.table.schema,
-                operation.bind_to.get(secret, ()),
-            )
-            target = access.look_up(columns.wanted())
-            report = indexes.fill(replace(access, target=target), columns, operation.options, _progress(operations))
-            logger.info("%s %s.%s: %d rows", operation.name, report.table, columns.column, report.rewritten)
-
-
-@Operations.implementation_for(KeepDigestsOp)
-def _keep_digests(_operations: Operations, _operation: KeepDigestsOp) -> None:
-    """Do nothing: the digests go with their column."""
 
 
 @Operations.implementation_for(WidenColumnsOp)
 def _widen_columns(operations: Operations, operation: WidenColumnsOp) -> None:
-    with _open(operations, operation, columns=dict.fromkeys(operation.columns, "any")) as access:
+    with opened(operations, operation, columns=dict.fromkeys(operation.columns, "any")) as access:
         preflight.refuse_obstacles_to_widening(access)
         _widen(access)
 
@@ -181,19 +142,19 @@ def _stay_wide(_operations: Operations, _operation: StayWideOp) -> None:
 
 @Operations.implementation_for(RequireEncryptionOp)
 def _require_encryption(operations: Operations, operation: RequireEncryptionOp) -> None:
-    with _open(operations, operation, partial(require_strict, bound=operation.bound)) as access:
+    with opened(operations, operation, partial(require_strict, bound=operation.bound)) as access:
         constraint.require_encryption(access, bound=operation.bound)
 
 
 @Operations.implementation_for(AllowPlaintextOp)
 def _allow_plaintext(operations: Operations, operation: AllowPlaintextOp) -> None:
-    with _open(operations, operation, columns=dict.fromkeys(operation.columns, "any")) as access:
+    with opened(operations, operation, columns=dict.fromkeys(operation.columns, "any")) as access:
         constraint.allow_plaintext(access)
 
 
 @Operations.implementation_for(AllowUnboundOp)
 def _allow_unbound(operations: Operations, operation: AllowUnboundOp) -> None:
-    with _open(operations, operation, columns=dict.fromkeys(operation.columns, "any")) as access:
+    with opened(operations, operation, columns=dict.fromkeys(operation.columns, "any")) as access:
         constraint.allow_unbound(access)
 
 
@@ -204,7 +165,7 @@ def _widen(access: Access) -> None:
 
 
 @contextmanager
-def _open(
+def opened(
     operations: Operations,
     operation: ColumnsOp,
     require: Callable[[Connection, Mapping[str, str]], object] | None = None,
@@ -266,7 +227,8 @@ def _log(name: str, report: Report) -> None:
         logger.warning("%s %s: %s", name, report.table, sentence)
 
 
-def _progress(operations: Operations) -> Callable[[Progress], None]:
+def progress_of(operations: Operations) -> Callable[[Progress], None]:
+    """Return what is told the progress of a run."""
     environment = operations.migration_context.environment_context
     attributes = environment.config.attributes if environment else {}
     progress: Callable[[Progress], None] = attributes.get("sealchemy_progress", _log_progress())

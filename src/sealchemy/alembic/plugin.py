@@ -29,7 +29,7 @@ def setup(plugin: Plugin) -> None:
     """
     from alembic.util import DispatchPriority  # noqa: PLC0415
 
-    from . import implementations, rendering  # noqa: F401, PLC0415 - importing them registers the operations
+    from . import implementations, index_implementations, rendering  # noqa: F401, PLC0415 - importing them registers the operations
 
     first, last = DispatchPriority.FIRST, DispatchPriority.LAST
     plugin.add_autogenerate_comparator(_later("render_types"), "autogenerate", "sealchemy", priority=first)

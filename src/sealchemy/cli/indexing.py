@@ -1,4 +1,4 @@
-"""What the commands do with blind indexes."""
+"""What the commands do with blind filling."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from sqlalchemy import Engine
 
 from sealchemy._databases.access import open_table
 from sealchemy._inspection import preflight
-from sealchemy._rewriting import indexes
+from sealchemy._rewriting.blind_index import filling, problems
+from sealchemy._rewriting.blind_index.index_columns import IndexColumns
 from sealchemy._rewriting.declared import declared_indexes
 from sealchemy._rewriting.run import OnProgress
 from sealchemy.errors import RewriteError, UnsupportedOperationError
@@ -34,8 +35,8 @@ def reindex(project: Project, options: Options, accept: Sequence[str], *, as_jso
             if not options.dry_run:
                 preflight.refuse_obstacles(access, preflight.inspect_columns(access), REKEY, accept, widens=False)
             with _errors(as_json=as_json) as (progress, errors):
-                report = indexes.fill(access, columns, options, progress)
-                _print(indexes.NAME, columns, report, _describe(report, options), as_json=as_json)
+                report = filling.fill(access, columns, options, progress)
+                _print(problems.NAME, columns, report, _describe(report, options), as_json=as_json)
             failed |= bool(errors)
     if failed:
         raise SystemExit(1)
@@ -46,7 +47,7 @@ def compare(project: Project, engine: Engine, *, as_json: bool) -> bool:
     failed = False
     for columns in declared_indexes(project.metadata()):
         with open_table(engine, columns.wanted()) as access, _errors(as_json=as_json) as (progress, errors):
-            report, problem = indexes.compare(access, columns, progress)
+            report, problem = filling.compare(access, columns, progress)
             if problem is not None:
                 print(f"sealchemy: {problem}", file=sys.stderr)
             right = f"{report.pending} rows have another digest" if problem else "every digest is that of its secret"
@@ -70,7 +71,7 @@ def _errors(*, as_json: bool) -> Iterator[tuple[OnProgress, list[RewriteError]]]
         errors.append(error)
 
 
-def _print(name: str, columns: indexes.IndexColumns, report: Report, result: str, *, as_json: bool) -> None:
+def _print(name: str, columns: IndexColumns, report: Report, result: str, *, as_json: bool) -> None:
     where = replace(report, table=f"{report.table}.{columns.column}")
     print(output.report_as_json(name, where) if as_json else f"{name} {where.table}: {result}")
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm.base import NO_VALUE
 from sqlalchemy.sql.elements import ClauseElement
 
 from sealchemy._column.rows.parts import without_row
-from sealchemy._column.wrappers import converting
+from sealchemy._column.rows.wrappers import converting
 from sealchemy._values.blind_index import PREFIX
 from sealchemy._values.secret import hide
 from sealchemy.errors import UnsupportedOperationError

@@ -12,6 +12,7 @@ from sqlalchemy.types import TypeDecorator
 from typing_extensions import override
 
 from sealchemy._column.engine_keys import engine_keys
+from sealchemy._column.rollout import Rollout
 from sealchemy._values.codecs import TEXT
 from sealchemy._values.envelope import require_context
 from sealchemy._values.secret import hide, type_name
@@ -159,8 +160,17 @@ class BlindIndex(TypeDecorator[str]):
         """Refuse a lookup in a stage in which it could miss rows, or without keys."""
         keys = engine_keys(dialect)
         keys.digester(self.context)
-        keys.require_complete_index(
-            self.context, compares_plaintext=self.during_rollout is not None, normalizes=self.normalize is not None
+        stage = keys.stage(self.context)
+        is_compared = self.during_rollout is not None and not (self.normalize and keys.reads_plaintext(self.context))
+        if stage is Rollout.STRICT or is_compared:
+            return
+        advice = 'or declare BlindIndex(..., during_rollout="plaintext"), which compares plaintext as well'
+        if self.normalize is not None:
+            advice = "the database cannot normalize plaintext, to compare it meanwhile"
+        raise UnsupportedOperationError(
+            f"{self.context}: its rollout stage is {stage}, in which a lookup could miss rows whose digest is missing"
+            " or old. Fill the index (op.add_blind_index, `sealchemy reindex`), and look rows up in stage strict,"
+            f" which an engine can have for this context alone (rollout={{context: stage}}); {advice}"
         )
 
     def lookup_processor(self, dialect: Dialect) -> Callable[[Any], str | None]:

@@ -23,7 +23,7 @@ from typing_extensions import override
 
 from sealchemy._column.elements import ALWAYS, PERMIT, unwrap
 from sealchemy._column.engine_keys import engine_keys
-from sealchemy._column.wrappers import converting
+from sealchemy._column.rows.wrappers import converting
 from sealchemy._values.codecs import RESERVED, TEXT, require_encodable
 from sealchemy._values.secret import StoredPlaintext, mask
 from sealchemy.errors import UnsupportedOperationError
@@ -216,8 +216,16 @@ def refuse_operator(type_: Any, op: OperatorType, how: str) -> NoReturn:
     """Raise `UnsupportedOperationError` for what a digest cannot answer."""
     name = getattr(op, "opstring", None) or getattr(op, "__name__", "this operator").removesuffix("_op")
     raise UnsupportedOperationError(
-        f"{type_.context}: {name} {f'{how} ' if how else ''}is not supported: the database has ciphertext, and in"
-        " the blind index a hash of the whole value.  That answers ==, !=, in_() and not_in() for texts, and IS NULL;"
-        " between two indexes of one context; what else is to be equal, a normalize function makes equal before it is"
-        " hashed"
+        f"{type_.context}: {name} {f'{how} ' if how else ''}is not supported: the database has ciphertext, and in the"
+        " blind index a hash of the whole value, which answers ==, !=, in_() and not_in() for texts, and IS NULL. What"
+        " else is to be equal, a normalize function makes equal before it is hashed"
     )
+
+
+def refuse_over_index(label: str, what: str) -> None:
+    """Raise `UnsupportedOperationError` if a label is that of an index."""
+    if label.endswith(label_of("")):
+        raise UnsupportedOperationError(
+            f"{label}: {what} is not supported. Select it, compare it with IS NULL, or look rows up with == and in_()"
+            " and the text itself; what else is to be equal, a normalize function makes equal"
+        )

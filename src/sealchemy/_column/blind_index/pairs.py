@@ -5,8 +5,8 @@ from typing import Any, TypeGuard
 from sqlalchemy.sql.selectable import Join
 from sqlalchemy.types import TypeDecorator
 
-from sealchemy._column.beside import find_beside
 from sealchemy._column.elements import unwrap
+from sealchemy._column.rows.beside import find_beside
 from sealchemy.errors import ColumnDefinitionError
 
 _OF_THE_ORM = ("parententity", "parentmapper", "entity_namespace")

@@ -11,7 +11,7 @@ from sqlalchemy.util import memoized_property
 from sealchemy._column.rows.bound_values import Parameter
 from sealchemy._column.rows.parameters import Pair, RowsCompiler, origin
 from sealchemy._column.rows.parts import without_row
-from sealchemy._column.wrappers import converting
+from sealchemy._column.rows.wrappers import converting
 from sealchemy._values.blind_index import PREFIX
 from sealchemy._values.secret import hide
 

@@ -10,7 +10,7 @@ from sqlalchemy.util import memoized_property
 
 from sealchemy._column.encrypted_type import EncryptedType, bound_columns, encrypted_type, require_encrypted
 from sealchemy._column.engine_keys import engine_keys
-from sealchemy._column.wrappers import converting
+from sealchemy._column.rows.wrappers import converting
 from sealchemy._values.rows import RowValue, associated_data
 from sealchemy._values.secret import hide
 from sealchemy.errors import UnsupportedOperationError

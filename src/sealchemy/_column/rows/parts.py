@@ -14,8 +14,8 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from sealchemy._column.beside import find_beside
 from sealchemy._column.elements import ALWAYS, PERMIT, is_null, unwrap
+from sealchemy._column.rows.beside import find_beside
 from sealchemy._values.rows import SEPARATOR, RowValue
 from sealchemy.errors import ColumnDefinitionError, UnsupportedOperationError
 

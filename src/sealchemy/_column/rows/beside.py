@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy.sql.elements import ColumnClause, ColumnElement
 from sqlalchemy.sql.selectable import FromClause
 
-from .elements import is_null, unwrap
+from sealchemy._column.elements import is_null, unwrap
 
 
 def find_beside(column: Any, keys_of: Callable[[Any], Sequence[str]]) -> tuple[ColumnElement[Any], ...] | None:

@@ -1,0 +1,1 @@
+"""Blind indexes of tables with rows: how they are added, filled and compared."""
