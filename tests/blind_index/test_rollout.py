@@ -259,6 +259,19 @@ def test_lookups_in_each_stage(engine: Engine) -> None:
     assert wrong(engine) == {}
 
 
+STRANGE = ["", "\ud800", "\0", "sealchemy:v1:x", "sealchemy:", "sealchemy-index:v1:x", "x" * 100_000]
+
+
+@pytest.mark.parametrize("stage", list(Rollout))
+def test_whatever_a_stranger_presents_is_not_found(engine: Engine, stage: Rollout) -> None:
+    add_blind_index(engine)
+    attach_key_ring(engine, RING, rollout=stage)
+    with engine.connect() as connection:
+        for presented in STRANGE:
+            for condition in (keys.c.token == presented, keys.c.token_index.in_([presented, "x"])):
+                assert connection.scalars(select(keys.c.id).where(condition)).all() == []
+
+
 def test_strict_sends_no_plaintext_to_compare(engine: Engine) -> None:
     """In stage strict no value is plaintext, so what was presented stays out of the server's log."""
     fill(engine, 2)

@@ -1,6 +1,6 @@
 """Find rows by the digest of a secret: the SQL that compares an index, or a secret that has one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from sqlalchemy import Text, and_, func, literal_column, not_, or_, type_coerce
@@ -24,8 +24,8 @@ from typing_extensions import override
 from sealchemy._column.elements import ALWAYS, PERMIT, unwrap
 from sealchemy._column.engine_keys import engine_keys
 from sealchemy._column.rows.wrappers import converting
-from sealchemy._values.codecs import RESERVED, TEXT, require_encodable
-from sealchemy._values.secret import StoredPlaintext, mask
+from sealchemy._values.codecs import RESERVED
+from sealchemy._values.secret import StoredPlaintext, has_lone_surrogate, hide, mask
 from sealchemy.errors import UnsupportedOperationError
 
 from .pairs import index_of, label_of, secret_of
@@ -87,10 +87,10 @@ def _find_rows(lookup: Lookup, op: OperatorType, other: Sequence[Any]) -> Column
     if len(other) != 1:
         other = ()
         refuse_operator(type_, op, "")
-    operand = other[0].__clause_element__() if hasattr(other[0], "__clause_element__") else other[0]
+    operand: Any = other[0].__clause_element__() if hasattr(other[0], "__clause_element__") else other[0]
     if (operand is None or isinstance(operand, Null)) and op in _NULL_TESTS:
         return lookup.digests.operate(op, operand)
-    if is_many and hasattr(operand, "__iter__") and not isinstance(operand, str | bytes | ClauseElement | PyWrapper):
+    if is_many and isinstance(operand, Iterable) and not isinstance(operand, str | bytes | ClauseElement | PyWrapper):
         operand = list(operand)  # an iterator can be read once
     if op not in _VALUE_TESTS or not _is_value(operand, is_many=is_many):
         other, operand = (), None
@@ -172,7 +172,8 @@ class LookupType(TypeDecorator[Any]):
 class _PlaintextLookup(TypeDecorator[Any]):
     """The type of an operand for a column that may have plaintext.
 
-    In a stage in which it has none, it is a text that no column has: servers may log it.
+    In a stage in which it has none, it is a text that no column has: servers may log it. So is a text that no column
+    can have, which anyone may present.
     """
 
     impl = Text
@@ -188,16 +189,13 @@ class _PlaintextLookup(TypeDecorator[Any]):
         keys, context = engine_keys(dialect), self.context
 
         def process(value: Any) -> str | None:
-            data: Any = None
-            try:
-                if value is None:
-                    return None
-                if not keys.reads_plaintext(context):
-                    return RESERVED.decode()
-                data = require_encodable(TEXT.value, value, context)
-                return StoredPlaintext(data.decode())
-            finally:
-                value = data = None  # this frame is in the traceback
+            value = hide(value)
+            if value is None:
+                return None
+            is_possible = isinstance(value, str) and not has_lone_surrogate(value) and "\0" not in value
+            if not is_possible or value.startswith(RESERVED.decode()) or not keys.reads_plaintext(context):
+                return RESERVED.decode()
+            return StoredPlaintext(value)
 
         return converting(self.secret_type, dialect, process)
 

@@ -21,7 +21,7 @@ class IndexValue(NamedTuple):
     """A parameter for an index, and that for its secret.
 
     Attributes:
-        parameter: that for the index; a name if the application may give one, which has to be right.
+        parameter: that for the index; a name if the application may give a digest, which is replaced.
         index_type: the type of the index.
         secret: the parameter for the secret.
         secret_type: its type.
