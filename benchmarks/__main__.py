@@ -137,17 +137,19 @@ def main() -> None:
 
 
 def write(told: dict[str, Any], sections: list[Section]) -> None:
-    """Write the tables into the performance page, and draw its chart."""
-    from .charts import draw  # noqa: PLC0415 - matplotlib is slow to import
-
+    """Write the tables into the performance page, where those of steps that did not run stay, and draw its chart."""
     page = DOCS / "performance.md"
     head, _, rest = page.read_text().partition("<!-- results: python -m benchmarks --write -->")
     packages = ", ".join(f"{name} {number}" for name, number in told["packages"].items())
     where = f"Measured on {told['at']} with Python {told['python']} ({told['machine']}); {packages}."
-    tables = "\n\n".join(section.markdown() for section in sections)
+    before, _, after = rest.partition("<!-- end -->")
+    known = {text.partition("\n")[0]: f"### {text.strip()}" for text in before.split("### ")[1:]}
+    tables = "\n\n".join((known | {section.title: section.markdown() for section in sections}).values())
     marked = f"<!-- results: python -m benchmarks --write -->\n{where}\n\n{tables}\n<!-- end -->"
-    page.write_text(head + marked + rest.partition("<!-- end -->")[2])
+    page.write_text(head + marked + after)
     if told["added"]:
+        from .charts import draw  # noqa: PLC0415 - matplotlib is slow to import
+
         draw(told["added"], DOCS / "performance.svg")
 
 

@@ -13,10 +13,12 @@ from sealchemy._column.rows.parameters import Pair, RowsCompiler, origin
 from sealchemy._column.rows.parts import without_row
 from sealchemy._column.rows.wrappers import converting
 from sealchemy._values.blind_index import PREFIX
-from sealchemy._values.secret import hide
+from sealchemy._values.secret import SecretString, hide
 
 from .index_type import BlindIndex
 from .writes import IndexValue, IndexWrites, refuse_value
+
+_PLAIN = frozenset({str, SecretString, type(None)})
 
 
 class _Place(NamedTuple):
@@ -35,20 +37,21 @@ class _ConstructsDigests(SQLCompiler):
 
     def construct_params(self, *args: Any, **kwargs: Any) -> Any:
         """Return the parameters of one row, in which those for indexes know their secret."""
-        if args and args[0] is not None:  # a statement for all columns asks for the digest as well
-            args = ({**dict.fromkeys(self.index_names), **args[0]}, *args[1:])
+        for name in self.index_names:
+            if args and args[0] is not None and name not in args[0]:  # a statement for all columns asks for it
+                args = ({name: None, **args[0]}, *args[1:])
         try:
             parameters: Any = super().construct_params(*args, **kwargs)
         except BaseException:
             args, kwargs = (), {}  # this frame is in the traceback
             raise
-        for place in self.index_places:
-            given = parameters[place.name]
+        for name, secret, _ in self.index_places:
+            given = parameters[name]
             # An object that was flushed before, or is copied, has a digest of its own.
             if given is not None and not (isinstance(given, str) and given.startswith(PREFIX)):
                 args, kwargs, parameters, given = (), {}, {}, None  # this frame is in the traceback
-                refuse_value(place.name)
-            parameters[place.name] = parameters[place.secret]
+                refuse_value(name)
+            parameters[name] = parameters[secret]
         return parameters
 
 
@@ -123,6 +126,8 @@ def _processor(place: _Place) -> Callable[[Any], str | None]:
 
     def process(secret: Any) -> str | None:
         try:
+            if type(secret) in _PLAIN:
+                return make(secret)
             return make(secret.get_secret_value() if isinstance(secret, Pair) else without_row(secret))
         except BaseException:
             secret = hide(secret)  # this frame is in the traceback
