@@ -156,6 +156,30 @@ def test_autogenerate_adds_and_fills_an_index(
         assert "email_index" not in set(connection.execute(text("SELECT * FROM users")).keys())
 
 
+def test_autogenerate_of_an_index_that_is_not_null(
+    tmp_path: Path, database_url: str, make_engine: Callable[..., Any]
+) -> None:
+    """Rows have no digest yet when the column is added, so NOT NULL comes in the revision after that."""
+    engine = make_engine(database_url, RING)
+    before, after = MetaData(), MetaData()
+    columns = [Column("id", Integer, primary_key=True), Column("email", EncryptedString("users.email"))]
+    Table("users", before, *(item._copy() for item in columns))
+    Table("users", after, *columns, Column("email_index", BlindIndex("users.email"), nullable=False))
+    project = Application(tmp_path, engine, before)
+    project.autogenerate()
+    project.upgrade()
+    with engine.begin() as connection:
+        connection.execute(insert(before.tables["users"]), {"email": "a"})
+    project.attributes["metadata"] = after
+    script = project.autogenerate()
+    assert "sa.Column('email_index', sa.String(length=64), nullable=True)" in script
+    project.upgrade()
+    assert "nullable=False" in project.autogenerate()
+    if engine.dialect.name == "postgresql":  # SQLite needs batch mode
+        project.upgrade()
+        assert project.is_clean()
+
+
 def test_autogenerate_of_a_new_table_fills_nothing(tmp_path: Path, make_engine: Callable[..., Any]) -> None:
     engine = make_engine("sqlite://", RING)
     metadata = MetaData()

@@ -342,7 +342,7 @@ def test_an_engine_without_an_index_key_refuses(session: Session) -> None:
             assert_silent(caught.value)
         connection.execute(insert(A), {"owner": "x"})
     attach_key_ring(bare, RING)  # for statements that are compiled already
-    with bare.connect() as connection:
+    with bare.begin() as connection:
         connection.execute(insert(A), {"token": "t"})
         assert connection.scalars(select(A.id).where(A.token == "t")).all() == [1]
     attach_key_ring(bare, KeyRing(primary=Key.generate(), index_key=Key.generate()))

@@ -228,6 +228,25 @@ def test_an_old_release_that_writes_meanwhile_leaves_no_stale_digest(engine: Eng
     assert wrong(engine) == {}
 
 
+@pytest.mark.parametrize("url", ["postgresql", "mariadb"], indirect=True)
+def test_rows_that_others_have_locked_are_filled_when_they_are_released(engine: Engine) -> None:
+    fill(engine, 300)
+    add_blind_index(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE api_keys SET token_index = NULL"))
+    holder = engine.connect()
+    holder.execute(update(old).where(old.c.id == 7).values(token="held"))
+    released = threading.Timer(1.0, holder.commit)
+    released.start()
+    try:
+        add_blind_index(engine, lock_timeout=10)
+    finally:
+        released.join()
+        holder.close()
+    assert wrong(engine) == {}
+    assert find(engine, "held") == [7]
+
+
 def test_lookups_in_each_stage(engine: Engine) -> None:
     fill(engine, 50)
     with engine.begin() as connection:
