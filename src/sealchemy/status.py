@@ -1,6 +1,9 @@
 """How many values of a column are plaintext, how many are under which key, and whether this process can read them."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, MetaData
 
@@ -13,6 +16,7 @@ from sealchemy._rewriting.blind_index import checking
 from sealchemy._rewriting.column_states import ColumnStatus, count_states
 from sealchemy._rewriting.declared import declared_indexes, declared_tables
 from sealchemy._values.envelope import PREFIX
+from sealchemy._values.key_ring import KeyIds
 from sealchemy.errors import (
     DecryptionError,
     EnvelopeFormatError,
@@ -22,7 +26,18 @@ from sealchemy.errors import (
     UnsupportedVersionError,
 )
 
-__all__ = ["ColumnStatus", "check_encryption", "column_status", "declared_status", "find_problems"]
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine  # needs greenlet, which not every application has
+
+__all__ = [
+    "ColumnStatus",
+    "KeyIds",
+    "check_encryption",
+    "column_status",
+    "declared_status",
+    "find_problems",
+    "key_ids",
+]
 
 
 def column_status(
@@ -131,6 +146,16 @@ def check_encryption(bind: Engine | Connection, metadata: MetaData) -> None:
     """
     for problem in find_problems(bind, metadata):
         raise problem
+
+
+def key_ids(bind: Engine | AsyncEngine | Connection) -> KeyIds:
+    """Return the ids of the keys that are attached to an engine; for a health check, to compare those of all processes.
+
+    Raises:
+        KeyRingNotAttachedError: there is no key ring.
+    """
+    dialect = getattr(bind, "sync_engine", bind).dialect
+    return engine_keys(dialect).require_ring("every encrypted column").ids
 
 
 def _count(bind: Engine | Connection, wanted: TableColumns) -> list[ColumnStatus]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,8 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import create_engine
 
-from sealchemy import Key, KeyRing
+from sealchemy import Key, KeyRing, KeyRingNotAttachedError, attach_key_ring
+from sealchemy.status import KeyIds, key_ids
+from tests.support.cli import run_in_this_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,3 +146,28 @@ def test_help_is_shown_without_arguments(sealchemy: Callable[..., subprocess.Com
     done = sealchemy()
     assert "generate-key" in done.stdout + done.stderr
     assert "demo" in done.stdout + done.stderr
+
+
+def test_keys_shows_the_ids_of_the_ring_and_no_key(tmp_path: Path) -> None:
+    primary, previous, index = (Key.generate() for _ in range(3))
+    environment = {
+        "SHOP_KEY": primary.reveal(),
+        "SHOP_PREVIOUS_KEYS": previous.reveal(),
+        "SHOP_INDEX_KEY": index.reveal(),
+    }
+    done = run_in_this_process(["keys", "--prefix", "SHOP"], tmp_path, environment)
+    assert done.stdout.splitlines() == [
+        f"{primary.id}  primary",
+        f"{previous.id}  previous",
+        f"{index.id}  index",
+    ]
+    done = run_in_this_process(["keys", "--prefix", "SHOP", "--json"], tmp_path, environment)
+    assert json.loads(done.stdout) == {"primary": primary.id, "previous": [previous.id], "index_key": index.id}
+    engine = attach_key_ring(create_engine("sqlite://"), KeyRing.from_env("SHOP", environment))
+    assert key_ids(engine) == KeyIds(primary.id, (previous.id,), index.id)
+    assert run_in_this_process(["keys", "--prefix", "OTHER"], tmp_path, environment).returncode == 1
+
+
+def test_keys_of_an_engine_without_a_ring() -> None:
+    with pytest.raises(KeyRingNotAttachedError):
+        key_ids(create_engine("sqlite://"))

@@ -224,5 +224,5 @@ def test_reading_ids_asks_nothing() -> None:
 
     began = time.monotonic()
     old = Key.generate()
-    assert ids_from_env("T", {"T_KEY": TEXT, "T_PREVIOUS_KEYS": old.reveal()}) == [KEY.id, old.id]
+    assert ids_from_env("T", {"T_KEY": TEXT, "T_PREVIOUS_KEYS": old.reveal()}) == (KEY.id, (old.id,), None)
     assert time.monotonic() - began < 1

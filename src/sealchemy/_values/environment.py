@@ -26,20 +26,25 @@ def variables(prefix: Any) -> list[str]:
 
 def read_keys(prefix: Any, environ: Mapping[str, str], open_kms: OpenKms) -> tuple[Key, list[Key], Key | None]:
     """Return the primary key, the previous ones and the index key, from hidden values; see `KeyRing.from_env`."""
+    read_ids(prefix, environ)  # refuses wrong texts before a KMS is asked
     source, text, previous_source, entries = _read_texts(prefix, environ)
     index_source, index_text = _read_variable(environ, f"{prefix}_INDEX_KEY")
-    ids = _ids(source, text, previous_source, entries)
-    _refuse_duplicates(source, previous_source, ids)
-    if index_text and (index_id := _read(_read_id, index_source, index_text)) in ids:
-        raise KeyFormatError(f"{index_source} has the key of {source} or {previous_source} ({index_id}); make another")
     parse = partial(Key.parse, open_kms=cache(open_kms))
     index_key = _read(parse, index_source, index_text) if index_text else None
     return _read(parse, source, text), [_read(parse, previous_source, entry) for entry in entries], index_key
 
 
-def read_ids(prefix: Any, environ: Mapping[str, str]) -> list[str]:
-    """Return the ids of the keys that `read_keys` returns, the primary key's first; no KMS is asked."""
-    return _ids(*_read_texts(prefix, environ))
+def read_ids(prefix: Any, environ: Mapping[str, str]) -> tuple[str, list[str], str | None]:
+    """Return the ids of the keys that `read_keys` returns; no KMS is asked."""
+    source, text, previous_source, entries = _read_texts(prefix, environ)
+    index_source, index_text = _read_variable(environ, f"{prefix}_INDEX_KEY")
+    primary = _read(_read_id, source, text)
+    previous = [_read(_read_id, previous_source, entry) for entry in entries]
+    _refuse_duplicates(source, previous_source, [primary, *previous])
+    index = _read(_read_id, index_source, index_text) if index_text else None
+    if index in {primary, *previous}:
+        raise KeyFormatError(f"{index_source} has the key of {source} or {previous_source} ({index}); make another")
+    return primary, previous, index
 
 
 def _read_texts(prefix: Any, environ: Mapping[str, str]) -> tuple[str, SecretString, str, list[SecretString]]:
@@ -98,10 +103,6 @@ def _read(read: Callable[[str], _Result], variable: str, text: SecretString) -> 
     except KmsError as error:
         problem = KmsError(f"{variable}: {error}")
     raise problem
-
-
-def _ids(source: str, text: SecretString, previous_source: str, entries: list[SecretString]) -> list[str]:
-    return [_read(_read_id, source, text), *(_read(_read_id, previous_source, entry) for entry in entries)]
 
 
 def _read_id(text: str) -> str:

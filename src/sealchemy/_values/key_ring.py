@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
-from typing import Any, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 from sealchemy.errors import KeyFormatError, MissingKeyError, PlaintextTypeError, UnknownKeyError
 
@@ -13,6 +13,17 @@ from .environment import read_ids, read_keys, variables
 from .keys import Key
 from .kms import services
 from .secret import SecretString, hide, reveal
+
+
+class KeyIds(NamedTuple):
+    """The ids of the keys of a ring, by their roles; `index_key` is None without a key for blind indexes."""
+
+    primary: str
+    previous: tuple[str, ...] = ()
+    index_key: str | None = None
+
+
+KeyIds.__module__ = "sealchemy.status"
 
 
 class KeyRing:
@@ -79,6 +90,12 @@ class KeyRing:
     def index_key(self) -> Key | None:
         """The key of blind indexes."""
         return self._index_key
+
+    @property
+    def ids(self) -> KeyIds:
+        """The ids of its keys."""
+        index = self._index_key.id if self._index_key is not None else None
+        return KeyIds(self._primary.id, tuple(key.id for key in self.previous), index)
 
     def encrypt(self, plaintext: str, context: str) -> str:
         """Return a plaintext encrypted under the primary key.
@@ -219,11 +236,12 @@ def index_digester(key_ring: KeyRing, context: str) -> Callable[[bytes], str]:
     return blind_index.digester(key_ring.index_key.index_secret(envelope.require_context(context)))
 
 
-def ids_from_env(prefix: str, environ: Mapping[str, str] | None = None) -> list[str]:
-    """Return the ids of the keys of `KeyRing.from_env`, the primary key's first; no KMS is asked."""
+def ids_from_env(prefix: str, environ: Mapping[str, str] | None = None) -> KeyIds:
+    """Return the ids of the keys of `KeyRing.from_env`; no KMS is asked."""
     prefix = hide(prefix)
     environ = _hidden(prefix, environ)
-    return read_ids(prefix, environ)
+    primary, previous, index = read_ids(prefix, environ)
+    return KeyIds(primary, tuple(previous), index)
 
 
 def _hidden(prefix: Any, environ: Mapping[str, str] | None) -> dict[str, str]:

@@ -36,11 +36,11 @@ def status(
         if not re.fullmatch("[0-9a-f]{12}", key_id):
             raise UnsupportedOperationError("--fail-if-key takes a key id: 12 hex digits, as this command shows them")
     try:
-        ids = project.key_ids()
+        known = output.roles(project.key_ids())
     except MissingKeyError:
-        ids = []  # counting needs none
+        known = {}  # counting needs none
         print(f"no keys under {project.key_variable}, so the roles of keys are not known", file=sys.stderr)
-    found, known = declared_status(project.engine(), project.metadata()), output.roles(ids)
+    found = declared_status(project.engine(), project.metadata())
     if as_json:
         print(json.dumps(output.as_json(found, known), indent=2))
     else:

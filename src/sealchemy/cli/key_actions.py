@@ -1,5 +1,6 @@
 """What the commands for wrapped keys do."""
 
+import json
 import sys
 from getpass import getpass
 from select import select
@@ -9,7 +10,8 @@ from sealchemy._values.kms import wrapped_key
 from sealchemy._values.kms.services import move, open_kms
 from sealchemy._values.secret import hide
 
-from .project import set_verbosity
+from .output import roles
+from .project import Project, set_verbosity
 
 
 def wrap(to: str, *, new: bool, verbose: int) -> None:
@@ -30,6 +32,16 @@ def reveal(*, yes: bool, verbose: int) -> None:
     if not yes:
         raise KeyFormatError("reveal-key prints a key in clear, which decrypts every value; pass --yes")
     print(Key.parse(_read()).reveal())
+
+
+def show_ids(prefix: str, *, as_json: bool, verbose: int) -> None:
+    """Print the ids of the keys of the environment, without asking a KMS."""
+    ids = Project("", None, prefix, verbose).key_ids()
+    if as_json:
+        print(json.dumps(ids._asdict()))
+        return
+    for key_id, role in roles(ids).items():
+        print(f"{key_id}  {role}")
 
 
 def _has_input() -> bool:

@@ -1,11 +1,11 @@
-"""The commands for wrapped keys."""
+"""The commands for keys."""
 
 from typing import Annotated
 
 import typer
 
 from .commands import app
-from .options import Verbose
+from .options import PREFIX, Prefix, Verbose
 
 
 @app.command("wrap-key")
@@ -22,6 +22,18 @@ def wrap_key(
     from . import key_actions
 
     key_actions.wrap(to, new=new, verbose=verbose)
+
+
+@app.command()
+def keys(
+    prefix: Prefix = PREFIX,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Print the ids and roles of the keys in the environment, never a key: to compare those of all processes."""
+    from . import key_actions
+
+    key_actions.show_ids(prefix, as_json=as_json, verbose=verbose)
 
 
 @app.command("reveal-key")

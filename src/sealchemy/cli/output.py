@@ -14,6 +14,7 @@ from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from sealchemy import SealchemyError
+from sealchemy._values.key_ring import KeyIds
 from sealchemy.plan import Severity, TablePlan
 from sealchemy.rewrite import Progress as RowsDone
 from sealchemy.rewrite import Report
@@ -36,9 +37,10 @@ def describe(error: Exception) -> str | None:
     return str(error) if isinstance(error, SealchemyError | SQLAlchemyError) else None
 
 
-def roles(ids: list[str]) -> dict[str, str]:
-    """Return the role of each key, by key id; the primary key is the first."""
-    return {key_id: "previous" if index else "primary" for index, key_id in enumerate(ids)}
+def roles(ids: KeyIds) -> dict[str, str]:
+    """Return the role of each key, by key id."""
+    index = {ids.index_key: "index"} if ids.index_key is not None else {}
+    return {ids.primary: "primary", **dict.fromkeys(ids.previous, "previous"), **index}
 
 
 def as_json(found: list[ColumnStatus], known: dict[str, str]) -> list[dict[str, object]]:

@@ -22,7 +22,7 @@ from sealchemy._column.redact_errors import redact_errors
 from sealchemy._databases.access import database_of
 from sealchemy._databases.table import TableColumns
 from sealchemy._rewriting.declared import declared_tables
-from sealchemy._values.key_ring import ids_from_env
+from sealchemy._values.key_ring import KeyIds, ids_from_env
 from sealchemy.errors import ColumnDefinitionError, UnsupportedOperationError
 
 _Result = TypeVar("_Result")
@@ -65,8 +65,8 @@ class Project:
         """
         return self._from_keys(KeyRing.from_env)
 
-    def key_ids(self) -> list[str]:
-        """Return the ids of these keys, the primary key's first, without asking a KMS; raises `MissingKeyError`."""
+    def key_ids(self) -> KeyIds:
+        """Return the ids of these keys, without asking a KMS; raises `MissingKeyError`."""
         return self._from_keys(ids_from_env)
 
     def _from_keys(self, read: Callable[[str, dict[str, str]], _Result]) -> _Result:
