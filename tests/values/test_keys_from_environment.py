@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,20 @@ def test_a_key_in_place_of_the_prefix_stays_out_of_the_frames() -> None:
         with pytest.raises(KeyFormatError) as caught:
             KeyRing.from_env(prefix)
         assert_silent(caught.value, key[20:])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+def test_who_can_read_and_write_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "key"
+    path.write_text(ONE.reveal())
+    for mode, warns in ((0o600, False), (0o400, False), (0o640, False), (0o644, True), (0o444, True)):
+        path.chmod(mode)
+        caplog.clear()
+        assert from_env(**{f"{KEY}_FILE": str(path)}).primary == ONE
+        assert ("can read the key's file" in caplog.text) is warns
+        assert str(path) not in caplog.text
+    for mode in (0o666, 0o602):
+        path.chmod(mode)
+        with pytest.raises(KeyFormatError, match="can write it") as caught:
+            from_env(**{f"{KEY}_FILE": str(path)})
+        assert ONE.reveal() not in str(caught.value)

@@ -1,9 +1,12 @@
 """The environment variables and files that hold keys. Errors name the variable and the problem, never the value."""
 
+import logging
+import os
 import re
+import stat
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sealchemy.errors import KeyFormatError, KeyRingError, KmsError, MissingKeyError
 
@@ -14,6 +17,9 @@ from .kms.services import OpenKms
 from .secret import SecretString
 
 _FILE_SIZE_MAXIMUM = 65_536
+_WRITABLE = "every user of this machine can write it, so the key in it may be someone else's (chmod 600)"
+
+logger = logging.getLogger("sealchemy")
 
 _Result = TypeVar("_Result")
 
@@ -24,31 +30,46 @@ def variables(prefix: Any) -> list[str]:
     return [f"{prefix}_{name}{end}" for name in names for end in ("", "_FILE")]
 
 
+class _Texts(NamedTuple):
+    """The variables that keys are in, or the file variables, and the texts; those of the index key may be empty."""
+
+    source: str
+    text: SecretString
+    previous_source: str
+    entries: list[SecretString]
+    index_source: str
+    index_text: SecretString
+
+
 def read_keys(prefix: Any, environ: Mapping[str, str], open_kms: OpenKms) -> tuple[Key, list[Key], Key | None]:
     """Return the primary key, the previous ones and the index key, from hidden values; see `KeyRing.from_env`."""
-    read_ids(prefix, environ)  # refuses wrong texts before a KMS is asked
-    source, text, previous_source, entries = _read_texts(prefix, environ)
-    index_source, index_text = _read_variable(environ, f"{prefix}_INDEX_KEY")
-    parse = partial(Key.parse, open_kms=cache(open_kms))
-    index_key = _read(parse, index_source, index_text) if index_text else None
-    return _read(parse, source, text), [_read(parse, previous_source, entry) for entry in entries], index_key
+    found = _read_texts(prefix, environ)
+    _ids(found)  # what is wrong is refused before a KMS is asked
+    return _parse_all(partial(Key.parse, open_kms=cache(open_kms)), found)
 
 
 def read_ids(prefix: Any, environ: Mapping[str, str]) -> tuple[str, list[str], str | None]:
     """Return the ids of the keys that `read_keys` returns; no KMS is asked."""
-    source, text, previous_source, entries = _read_texts(prefix, environ)
-    index_source, index_text = _read_variable(environ, f"{prefix}_INDEX_KEY")
-    primary = _read(_read_id, source, text)
-    previous = [_read(_read_id, previous_source, entry) for entry in entries]
-    _refuse_duplicates(source, previous_source, [primary, *previous])
-    index = _read(_read_id, index_source, index_text) if index_text else None
+    return _ids(_read_texts(prefix, environ))
+
+
+def _ids(found: _Texts) -> tuple[str, list[str], str | None]:
+    primary, previous, index = _parse_all(_read_id, found)
+    _refuse_duplicates(found.source, found.previous_source, [primary, *previous])
     if index in {primary, *previous}:
-        raise KeyFormatError(f"{index_source} has the key of {source} or {previous_source} ({index}); make another")
+        raise KeyFormatError(
+            f"{found.index_source} has the key of {found.source} or {found.previous_source} ({index}); make another"
+        )
     return primary, previous, index
 
 
-def _read_texts(prefix: Any, environ: Mapping[str, str]) -> tuple[str, SecretString, str, list[SecretString]]:
-    """Return where the primary key is and its text, then where the previous ones are and theirs."""
+def _parse_all(parse: Callable[[str], _Result], found: _Texts) -> tuple[_Result, list[_Result], _Result | None]:
+    primary = _read(parse, found.source, found.text)
+    previous = [_read(parse, found.previous_source, entry) for entry in found.entries]
+    return primary, previous, _read(parse, found.index_source, found.index_text) if found.index_text else None
+
+
+def _read_texts(prefix: Any, environ: Mapping[str, str]) -> _Texts:
     if not _is_prefix(prefix):
         raise KeyFormatError(
             "the prefix is the start of the variable names, such as INTEGRATION_TOKEN_ENCRYPTION: A-Z, 0-9 and _"
@@ -59,7 +80,8 @@ def _read_texts(prefix: Any, environ: Mapping[str, str]) -> tuple[str, SecretStr
         also = f" ({previous_source} is set, but previous keys only decrypt)" if previous_text else ""
         raise MissingKeyError(f"no encryption key: set {prefix}_KEY or {prefix}_KEY_FILE{also}; {HOW_TO_MAKE_ONE}")
     entries = [SecretString(entry.strip()) for entry in re.split(r"[,\n]", previous_text)]
-    return source, text, previous_source, [entry for entry in entries if entry]
+    entries = [entry for entry in entries if entry]
+    return _Texts(source, text, previous_source, entries, *_read_variable(environ, f"{prefix}_INDEX_KEY"))
 
 
 def _is_prefix(prefix: Any) -> bool:
@@ -82,16 +104,28 @@ def _read_file(variable: str, path: SecretString) -> SecretString:
     content, problem = SecretString(), None
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - a Path would stay in the frames of its errors
+            problem = _check_mode(variable, os.fstat(file.fileno()).st_mode)
             content = SecretString(file.read(_FILE_SIZE_MAXIMUM).decode("ascii"))
     except UnicodeDecodeError:
         problem = "it is not ASCII text"
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or "it is not a path"
-    if content.strip():
+    if content.strip() and problem is None:
         return SecretString(content.removesuffix("\n").removesuffix("\r"))
     # The path is not shown: it may be the key itself, in the wrong variable.
-    error_type = KeyFormatError if problem == "it is not ASCII text" else MissingKeyError
+    error_type = KeyFormatError if problem in {"it is not ASCII text", _WRITABLE} else MissingKeyError
     raise error_type(f"{variable}: the file cannot be used: {problem or 'it is empty'}; {HOW_TO_MAKE_ONE}")
+
+
+def _check_mode(variable: str, mode: int) -> str | None:
+    """Return why a file with this mode cannot be trusted; warn if others can read it."""
+    if os.name != "posix" or not stat.S_ISREG(mode):
+        return None
+    if mode & stat.S_IWOTH:
+        return _WRITABLE
+    if mode & stat.S_IROTH:
+        logger.warning("%s: every user of this machine can read the key's file; chmod 600, or 400", variable)
+    return None
 
 
 def _read(read: Callable[[str], _Result], variable: str, text: SecretString) -> _Result:
