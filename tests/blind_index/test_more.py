@@ -13,6 +13,8 @@ from alembic.operations import Operations
 from sqlalchemy import (
     Column,
     Engine,
+    ForeignKey,
+    Index,
     Integer,
     MetaData,
     String,
@@ -31,7 +33,20 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, make_transient, mapped_column, relationship
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    aliased,
+    column_property,
+    joinedload,
+    make_transient,
+    mapped_column,
+    relationship,
+    selectinload,
+    subqueryload,
+    with_loader_criteria,
+)
 from sqlalchemy.types import TypeDecorator
 
 from sealchemy import (
@@ -183,6 +198,83 @@ def test_updates_of_an_alias(session: Session) -> None:
     session.query(a).filter(a.id == 3).update({a.token: "newest"}, synchronize_session=False)
     for key, token in ((1, "new"), (2, "newer"), (3, "newest")):
         assert session.scalars(select(M.id).where(M.token == token)).all() == [key]
+
+
+class Adapted(DeclarativeBase):
+    pass
+
+
+class Owner(Adapted):
+    __tablename__ = "owners"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    keys: Mapped[list[OwnedKey]] = relationship(order_by="OwnedKey.id")
+    indexed: Mapped[list[OwnedKey]] = relationship(
+        primaryjoin="and_(Owner.id == foreign(OwnedKey.owner_id), OwnedKey.token_index.is_not(None))", viewonly=True
+    )
+    ys: Mapped[list[OwnedKey]] = relationship(
+        primaryjoin="and_(Owner.id == foreign(OwnedKey.owner_id), OwnedKey.token == 'y')", viewonly=True
+    )
+
+
+class OwnedKey(Adapted):
+    __tablename__ = "owned"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    owner_id: Mapped[int | None] = mapped_column(ForeignKey("owners.id"))
+    name: Mapped[str] = mapped_column(String(10))
+    token: Mapped[str | None] = mapped_column(EncryptedString("owned.token"))
+    token_index: Mapped[str | None] = mapped_column(BlindIndex("owned.token", during_rollout="plaintext"))
+
+
+OwnedKey.has_digest = column_property(OwnedKey.__table__.c.token_index.is_not(None))  # type: ignore[attr-defined]
+OwnedKey.is_y = column_property(OwnedKey.__table__.c.token == "y")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("stage", [Rollout.STRICT, Rollout.MIGRATE, Rollout.PREPARE])
+def test_lookups_that_sqlalchemy_adapts_to_an_alias(stage: Rollout) -> None:
+    engine = attach_key_ring(create_engine("sqlite://"), RING, rollout=stage)
+    Adapted.metadata.create_all(engine)
+    K = OwnedKey  # noqa: N806 - as models are called
+    kept = K.token == "y"
+    with Session(engine) as session:
+        session.add(Owner(id=1, keys=[K(token=item, name=item) for item in "xyz"]))
+        session.commit()
+        for _ in range(3):  # SQLAlchemy must not remember the column of the first time
+            for condition in (K.token == "y", K.token_index == "y", K.token.in_(["y"]), kept):
+                assert [item.name for item in session.scalars(select(K).where(condition))] == ["y"]
+                for option in (joinedload, selectinload, subqueryload):
+                    query = select(Owner).options(option(Owner.keys.and_(condition)))
+                    (owner,) = session.scalars(query.execution_options(populate_existing=True)).unique().all()
+                    assert [item.name for item in owner.keys] == ["y"]
+                alias = aliased(K)
+                only = with_loader_criteria(K, condition, include_aliases=True)
+                assert session.scalars(select(alias.name).options(only)).all() == ["y"]
+                both = select(alias.name).join(K, K.owner_id == alias.owner_id).options(only)
+                assert session.scalars(both).all() == ["y"]
+            session.expire_all()
+            (owner,) = session.scalars(select(Owner).options(joinedload(Owner.ys), joinedload(Owner.indexed))).unique()
+            assert [item.name for item in owner.ys] == ["y"]
+            assert len(owner.indexed) == 3
+            assert session.query(K).union(session.query(K)).filter(K.token == "y").one().name == "y"
+            alias = aliased(K)
+            found = session.execute(select(alias.name, alias.is_y, alias.has_digest).order_by(alias.name)).all()
+            assert found == [("x", False, True), ("y", True, True), ("z", False, True)]
+            names = session.scalars(select(K.name).join(Owner.ys).where(K.token != "x")).all()
+            assert names == ["y"]
+
+
+def test_indexes_of_the_database_may_be_ordered(engine: Engine) -> None:
+    metadata = MetaData()
+    t = Table(
+        "t",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("token", EncryptedString("t.t")),
+        Column("token_index", BlindIndex("t.t")),
+    )
+    Index("ordered", t.c.token_index.desc(), t.c.id)
+    metadata.create_all(engine)
+    with engine.connect() as connection, pytest.raises(UnsupportedOperationError):
+        connection.execute(select(t.c.id).order_by(t.c.token_index.desc()))
 
 
 def test_columns_of_a_model_are_found_in_lists(engine: Engine) -> None:

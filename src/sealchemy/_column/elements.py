@@ -18,6 +18,17 @@ ALWAYS = object()
 """The permit of a stored value that may be rendered anywhere, as its text is not taken for the secret."""
 
 
+class Permitted(TypeCoerce[Any]):
+    """A column that may be rendered, with another type; also once SQLAlchemy has put that of an alias in its place."""
+
+    inherit_cache = True
+
+    @property
+    def typed_expression(self) -> Any:  # SQLAlchemy's own remembers the first column
+        """What is rendered."""
+        return self.clause
+
+
 def unwrap(element: Any) -> Any:
     """Return an expression without its labels, parentheses and ORM attribute."""
     inner: Any = element

@@ -25,7 +25,7 @@ from sealchemy.errors import SealchemyError, UnsupportedOperationError
 from .blind_index.lookups import is_lookup, refuse_over_index
 from .blind_index.pairs import has_digests
 from .blind_index.parameters import IndexesCompiler
-from .elements import ALWAYS, PERMIT, has_primary_key_of, is_null, outputs, unwrap
+from .elements import ALWAYS, PERMIT, Permitted, has_primary_key_of, is_null, outputs, unwrap
 from .encrypted_type import context_of
 from .parameters import ParametersCompiler
 from .writes import WriteRules
@@ -162,6 +162,11 @@ class ProtectedCompiler(IndexesCompiler, ParametersCompiler):
             if not is_null_test and not _is_meaningful(binary.operator, sides, contexts):
                 _refuse(context, f"the operator {binary.operator.__name__}")
         return self._render(super().visit_binary, sides if context else [], binary, *args, **kwargs)
+
+    def visit_type_coerce(self, type_coerce: Any, *args: Any, **kwargs: Any) -> str:
+        """Render an element with another type, which may permit what is in it."""
+        permitted = [unwrap(type_coerce.clause)] if isinstance(type_coerce, Permitted) else []
+        return self._render(super().visit_type_coerce, permitted, type_coerce, *args, **kwargs)
 
     def visit_unary(self, unary: Any, *args: Any, **kwargs: Any) -> str:
         """Render an operator; EXISTS does not look at the values."""

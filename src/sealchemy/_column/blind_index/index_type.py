@@ -18,7 +18,7 @@ from sealchemy._values.envelope import require_context
 from sealchemy._values.secret import hide, type_name
 from sealchemy.errors import ColumnDefinitionError, PlaintextTypeError, UnsupportedOperationError
 
-from .lookups import Lookup, find_rows, is_column, lookup_by_index, refuse_operator
+from .lookups import Lookup, find_rows, is_for_the_compiler, lookup_by_index, refuse_operator
 from .pairs import label_of
 
 Normalize = Callable[[str], str]
@@ -32,7 +32,7 @@ class IndexComparator(TypeDecorator.Comparator[str]):
     @override
     def operate(self, op: OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
         # SQLAlchemy's own dictionaries and lists compare columns with columns, and parameters with parameters.
-        if isinstance(self.expr, BindParameter) or is_column(op, other):
+        if isinstance(self.expr, BindParameter) or is_for_the_compiler(op, other):
             return super().operate(op, *other, **kwargs)
         try:
             lookup: Lookup | None = getattr(self, "_lookup", None)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from sqlalchemy import Text, and_, func, literal_column, not_, or_, type_coerce
+from sqlalchemy import Text, and_, not_, or_
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import (
@@ -13,7 +13,6 @@ from sqlalchemy.sql.elements import (
     ColumnClause,
     ColumnElement,
     Null,
-    TypeCoerce,
 )
 from sqlalchemy.sql.lambdas import PyWrapper
 from sqlalchemy.sql.operators import OperatorType
@@ -21,7 +20,7 @@ from sqlalchemy.sql.sqltypes import BOOLEANTYPE
 from sqlalchemy.types import TypeDecorator
 from typing_extensions import override
 
-from sealchemy._column.elements import ALWAYS, PERMIT, unwrap
+from sealchemy._column.elements import Permitted, unwrap
 from sealchemy._column.engine_keys import engine_keys
 from sealchemy._column.rows.wrappers import converting
 from sealchemy._values.codecs import RESERVED
@@ -33,6 +32,7 @@ from .pairs import index_of, label_of, secret_of
 _VALUE_TESTS = frozenset({operators.eq, operators.ne, operators.in_op, operators.not_in_op})
 _SEVERAL = frozenset({operators.in_op, operators.not_in_op})
 _NEGATED = {operators.eq: operators.ne, operators.ne: operators.eq}
+_ORDERS = frozenset({operators.asc_op, operators.desc_op, operators.nulls_first_op, operators.nulls_last_op})
 _COLUMN_TESTS = frozenset({operators.eq, operators.ne})
 _NULL_TESTS = frozenset({operators.eq, operators.ne, operators.is_, operators.is_not})
 
@@ -46,7 +46,7 @@ class Lookup(NamedTuple):
         secret: the column of the secret; None if it is not beside the index.
     """
 
-    digests: TypeCoerce[Any]
+    digests: Permitted
     type_: Any
     secret: Any
 
@@ -57,16 +57,12 @@ def lookup_by_secret(secret: Any) -> Lookup | None:
     if index is None:
         return None
     wrapper = None if type(secret.type).__module__ == "sealchemy" else secret.type
-    return Lookup(_digests(index, LookupType(index.type, wrapper)), index.type, secret)
+    return Lookup(Permitted(index, LookupType(index.type, wrapper)), index.type, secret)
 
 
 def lookup_by_index(index: Any) -> Lookup:
     """Return how rows are found by an index."""
-    return Lookup(_digests(index, LookupType(index.type)), index.type, secret_of(index))
-
-
-def _digests(index: Any, type_: "LookupType") -> TypeCoerce[Any]:
-    return TypeCoerce(unwrap(index)._annotate({PERMIT: ALWAYS}), type_)
+    return Lookup(Permitted(index, LookupType(index.type)), index.type, secret_of(index))
 
 
 def find_rows(lookup: Lookup, op: OperatorType, other: Sequence[Any]) -> ColumnElement[bool]:
@@ -136,12 +132,10 @@ def _or_plaintext(lookup: Lookup, op: OperatorType, operand: Any) -> ColumnEleme
     Only an encrypted value is looked for by its digest: an old release may have replaced a plaintext alone.
     """
     test = operators.in_op if op in _SEVERAL else operators.eq
-    stored: ColumnElement[Any] = type_coerce(unwrap(lookup.secret)._annotate({PERMIT: ALWAYS}), Text())
-    prefix = literal_column(f"'{RESERVED.decode()}'", Text())
-    is_encrypted = func.substr(stored, 1, len(RESERVED), type_=Text()) == prefix
-    plaintext = TypeCoerce(
-        stored, _PlaintextLookup(lookup.type_.context, getattr(lookup.digests.type, "secret_type", None))
-    )
+    # A function would remember the tables of its first execution, and LIKE is exact enough: plaintext never starts so.
+    is_encrypted = Permitted(lookup.secret, Text()).like(f"{RESERVED.decode()}%")
+    secret_type = getattr(lookup.digests.type, "secret_type", None)
+    plaintext = Permitted(lookup.secret, _PlaintextLookup(lookup.type_.context, secret_type))
     found = or_(and_(is_encrypted, _compare(lookup, test, operand)), plaintext.operate(test, operand))
     return found if op is test else not_(found)
 
@@ -202,11 +196,13 @@ class _PlaintextLookup(TypeDecorator[Any]):
 
 def is_lookup(element: Any) -> bool:
     """Return whether an element is an index as this module compares it."""
-    return isinstance(element, TypeCoerce) and isinstance(element.type, LookupType)
+    return isinstance(element, Permitted) and isinstance(element.type, LookupType)
 
 
-def is_column(op: OperatorType, other: Sequence[Any]) -> bool:
-    """Return whether a column is compared with a column; the compiler refuses to render it."""
+def is_for_the_compiler(op: OperatorType, other: Sequence[Any]) -> bool:
+    """Return whether a column is compared with a column, or ordered: the compiler refuses that in statements."""
+    if op in _ORDERS:
+        return True
     return op in _COLUMN_TESTS and len(other) == 1 and isinstance(unwrap(other[0]), ColumnClause)
 
 
