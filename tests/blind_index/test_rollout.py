@@ -385,6 +385,9 @@ def test_unique_in_the_plan_names_the_index(engine: Engine) -> None:
     assert any("BlindIndex" in item.message for item in found.findings if item.code == "unique")
 
 
+@pytest.mark.parametrize(
+    "url", ["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.slow)], indirect=True
+)
 def test_a_run_that_is_killed_can_be_run_again(url: str, engine: Engine) -> None:
     fill(engine, 3000)
     with engine.begin() as connection:
