@@ -24,7 +24,7 @@ class Permitted(TypeCoerce[Any]):
     inherit_cache = True
 
     @property
-    def typed_expression(self) -> Any:  # SQLAlchemy's own remembers the first column
+    def typed_expression(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride] # theirs is memoized
         """What is rendered."""
         return self.clause
 

@@ -28,7 +28,7 @@ from .blind_index.parameters import IndexesCompiler
 from .elements import ALWAYS, PERMIT, Permitted, has_primary_key_of, is_null, outputs, unwrap
 from .encrypted_type import context_of
 from .parameters import ParametersCompiler
-from .writes import WriteRules
+from .writes import WriteRules, update_targets
 
 _NULL_TESTS = frozenset({operators.is_, operators.is_not})
 _COLUMN_TESTS = frozenset({operators.eq, operators.ne})
@@ -217,7 +217,7 @@ class ProtectedCompiler(IndexesCompiler, ParametersCompiler):
         self.fill_indexes(state)
         statement = statement._clone()
         statement._compile_state_factory = lambda *_args, **_kwargs: state
-        outer, self._update_targets = self._update_targets, frozenset(map(hash, _update_targets(state)))
+        outer, self._update_targets = self._update_targets, frozenset(map(hash, update_targets(state)))
         try:
             return str(self._render(visit, permitted, statement, *args, **kwargs))
         finally:
@@ -233,10 +233,6 @@ class ProtectedCompiler(IndexesCompiler, ParametersCompiler):
             context = self.context_of_element(column)
             if context is not None and not is_null(unwrap(column)) and not has_primary_key_of(unwrap(column), columns):
                 _refuse(context, f"{what} without the primary key")
-
-
-def _update_targets(state: Any) -> list[Any]:
-    return [unwrap(key) for key in state._dict_parameters or ()] if state.isupdate else []
 
 
 def _is_meaningful(operator: Any, sides: list[Any], contexts: list[str | None]) -> bool:

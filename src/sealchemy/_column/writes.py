@@ -190,6 +190,11 @@ def replace_values(state: Any, replace: Callable[[Any, Any], Any]) -> None:
         state._ordered_values = [(key, state._dict_parameters[key]) for key, _ in state._ordered_values]
 
 
+def update_targets(state: Any) -> list[Any]:
+    """Return the keys of an UPDATE, by its compile state."""
+    return [unwrap(key) for key in state._dict_parameters or ()] if state.isupdate else []
+
+
 def upsert_clauses(statement: Any) -> tuple[Any, ...]:
     """Return the ON CONFLICT and ON DUPLICATE KEY clauses of an INSERT, and whatever else it has behind its VALUES."""
     clause = getattr(statement, "_post_values_clause", None)

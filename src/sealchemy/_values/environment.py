@@ -14,7 +14,7 @@ from .key_text import HOW_TO_MAKE_ONE
 from .keys import Key
 from .kms import wrapped_key
 from .kms.services import OpenKms
-from .secret import SecretString
+from .secret import SecretString, hide, reveal
 
 _FILE_SIZE_MAXIMUM = 65_536
 _WRITABLE = "every user of this machine can write it, so the key in it may be someone else's (chmod 600)"
@@ -24,10 +24,20 @@ logger = logging.getLogger("sealchemy")
 _Result = TypeVar("_Result")
 
 
-def variables(prefix: Any) -> list[str]:
+def _variables(prefix: Any) -> list[str]:
     """Return the names of the variables that `read_keys` reads; none for a malformed prefix, which may be a key."""
     names = ("KEY", "PREVIOUS_KEYS", "INDEX_KEY") if _is_prefix(prefix) else ()
     return [f"{prefix}_{name}{end}" for name in names for end in ("", "_FILE")]
+
+
+def hidden(prefix: Any, environ: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the values of the variables, hidden: the frame of an error would show them."""
+    return {name: _text((os.environ if environ is None else environ).get(name, "")) for name in _variables(prefix)}
+
+
+def _text(value: object) -> Any:
+    value = reveal(value)
+    return hide(value if isinstance(value, str) else str(value))  # the name of a file may be a Path
 
 
 class _Texts(NamedTuple):

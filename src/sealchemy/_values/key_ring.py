@@ -1,6 +1,5 @@
 """`KeyRing`: the keys of an application, and the functions that encrypt and decrypt with them."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple, NoReturn, Self
@@ -9,10 +8,10 @@ from sealchemy.errors import KeyFormatError, MissingKeyError, PlaintextTypeError
 
 from . import batches, blind_index, data_key, envelope
 from .codecs import RESERVED, TEXT, Codec
-from .environment import read_ids, read_keys, variables
+from .environment import hidden, read_ids, read_keys
 from .keys import Key
 from .kms import services
-from .secret import SecretString, hide, reveal
+from .secret import SecretString, hide
 
 
 class KeyIds(NamedTuple):
@@ -73,7 +72,7 @@ class KeyRing:
             KmsError: a KMS did not open a wrapped key.
         """
         prefix = hide(prefix)
-        environ = _hidden(prefix, environ)  # the frame of an error would show its values
+        environ = hidden(prefix, environ)  # the frame of an error would show its values
         return cls(*read_keys(prefix, environ, open_kms))
 
     @property
@@ -239,15 +238,6 @@ def index_digester(key_ring: KeyRing, context: str) -> Callable[[bytes], str]:
 def ids_from_env(prefix: str, environ: Mapping[str, str] | None = None) -> KeyIds:
     """Return the ids of the keys of `KeyRing.from_env`; no KMS is asked."""
     prefix = hide(prefix)
-    environ = _hidden(prefix, environ)
+    environ = hidden(prefix, environ)
     primary, previous, index = read_ids(prefix, environ)
     return KeyIds(primary, tuple(previous), index)
-
-
-def _hidden(prefix: Any, environ: Mapping[str, str] | None) -> dict[str, str]:
-    return {name: _text((os.environ if environ is None else environ).get(name, "")) for name in variables(prefix)}
-
-
-def _text(value: object) -> Any:
-    value = reveal(value)
-    return hide(value if isinstance(value, str) else str(value))  # the name of a file may be a Path
