@@ -317,3 +317,11 @@ def test_no_value_is_shown_at_any_verbosity(tmp_path: Path, verbose_server: post
         )  # the log may show the plaintext that this writes, but nothing else
         project.ok("encrypt", verbosity)
     engine.dispose()
+
+
+def test_equal_failures_are_listed_by_their_first_keys(project: Project) -> None:
+    project.fill(200)
+    shown = project.refused("verify", SHOP_ROLLOUT="strict")
+    assert "Integration (1,) accessToken: PlaintextFoundError" in shown
+    assert "Integration and 180 more accessToken: PlaintextFoundError" in shown
+    assert len([line for line in shown.splitlines() if line.startswith("Integration (")]) == 40

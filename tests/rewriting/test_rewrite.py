@@ -680,3 +680,17 @@ def test_columns_may_have_the_names_of_parameters(
     with engine.begin() as connection:
         found = connection.execute(text("SELECT * FROM t ORDER BY k0")).all()
     assert found == [("a", 1, "one", "two"), ("b", 2, "three", None)]
+
+
+def test_hundreds_of_equal_failures_are_one_sentence(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine()
+    grants(engine, 500)
+    with pytest.raises(RewriteError) as caught:
+        rewrite(VERIFY, engine, "grants", COLUMNS)
+    message, report = str(caught.value), caught.value.report
+    assert report is not None
+    assert report.failed > 800
+    assert message.count("PlaintextFoundError") == 2  # once for each column
+    assert "(1,), (2,), (3,)" in message
+    assert len(message) < 2000
+    assert len(report.failures) == report.failed  # the list is still there

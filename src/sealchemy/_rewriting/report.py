@@ -7,7 +7,8 @@ from sealchemy._databases.table import RowKey
 from sealchemy.errors import SealchemyError
 
 _FAILURES_LISTED = 1000
-_FAILURES_IN_A_MESSAGE = 10
+_REASONS_IN_A_MESSAGE = 10
+_KEYS_OF_A_REASON = 10
 
 
 class Progress(NamedTuple):
@@ -69,13 +70,27 @@ class Report:
             self.failures.append(Failure(key, column, f"{type(error).__name__}: {error}"))
 
     def describe_failures(self) -> str:
-        """Return how many values could not be read, and the first of them."""
-        listed = "; ".join(map(str, self.failures[:_FAILURES_IN_A_MESSAGE]))
-        more = self.failed - _FAILURES_IN_A_MESSAGE
+        """Return how many values could not be read, and why: the first keys of each reason."""
+        groups = list(self.failures_by_reason().items())
+        listed = "; ".join(_describe(keys, column, reason) for (column, reason), keys in groups[:_REASONS_IN_A_MESSAGE])
+        more = self.failed - sum(len(keys) for _, keys in groups[:_REASONS_IN_A_MESSAGE])
         return (
             f"{self.failed} values cannot be read and were left as they were, by primary key: {listed}"
             f"{f'; and {more} more' if more > 0 else ''}"
         )
+
+    def failures_by_reason(self) -> dict[tuple[str, str], list[RowKey]]:
+        """Return the keys of the listed failures by their column and reason."""
+        found: dict[tuple[str, str], list[RowKey]] = {}
+        for key, column, reason in self.failures:
+            found.setdefault((column, reason), []).append(key)
+        return found
+
+
+def _describe(keys: list[RowKey], column: str, reason: str) -> str:
+    more = len(keys) - _KEYS_OF_A_REASON
+    listed = ", ".join(map(str, keys[:_KEYS_OF_A_REASON]))
+    return f"{listed} {column}: {reason}{f'; and {more} more' if more > 0 else ''}"
 
 
 for _class in (Progress, Failure, Report):

@@ -16,12 +16,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from sealchemy import SealchemyError
 from sealchemy._values.key_ring import KeyIds
 from sealchemy.plan import Severity, TablePlan
+from sealchemy.rewrite import Failure, Report
 from sealchemy.rewrite import Progress as RowsDone
-from sealchemy.rewrite import Report
 from sealchemy.status import ColumnStatus
 
 INTERRUPTED = 130  # 128 and the number of SIGINT
 _SECONDS_BETWEEN_LINES = 5.0
+_KEYS_OF_A_REASON = 20
 
 
 class _Rate(TextColumn):
@@ -141,6 +142,17 @@ def report_as_json(step: str, report: Report) -> str:
         {"key": list(map(str, item.key)), "column": item.column, "reason": item.reason} for item in report.failures
     ]
     return json.dumps({"event": "result", "step": step, **found, "key_id": report.key_id, "failures": failures})
+
+
+def print_failures(report: Report) -> None:
+    """Print the values that could not be read: of each reason the first, and how many more there are."""
+    for (column, reason), keys in report.failures_by_reason().items():
+        for key in keys[:_KEYS_OF_A_REASON]:
+            print(f"{report.table} {Failure(key, column, reason)}")
+        if len(keys) > _KEYS_OF_A_REASON:
+            print(f"{report.table} and {len(keys) - _KEYS_OF_A_REASON} more {column}: {reason}")
+    if report.failed > len(report.failures):
+        print(f"and {report.failed - len(report.failures)} more")
 
 
 @contextmanager

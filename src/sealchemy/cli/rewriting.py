@@ -194,10 +194,8 @@ def _print_failures(error: RewriteError, conversion: Conversion, *, as_json: boo
         if error.report:
             print(output.report_as_json(conversion.name, error.report))
         return
-    for failure in error.report.failures if error.report else ():
-        print(f"{error.report.table} {failure}")
-    if error.report and error.report.failed > len(error.report.failures):
-        print(f"and {error.report.failed - len(error.report.failures)} more")
+    if error.report:
+        output.print_failures(error.report)
     for sentence in error.report.left_behind if error.report else ():
         print(f"{error.report.table}: {sentence}")
 
