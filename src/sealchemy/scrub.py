@@ -51,5 +51,5 @@ def scrub(
             raise ColumnDefinitionError(
                 f"table {name} cannot be scrubbed: there is no such table in {engine.url.database!r}"
             )
-        left = database.scrub(connection, name, online=online, lock_timeout=lock_timeout)
+        left = database.scrub(connection, name, schema, online=online, lock_timeout=lock_timeout)
     return [*left, OUT_OF_REACH]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy import Engine, create_engine, event, make_url, text
 
 from sealchemy import ColumnDefinitionError, UnsupportedOperationError
 from sealchemy.scrub import describe_scrub, scrub
@@ -74,3 +76,23 @@ def test_a_transaction_that_writes_in_another_database_keeps_old_rows(
     other.dispose()
     scrub(engine, "grants", lock_timeout=60)
     assert not is_on_disk()
+
+
+def test_a_table_of_an_attached_database_is_scrubbed_in_its_file(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'main.db'}")
+    file = tmp_path / "other.db"
+
+    @event.listens_for(engine, "connect")
+    def attach(connection: Any, _record: object) -> None:
+        connection.execute("ATTACH DATABASE ? AS other", (str(file),))
+        connection.execute("PRAGMA other.secure_delete = OFF")
+
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE other.grants (id INTEGER PRIMARY KEY, access TEXT)"))
+        connection.execute(text("INSERT INTO other.grants VALUES (1, :token)"), {"token": "SENTINEL" * 50})
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE other.grants SET access = 'x'"))
+    assert b"SENTINEL" in file.read_bytes()
+    scrub(engine, "grants", schema="other")
+    assert b"SENTINEL" not in file.read_bytes()
+    engine.dispose()

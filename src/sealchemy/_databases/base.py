@@ -212,10 +212,12 @@ class Database(Definition):
             "scrub supports PostgreSQL and SQLite only; on other databases, rebuild the table with its own commands"
         )
 
-    def scrub(self, connection: sa.Connection, name: str, *, online: bool, lock_timeout: float) -> list[str]:
+    def scrub(
+        self, connection: sa.Connection, name: str, schema: str | None, *, online: bool, lock_timeout: float
+    ) -> list[str]:
         """Remove old row versions from a table's files; return what is left, in sentences. Raises as `scrub.scrub`.
 
-        `connection` is in AUTOCOMMIT, and `name` is quoted.
+        `connection` is in AUTOCOMMIT, and `name` is quoted, with the schema.
         """
         raise NotImplementedError
 

@@ -256,5 +256,7 @@ class PostgreSQL(Database):
         return postgresql_vacuum.describe(table, online=online)
 
     @override
-    def scrub(self, connection: sa.Connection, name: str, *, online: bool, lock_timeout: float) -> list[str]:
+    def scrub(
+        self, connection: sa.Connection, name: str, schema: str | None, *, online: bool, lock_timeout: float
+    ) -> list[str]:
         return postgresql_vacuum.vacuum(connection, name, self.retry, online=online, lock_timeout=lock_timeout)

@@ -162,7 +162,7 @@ class SQLite(Database):
     def finish(self, connection: Connection, target: Target) -> list[str]:
         """Move the write-ahead log into the file: until then the old pages are still in it."""
         left = ["free pages from before, and backups, may still hold old values: `sealchemy scrub`, or VACUUM"]
-        if _checkpoint_is_blocked(connection):
+        if _checkpoint_is_blocked(connection, target.table.schema):
             left.append("plaintext may remain in the file: another connection kept the WAL checkpoint from completing")
         return left
 
@@ -171,20 +171,24 @@ class SQLite(Database):
         return "VACUUM takes the write lock of the file: others cannot write until it ends"
 
     @override
-    def scrub(self, connection: Connection, name: str, *, online: bool, lock_timeout: float) -> list[str]:
-        """VACUUM, which rewrites the whole file, and empty the write-ahead log."""
-        self.retry(lambda: connection.execute(text("VACUUM")))
-        if _checkpoint_is_blocked(connection):
+    def scrub(
+        self, connection: Connection, name: str, schema: str | None, *, online: bool, lock_timeout: float
+    ) -> list[str]:
+        """VACUUM, which rewrites the whole file, and empty the write-ahead log; those of an attached database too."""
+        quoted = connection.dialect.identifier_preparer.quote(schema or "main")
+        self.retry(lambda: connection.execute(text(f"VACUUM {quoted}")))
+        if _checkpoint_is_blocked(connection, schema):
             raise UnsupportedOperationError(
                 "plaintext may remain in the file: another connection uses its write-ahead log; try again"
             )
         return []
 
 
-def _checkpoint_is_blocked(connection: Connection) -> bool:
+def _checkpoint_is_blocked(connection: Connection, schema: str | None) -> bool:
     """Move SQLite's write-ahead log into the file and empty it; return whether another connection prevented that."""
     cursor = connection.connection.cursor()  # a checkpoint cannot run in a transaction, and SQLAlchemy begins one
-    cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    quoted = connection.dialect.identifier_preparer.quote(schema or "main")
+    cursor.execute(f"PRAGMA {quoted}.wal_checkpoint(TRUNCATE)")
     row: Any = cursor.fetchone()
     cursor.close()
     return bool(row[0])
