@@ -325,3 +325,14 @@ def test_equal_failures_are_listed_by_their_first_keys(project: Project) -> None
     assert "Integration (1,) accessToken: PlaintextFoundError" in shown
     assert "Integration and 180 more accessToken: PlaintextFoundError" in shown
     assert len([line for line in shown.splitlines() if line.startswith("Integration (")]) == 40
+
+
+def test_invented_key_ids_do_not_fill_the_screen(project: Project) -> None:
+    project.fill(40)
+    for row in range(1, 41):
+        value = f"sealchemy:v1:{row:012x}:" + "A" * 56
+        project.execute("""UPDATE "Integration" SET "accessToken" = :v WHERE id = :id""", v=value, id=row)
+    shown = project.ok("status")
+    assert shown.count("(unknown)") == 11
+    assert "30 more keys (unknown)" in shown
+    assert len(json.loads(project.ok("status", "--json"))[0]["keys"]) == 40

@@ -23,6 +23,7 @@ from sealchemy.status import ColumnStatus
 INTERRUPTED = 130  # 128 and the number of SIGINT
 _SECONDS_BETWEEN_LINES = 5.0
 _KEYS_OF_A_REASON = 20
+_UNKNOWN_KEYS = 10
 
 
 class _Rate(TextColumn):
@@ -68,7 +69,7 @@ def status_table(found: list[ColumnStatus], known: dict[str, str]) -> Table:
     """Return the status of columns as a table, a line for each state."""
     table = Table("column", "state", "values")
     for item in found:
-        keys = [(f"key {key_id} ({known.get(key_id, 'unknown')})", item.keys[key_id]) for key_id in sorted(item.keys)]
+        keys = _key_states(item, known)
         states = [("null", item.null), ("plaintext", item.plaintext), *keys, ("damaged or unknown", item.unknown)]
         if item.bind_to or item.bound:
             states += [(f"bound to {', '.join(item.bind_to) or 'their row'}", item.bound), ("not bound", item.unbound)]
@@ -76,6 +77,20 @@ def status_table(found: list[ColumnStatus], known: dict[str, str]) -> Table:
             table.add_row(f"{item.table}.{item.column}" if not index else "", state, f"{count:,}")
         table.add_section()
     return table
+
+
+def _key_states(item: ColumnStatus, known: dict[str, str]) -> list[tuple[str, int]]:
+    """Return the values under each key; of keys that are not in the ring the most frequent: anyone may invent ids."""
+    unknown = [key_id for key_id, _ in item.keys.most_common() if key_id not in known]
+    shown = {*known, *unknown[:_UNKNOWN_KEYS]}
+    states = [
+        (f"key {key_id} ({known.get(key_id, 'unknown')})", item.keys[key_id])
+        for key_id in sorted(item.keys)
+        if key_id in shown
+    ]
+    if more := unknown[_UNKNOWN_KEYS:]:
+        states.append((f"{len(more)} more keys (unknown)", sum(item.keys[key_id] for key_id in more)))
+    return states
 
 
 def plan_as_json(found: list[TablePlan], steps: list[str], accept: list[str]) -> dict[str, object]:
