@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, overload
 
 from sqlalchemy import Connection, Engine, MetaData
+from sqlalchemy.orm import Session
 
 from sealchemy._column.engine_keys import engine_keys
 from sealchemy._column.rollout import Rollout
@@ -27,7 +28,8 @@ from sealchemy.errors import (
 )
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine  # needs greenlet, which not every application has
+    # These need greenlet, which not every application has.
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 __all__ = [
     "ColumnStatus",
@@ -119,14 +121,18 @@ def _value_problems(status: ColumnStatus, stage: Rollout) -> Iterator[SealchemyE
         )
 
 
-def check_encryption(bind: Engine | Connection, metadata: MetaData) -> None:
+@overload
+def check_encryption(bind: Engine | Connection | Session, metadata: MetaData) -> None: ...
+@overload
+def check_encryption(bind: AsyncEngine | AsyncConnection | AsyncSession, metadata: MetaData) -> Awaitable[None]: ...
+def check_encryption(bind: Any, metadata: MetaData) -> Awaitable[None] | None:
     """Raise if this process could not read, or write, the encrypted columns; for the start of an application.
 
     It counts values by their start, for which the database reads every row once, and decrypts one value of each column
-    and key.
+    and key. For an async engine, connection or session, it returns what has to be awaited.
 
     Args:
-        bind: an engine with a key ring, or a connection of one.
+        bind: an engine with a key ring, or a connection or session of one.
         metadata: of the models, such as `Base.metadata`.
 
     Raises:
@@ -144,8 +150,23 @@ def check_encryption(bind: Engine | Connection, metadata: MetaData) -> None:
         MissingKeyError: there is a blind index, and no index key.
         ColumnDefinitionError: a table or a column does not exist.
     """
+    if hasattr(bind, "run_sync"):
+        return bind.run_sync(check_encryption, metadata)  # type: ignore[no-any-return]
+    if hasattr(bind, "sync_engine"):
+        return _check_async(bind, metadata)
+    if isinstance(bind, Session):
+        first = declared_tables(metadata)[0]
+        named = (first.name, first.schema)
+        table = next(item for item in metadata.sorted_tables if (item.name, item.schema) == named)
+        bind = bind.connection(bind_arguments={"clause": table})
     for problem in find_problems(bind, metadata):
         raise problem
+    return None
+
+
+async def _check_async(engine: AsyncEngine, metadata: MetaData) -> None:
+    async with engine.connect() as connection:
+        await connection.run_sync(check_encryption, metadata)
 
 
 def key_ids(bind: Engine | AsyncEngine | Connection) -> KeyIds:

@@ -5,8 +5,8 @@ Enable the fixtures with `pytest_plugins = ["sealchemy.testing"]` in the top `co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Awaitable, Iterator
+from typing import TYPE_CHECKING, Any, overload
 
 import pytest
 from sqlalchemy import Engine, create_engine, inspect, select
@@ -19,6 +19,9 @@ from ._values.key_ring import KeyRing
 from ._values.keys import Key
 from .errors import SealchemyError
 from .status import ColumnStatus, column_status
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession  # needs greenlet, which not every application has
 
 __all__ = ["assert_encrypted", "encrypted_engine", "key_ring"]
 
@@ -37,10 +40,15 @@ def encrypted_engine(key_ring: KeyRing) -> Iterator[Engine]:
     engine.dispose()
 
 
-def assert_encrypted(session: Session, column: InstrumentedAttribute[Any]) -> None:
+@overload
+def assert_encrypted(session: Session, column: InstrumentedAttribute[Any]) -> None: ...
+@overload
+def assert_encrypted(session: AsyncSession, column: InstrumentedAttribute[Any]) -> Awaitable[None]: ...
+def assert_encrypted(session: Any, column: InstrumentedAttribute[Any]) -> Awaitable[None] | None:
     """Assert that a column has values, and that all of them are encrypted and can be read with the engine's keys.
 
-    It flushes the session, and checks the rows as its transaction sees them.
+    It flushes the session, and checks the rows as its transaction sees them. For an `AsyncSession`, it returns what has
+    to be awaited.
 
     Args:
         session: a session on the engine of the table.
@@ -50,6 +58,8 @@ def assert_encrypted(session: Session, column: InstrumentedAttribute[Any]) -> No
         AssertionError: the column is not of an encrypted type, it has no values, or some of them are plaintext or
             cannot be read.
     """
+    if hasattr(session, "run_sync"):
+        return session.run_sync(assert_encrypted, column)  # type: ignore[no-any-return]
     mapper = inspect(getattr(column, "class_", None), raiseerr=False)
     found: list[Any] = mapper.column_attrs[column.key].columns if isinstance(mapper, Mapper) else []
     types = [encrypted_type(item.type) for item in found]
@@ -66,6 +76,7 @@ def assert_encrypted(session: Session, column: InstrumentedAttribute[Any]) -> No
         _check_stored(stored)
     if problem := _find_unreadable(session, column):
         raise AssertionError(problem)
+    return None
 
 
 def _check_stored(stored: ColumnStatus) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import MetaData, text
+from sqlalchemy import Column, Integer, MetaData, Table, create_engine, insert, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session, registry
 
 from sealchemy import (
     ColumnDefinitionError,
     DecryptionError,
+    EncryptedString,
     EnvelopeFormatError,
     Key,
     KeyRing,
@@ -18,7 +22,8 @@ from sealchemy import (
     UnknownKeyError,
     attach_key_ring,
 )
-from sealchemy.status import check_encryption, column_status
+from sealchemy.status import check_encryption, column_status, key_ids
+from sealchemy.testing import assert_encrypted
 from tests.support.leaks import SENTINEL, assert_silent
 from tests.support.models import Base, create
 
@@ -115,3 +120,65 @@ def test_a_value_of_every_key_is_sampled(engine: Engine) -> None:
         assert_silent(caught.value)
         with engine.begin() as connection:
             connection.execute(text("UPDATE accounts SET refresh = NULL WHERE refresh = :moved"), {"moved": moved})
+
+
+async def _check_each(url: str) -> None:
+    metadata = MetaData()
+    table = Table(
+        "accounts",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("token", EncryptedString("accounts.token")),
+    )
+    engine = attach_key_ring(create_async_engine(url), KeyRing(primary=Key.generate()))
+
+    class Account:
+        token: Any
+
+    registry().map_imperatively(Account, table)
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+        await connection.execute(insert(table), {"token": "a"})
+    await check_encryption(engine, metadata)
+    async with engine.connect() as connection:
+        await check_encryption(connection, metadata)
+    async with AsyncSession(engine) as session:
+        await check_encryption(session, metadata)
+        await assert_encrypted(session, Account.token)
+        assert key_ids(engine).primary
+        await session.execute(text("UPDATE accounts SET token = 'plain'"))
+        with pytest.raises(PlaintextFoundError):
+            await check_encryption(session, metadata)
+        with pytest.raises(AssertionError, match="1 values are plaintext"):
+            await assert_encrypted(session, Account.token)
+        await session.rollback()
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.drop_all)
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("driver", ["sqlite+aiosqlite", "postgresql+asyncpg", "postgresql+psycopg"])
+def test_async_engines_connections_and_sessions_are_checked(driver: str, request: pytest.FixtureRequest) -> None:
+    url = "sqlite+aiosqlite://"
+    if not driver.startswith("sqlite"):
+        url = request.getfixturevalue("postgresql_database").replace("postgresql+psycopg", driver)
+    asyncio.run(_check_each(url))
+
+
+def test_sessions_are_checked_in_their_transaction(make_engine: Callable[..., Engine]) -> None:
+    engine, other = make_engine(), create_engine("sqlite://")
+    metadata = MetaData()
+    table = Table(
+        "accounts",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("token", EncryptedString("accounts.token")),
+    )
+    with Session(other, binds={table: engine}) as session:
+        session.connection(bind_arguments={"clause": table}).execute(
+            text("CREATE TABLE accounts (id INTEGER PRIMARY KEY, token TEXT)")
+        )
+        check_encryption(session, metadata)
+        session.connection(bind_arguments={"clause": table}).execute(text("INSERT INTO accounts VALUES (1, 'plain')"))
+        with pytest.raises(PlaintextFoundError):
+            check_encryption(session, metadata)

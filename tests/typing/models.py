@@ -52,7 +52,7 @@ def use_columns(integration: Integration, session: Session) -> None:
     assert_type(DataIntegration(token="token").token, str)
     DataIntegration(token=None)  # type: ignore[arg-type]
     assert_encrypted(session, Integration.access_token)
-    assert_encrypted(session, "access_token")  # type: ignore[arg-type]
+    assert_encrypted(session, "access_token")  # type: ignore[call-overload]
 
 
 def use_rewrite(engine: Engine, columns: dict[str, str]) -> None:
