@@ -6,11 +6,12 @@ import logging
 
 from alembic import context
 from alembic.util import CommandError
-from sqlalchemy import create_engine
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from sealchemy import SealchemyError, attach_key_ring
+from sealchemy._databases.async_drivers import is_async, make_engine
+from sealchemy._databases.async_drivers import run as run_in_a_loop
 from sealchemy.integrations.models import Base
 from sealchemy.integrations.settings import IntegrationSettings
 
@@ -24,7 +25,7 @@ def run_offline(settings: IntegrationSettings) -> None:
 
 def run_online(settings: IntegrationSettings) -> None:
     """Run the revisions on an engine that has the keys."""
-    engine = create_engine(settings.database_url, poolclass=NullPool)
+    engine = make_engine(settings.database_url, poolclass=NullPool)
     attach_key_ring(engine, settings.key_ring(), rollout=settings.integration_token_encryption_rollout)
     with engine.connect() as connection:
         context.configure(
@@ -44,7 +45,12 @@ def run() -> None:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s [%(name)s] %(message)s")
     settings = context.config.attributes.get("settings") or IntegrationSettings()
     try:
-        (run_offline if context.is_offline_mode() else run_online)(settings)
+        if context.is_offline_mode():
+            run_offline(settings)
+        elif is_async(settings.database_url):
+            run_in_a_loop(lambda: run_online(settings))
+        else:
+            run_online(settings)
     except (SealchemyError, OperationalError, ArgumentError) as error:
         if not from_command_line:
             raise

@@ -22,7 +22,7 @@ _OLDER_THAN = sa.text(
     " UNION ALL SELECT backend_xid FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
     " UNION ALL SELECT xmin FROM pg_replication_slots"
     " UNION ALL SELECT transaction FROM pg_prepared_xacts"
-    ") AS holders WHERE xmin IS NOT NULL AND age(xmin) > age(CAST(:now AS xid))"
+    ") AS holders WHERE xmin IS NOT NULL AND age(xmin) > age(CAST(CAST(:now AS text) AS xid))"
 )
 
 

@@ -1,6 +1,8 @@
 """The `sealchemy` command."""
 
+import os
 import sys
+from pathlib import Path
 
 _HINT = 'the command line needs {}: pip install "sealchemy[cli]"'
 
@@ -13,10 +15,26 @@ except ModuleNotFoundError as error:
 __all__ = ["app", "main"]
 
 
+_ASYNC_DRIVERS = ("+asyncpg", "+aiosqlite", "+psycopg_async", "+asyncmy", "+aiomysql")
+
+
+def _run() -> None:
+    """Run the command, in an event loop if its database's URL may name an async driver."""
+    urls = [*sys.argv[1:], os.environ.get("DATABASE_URL", "")]
+    if not urls[-1] and Path(".env").exists():
+        urls += Path(".env").read_text(errors="replace").splitlines()
+    if any(driver in url.partition("://")[0] for url in urls for driver in _ASYNC_DRIVERS):
+        from sealchemy._databases.async_drivers import run
+
+        run(app)
+    else:
+        app()
+
+
 def main() -> None:
     """Run the command; an error that the user can fix is one line on standard error, with exit status 1."""
     try:
-        app()
+        _run()
     except ModuleNotFoundError as error:
         line: str | None = _HINT.format(error.name) if error.name in {"dotenv", "rich"} else str(error)
     except Exception as error:

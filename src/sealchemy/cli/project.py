@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from dotenv import dotenv_values
-from sqlalchemy import Engine, MetaData, create_engine, make_url
+from sqlalchemy import Engine, MetaData, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
 
 from sealchemy import KeyRing, MissingKeyError, Rollout, RolloutError, attach_key_ring
 from sealchemy._column.redact_errors import redact_errors
 from sealchemy._databases.access import database_of
+from sealchemy._databases.async_drivers import make_engine
 from sealchemy._databases.table import TableColumns
 from sealchemy._rewriting.declared import declared_tables
 from sealchemy._values.key_ring import KeyIds, ids_from_env
@@ -96,7 +97,7 @@ class Project:
             raise UnsupportedOperationError(
                 "the database's URL cannot be parsed; it is dialect+driver://user:password@host:port/database"
             ) from None
-        engine = create_engine(url, poolclass=NullPool, hide_parameters=True)
+        engine = make_engine(url, poolclass=NullPool, hide_parameters=True)
         database_of(engine.dialect).refuse_missing(url)
         redact_errors(engine)
         return engine
