@@ -117,10 +117,11 @@ def test_demo_on_sqlite(sealchemy: Callable[..., subprocess.CompletedProcess[str
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 def test_demo_on_postgresql(
-    sealchemy: Callable[..., subprocess.CompletedProcess[str]], postgresql_database: str
+    sealchemy: Callable[..., subprocess.CompletedProcess[str]], postgresql_database: str, driver: str
 ) -> None:
-    done = sealchemy("demo", "--url", postgresql_database)
+    done = sealchemy("demo", "--url", postgresql_database.replace("+psycopg", f"+{driver}"))
     assert done.returncode == 0, done.stderr
     check_demo(done.stdout)
 
