@@ -122,7 +122,7 @@ COMPARISONS: dict[str, Callable[[], Any]] = {
     "literal ==": lambda: literal(SENTINEL) == M.token_index,
     "function ==": lambda: func.lower(SENTINEL) == M.token_index,
     "bindparam ==": lambda: bindparam("q", SENTINEL) == M.token_index,
-    "literal in_": lambda: literal(SENTINEL).in_([M.token_index]),
+    "literal in_": lambda: literal(SENTINEL).in_([M.__table__.c.token_index]),
     "literal in_ subquery": lambda: literal(SENTINEL).in_(select(M.token_index)),
     "literal == subquery": lambda: literal(SENTINEL) == select(M.token_index).limit(1).scalar_subquery(),
     "plain column ==": lambda: M.note == M.token_index,

@@ -133,11 +133,20 @@ def test_demo_refuses_other_databases(sealchemy: Callable[..., subprocess.Comple
     assert "postgresql+psycopg://" in done.stderr
 
 
-@pytest.mark.parametrize("url", ["garbage", "postgresql+psycopg://user:hunter2@127.0.0.1:1/x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "garbage",
+        "postgresql+psycopg://user:hunter2@127.0.0.1:1/x",
+        "postgresql+asyncpg://user:hunter2@127.0.0.1:1/x",
+        "postgresql+asyncpg://user:hunter2@host.invalid/x",
+    ],
+)
+@pytest.mark.parametrize("command", ["demo", "status", "encrypt"])
 def test_unreachable_database_is_reported_without_traceback_or_password(
-    sealchemy: Callable[..., subprocess.CompletedProcess[str]], url: str
+    sealchemy: Callable[..., subprocess.CompletedProcess[str]], url: str, command: str
 ) -> None:
-    done = sealchemy("demo", "--url", url)
+    done = sealchemy(command, "--url", url, INTEGRATION_TOKEN_ENCRYPTION_KEY=Key.generate().reveal())
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "hunter2" not in done.stderr + done.stdout

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy import URL, Dialect, Engine, create_engine, event, make_url
+from sqlalchemy.exc import OperationalError
 
 _Result = TypeVar("_Result")
 
@@ -20,7 +21,17 @@ def make_engine(url: str | URL, **options: Any) -> Engine:
         return create_engine(url, **options)
     from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - needs greenlet
 
-    return create_async_engine(url, **options).sync_engine
+    engine = create_async_engine(url, **options).sync_engine
+    event.listen(engine, "do_connect", _connect)
+    return engine
+
+
+def _connect(dialect: Dialect, _record: object, arguments: list[Any], options: dict[str, Any]) -> Any:
+    """Connect; a server that cannot be reached is the same error as with other drivers."""
+    try:
+        return dialect.connect(*arguments, **options)
+    except OSError as error:
+        raise OperationalError(None, None, error) from None
 
 
 def run(function: Callable[[], _Result]) -> _Result:
@@ -28,8 +39,10 @@ def run(function: Callable[[], _Result]) -> _Result:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(_spawn(function))
-    return function()
+        pass
+    else:
+        return function()
+    return asyncio.run(_spawn(function))
 
 
 async def _spawn(function: Callable[[], _Result]) -> _Result:
