@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Dialect, Engine, create_engine, event, make_url
@@ -42,7 +43,9 @@ def run(function: Callable[[], _Result]) -> _Result:
         pass
     else:
         return function()
-    return asyncio.run(_spawn(function))
+    # Not asyncio.run: it turns Ctrl-C into a cancelled task, where a rewrite would end after the step that it is in.
+    with closing(asyncio.new_event_loop()) as loop:
+        return loop.run_until_complete(_spawn(function))
 
 
 async def _spawn(function: Callable[[], _Result]) -> _Result:

@@ -26,7 +26,10 @@ def _run() -> None:
     if any(driver in url.partition("://")[0] for url in urls for driver in _ASYNC_DRIVERS):
         from sealchemy._databases.async_drivers import run
 
-        run(app)
+        try:
+            run(app)
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
     else:
         app()
 
