@@ -24,7 +24,6 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session, undefer_group
 
 from sealchemy import DecryptionError, Key, KeyRing, UnsupportedOperationError, attach_key_ring
-from sealchemy._databases.async_drivers import is_async
 from sealchemy.rewrite import Progress as RowsDone
 from sealchemy.scrub import scrub
 
@@ -103,7 +102,7 @@ def _database(url: str | None) -> Iterator[tuple[str, Path | None]]:
         raise UnsupportedOperationError(
             "the demonstration runs on SQLite (without --url) and on PostgreSQL (postgresql+psycopg://...)"
         )
-    if is_async(parsed):
+    if parsed.get_dialect().is_async:
         parsed = parsed.set(drivername="postgresql+psycopg")  # the demonstration waits for one statement at a time
     with _schema(parsed) as inside:
         yield inside, None
