@@ -150,6 +150,14 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return request.getfixturevalue("postgresql_url")
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgresql", "mariadb"])
+def module_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URL of a database that the tests of a module share, once per database kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path_factory.mktemp('module') / 'test.db'}"
+    return request.getfixturevalue(f"module_{request.param}_url")
+
+
 @pytest.fixture
 def make_engine() -> Iterator[Callable[..., Engine]]:
     """Create engines with a key ring, and dispose of them afterwards."""

@@ -15,7 +15,6 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    create_engine,
     insert,
     select,
     text,
@@ -30,6 +29,8 @@ from tests.support.cli import run_in_this_process
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from sqlalchemy import Engine
 
 PRIMARY, INDEX_KEY, OTHER = Key.generate(), Key.generate(), Key.generate()
 RING = KeyRing(primary=PRIMARY, index_key=INDEX_KEY)
@@ -49,11 +50,11 @@ class User(Base):
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Callable[..., str]:
+def run(tmp_path: Path, make_engine: Callable[..., Engine]) -> Callable[..., str]:
     url = f"sqlite:///{tmp_path / 'x.db'}"
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/models.py").write_text(MODELS)
-    engine = attach_key_ring(create_engine(url), RING)
+    engine = make_engine(url, RING)
     table = Table(
         "users", MetaData(), Column("id", Integer, primary_key=True), Column("email", EncryptedString("users.email"))
     )
@@ -84,7 +85,7 @@ def run(tmp_path: Path) -> Callable[..., str]:
     return command
 
 
-def test_reindex_and_verify(run: Callable[..., str], tmp_path: Path) -> None:
+def test_reindex_and_verify(run: Callable[..., str], tmp_path: Path, make_engine: Callable[..., Engine]) -> None:
     assert "5 rows have a digest that is missing" in run("verify", status=1)
     assert "5 rows have no digest" in run("check", status=1)
     assert "sealchemy reindex" in run("plan")
@@ -109,9 +110,8 @@ def test_reindex_and_verify(run: Callable[..., str], tmp_path: Path) -> None:
     report = json.loads(run("reindex", "--json").splitlines()[-1])
     assert (report["table"], report["rewritten"]) == ("users.email_index", 5)
     run("verify")
-    stored = (
-        create_engine(f"sqlite:///{tmp_path / 'x.db'}").connect().scalars(text("SELECT email_index FROM users")).all()
-    )
+    with make_engine(f"sqlite:///{tmp_path / 'x.db'}").connect() as connection:
+        stored = connection.scalars(text("SELECT email_index FROM users")).all()
     assert stored[0] == digest_of(INDEX_KEY, "users.email", "ann0@sentinel")
 
 

@@ -48,6 +48,8 @@ from tests.support.leaks import SENTINEL, assert_silent
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sqlalchemy import Engine
+
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors/blind-index-v1.json").read_text())
 
 
@@ -238,7 +240,7 @@ def test_a_declaration_that_would_not_be_filled_is_refused(name: str) -> None:
     assert_silent(caught.value)
 
 
-def test_an_index_in_a_mixin_and_in_an_inherited_table() -> None:
+def test_an_index_in_a_mixin_and_in_an_inherited_table(make_engine: Callable[..., Engine]) -> None:
     class Base(DeclarativeBase):
         pass
 
@@ -271,7 +273,7 @@ def test_an_index_in_a_mixin_and_in_an_inherited_table() -> None:
 
     from sqlalchemy.orm import Session, with_polymorphic
 
-    engine = attach_key_ring(create_engine("sqlite://"), KeyRing(primary=Key.generate(), index_key=Key.generate()))
+    engine = make_engine("sqlite://", KeyRing(primary=Key.generate(), index_key=Key.generate()))
     Base.metadata.create_all(engine)
     with Session(engine) as session:
         session.add_all([Child(token="a", extra="b"), Joined(token="c", more="d"), One(token="e")])
@@ -287,9 +289,11 @@ def test_an_index_in_a_mixin_and_in_an_inherited_table() -> None:
 @pytest.mark.parametrize(
     ("function", "problem"), [(broken, "raised ValueError"), (no_text, "returned bytes"), (no_result, "returned None")]
 )
-def test_a_normalize_function_that_fails_shows_nothing(function: Any, problem: str) -> None:
+def test_a_normalize_function_that_fails_shows_nothing(
+    function: Any, problem: str, make_engine: Callable[..., Engine]
+) -> None:
     found = table(SECRET(), Column("i", BlindIndex("t.s", function)))
-    engine = attach_key_ring(create_engine("sqlite://"), KeyRing(primary=Key.generate(), index_key=Key.generate()))
+    engine = make_engine("sqlite://", KeyRing(primary=Key.generate(), index_key=Key.generate()))
     found.create(engine)
     with engine.connect() as connection:
         for statement in (insert(found).values(s=SENTINEL), select(found.c.id).where(found.c.s == SENTINEL)):
@@ -298,13 +302,13 @@ def test_a_normalize_function_that_fails_shows_nothing(function: Any, problem: s
             assert_silent(caught.value)
 
 
-def test_statements_of_two_indexes_are_cached_apart() -> None:
+def test_statements_of_two_indexes_are_cached_apart(make_engine: Callable[..., Engine]) -> None:
     """The types differ in their function alone."""
     one = table(SECRET(), Column("i", BlindIndex("t.s")))
     other = Table(
         "t", MetaData(), Column("id", Integer, primary_key=True), SECRET(), Column("i", BlindIndex("t.s", own))
     )
-    engine = attach_key_ring(create_engine("sqlite://"), KeyRing(primary=Key.generate(), index_key=Key.generate()))
+    engine = make_engine("sqlite://", KeyRing(primary=Key.generate(), index_key=Key.generate()))
     one.create(engine)
     with engine.connect() as connection:
         for found in (one, other, one, other):

@@ -89,13 +89,9 @@ class Account(Base):
     bound_index: Mapped[str | None] = mapped_column(BlindIndex("accounts.bound"))
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql", "mariadb"])
-def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path_factory.mktemp('lookups') / 'x.db'}"
-    else:
-        url = request.getfixturevalue(f"module_{request.param}_url")
-    engine = attach_key_ring(create_engine(url), RING)
+@pytest.fixture(scope="module")
+def engine(module_database_url: str) -> Iterator[Engine]:
+    engine = attach_key_ring(create_engine(module_database_url), RING)
     Base.metadata.create_all(engine)
     yield engine
     engine.dispose()
@@ -329,8 +325,9 @@ def test_lookups_wait_for_stage_strict(engine: Engine, session: Session, stage: 
     assert session.scalars(statement).all() == []
 
 
-def test_an_engine_without_an_index_key_refuses(session: Session) -> None:
+def test_an_engine_without_an_index_key_refuses(session: Session, request: pytest.FixtureRequest) -> None:
     bare = create_engine("sqlite://")
+    request.addfinalizer(bare.dispose)
     Base.metadata.create_all(bare)
     with bare.connect() as connection, pytest.raises(KeyRingNotAttachedError):
         connection.execute(insert(A), {"token": SENTINEL})
@@ -371,8 +368,8 @@ def test_logs_and_errors_show_no_presented_value(
     assert all(SENTINEL not in repr(record.__dict__) for record in caplog.records)
 
 
-def test_no_frame_of_an_error_shows_a_presented_value() -> None:
-    engine = attach_key_ring(create_engine("sqlite://"), RING)  # without a table
+def test_no_frame_of_an_error_shows_a_presented_value(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine("sqlite://", RING)  # without a table
     with engine.connect() as connection, pytest.raises(Exception, match="no such table") as caught:
         connection.execute(select(A.id).where(A.token == SENTINEL))
     shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
@@ -412,9 +409,9 @@ def test_async_engines(driver: str, request: pytest.FixtureRequest) -> None:
     asyncio.run(_async_flow(url))
 
 
-def test_metadata_can_be_copied() -> None:
+def test_metadata_can_be_copied(make_engine: Callable[..., Engine]) -> None:
     copied = Account.__table__.to_metadata(MetaData())
-    engine = attach_key_ring(create_engine("sqlite://"), RING)
+    engine = make_engine("sqlite://", RING)
     copied.create(engine)
     with engine.begin() as connection:
         connection.execute(insert(copied), {"owner": "o", "token": "t"})

@@ -20,7 +20,6 @@ from sqlalchemy import (
     String,
     Table,
     bindparam,
-    create_engine,
     event,
     func,
     insert,
@@ -90,11 +89,10 @@ class M(Base):
 
 
 @pytest.fixture
-def engine() -> Iterator[Engine]:
-    engine = attach_key_ring(create_engine("sqlite://"), RING)
+def engine(make_engine: Callable[..., Engine]) -> Engine:
+    engine = make_engine("sqlite://", RING)
     Base.metadata.create_all(engine)
-    yield engine
-    engine.dispose()
+    return engine
 
 
 @pytest.fixture
@@ -147,7 +145,7 @@ def test_no_plaintext_is_compared_with_digests(session: Session, name: str, stag
     assert SENTINEL not in repr(seen)
 
 
-def test_keys_of_columns_differ_from_their_names() -> None:
+def test_keys_of_columns_differ_from_their_names(make_engine: Callable[..., Engine]) -> None:
     metadata = MetaData()
     t = Table(
         "m",
@@ -156,7 +154,7 @@ def test_keys_of_columns_differ_from_their_names() -> None:
         Column("tok_c", EncryptedString("t.token"), key="tok"),
         Column("idx_c", BlindIndex("t.token"), key="tix"),
     )
-    engine = attach_key_ring(create_engine("sqlite://"), RING)
+    engine = make_engine("sqlite://", RING)
     metadata.create_all(engine)
     with engine.begin() as connection:
         connection.execute(insert(t), {"id": 1, "tok": "a"})
@@ -174,11 +172,11 @@ def test_keys_of_columns_differ_from_their_names() -> None:
         assert "idx_c = " in str(made.compile(dialect=dialect))
 
 
-def test_a_column_that_is_added_later() -> None:
+def test_a_column_that_is_added_later(make_engine: Callable[..., Engine]) -> None:
     metadata = MetaData()
     t = Table("m", metadata, Column("id", Integer, primary_key=True), Column("token", EncryptedString("t.token")))
     t.append_column(Column("token_index", BlindIndex("t.token")))
-    engine = attach_key_ring(create_engine("sqlite://"), RING)
+    engine = make_engine("sqlite://", RING)
     metadata.create_all(engine)
     with engine.begin() as connection:
         connection.execute(insert(t), {"token": "a"})
@@ -230,8 +228,8 @@ OwnedKey.is_y = column_property(OwnedKey.__table__.c.token == "y")  # type: igno
 
 
 @pytest.mark.parametrize("stage", [Rollout.STRICT, Rollout.MIGRATE, Rollout.PREPARE])
-def test_lookups_that_sqlalchemy_adapts_to_an_alias(stage: Rollout) -> None:
-    engine = attach_key_ring(create_engine("sqlite://"), RING, rollout=stage)
+def test_lookups_that_sqlalchemy_adapts_to_an_alias(stage: Rollout, make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine("sqlite://", RING, rollout=stage)
     Adapted.metadata.create_all(engine)
     K = OwnedKey  # noqa: N806 - as models are called
     kept = K.token == "y"

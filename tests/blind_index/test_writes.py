@@ -78,13 +78,9 @@ ACCEPTED, REFUSED, FORMS = accepted(TABLES), refused(TABLES), forms(TABLES)
 WITHOUT_DIGEST = {"subquery of an alias", "subquery of a CTE"}  # which a limit, or the CTE, keeps from having one
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql", "mariadb"])
-def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path_factory.mktemp('indexes') / 'x.db'}"
-    else:
-        url = request.getfixturevalue(f"module_{request.param}_url")
-    engine = attach(create_engine(url), RING)
+@pytest.fixture(scope="module")
+def database(module_database_url: str) -> Iterator[Engine]:
+    engine = attach(create_engine(module_database_url), RING)
     Base.metadata.create_all(engine)
     yield engine
     engine.dispose()

@@ -87,13 +87,9 @@ b = Table(
 )
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql", "mariadb"])
-def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path_factory.mktemp('constructs') / 'x.db'}"
-    else:
-        url = request.getfixturevalue(f"module_{request.param}_url")
-    engine = attach_key_ring(create_engine(url), RING)
+@pytest.fixture(scope="module")
+def database(module_database_url: str) -> Iterator[Engine]:
+    engine = attach_key_ring(create_engine(module_database_url), RING)
     Base.metadata.create_all(engine)
     yield engine
     engine.dispose()
