@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import create_engine, make_url, text
 
 from sealchemy import Key
-from tests.support.cli import run_in_this_process
+from tests.support.cli import Project, run_in_this_process
 
 ROOT = Path(__file__).parents[2]
 OLD, NEW = Key.generate(), Key.generate()
@@ -114,3 +114,13 @@ def test_the_packaged_revisions_on_an_async_driver(urls: tuple[str, str], tmp_pa
             connection.execute(text("DROP TABLE integrations"))
             connection.execute(text("DROP TABLE alembic_version"))
         engine.dispose()
+
+
+def test_an_interrupted_run_on_an_async_driver(urls: tuple[str, str], tmp_path: Path) -> None:
+    url, plain = urls
+    project = Project(tmp_path, plain, create_engine(plain))
+    try:
+        project.interrupt_and_continue(DATABASE_URL=url)
+    finally:
+        project.execute('DROP TABLE "Integration"')
+        project.engine.dispose()

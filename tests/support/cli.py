@@ -6,8 +6,10 @@ import contextlib
 import io
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -128,3 +130,31 @@ class Project:
         done = self.run(name, *arguments, **variables)
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+    def interrupt_and_continue(self, **variables: str) -> None:
+        """Press Ctrl-C in `encrypt`: it ends between two batches, and the next run does the rest."""
+        self.fill(400)
+        process = subprocess.Popen(
+            self.command("encrypt", "--batch-size", "10", "--pause", "0.2"),
+            cwd=self.folder,
+            env=self.environment(**variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(200):
+            if self._encrypted():
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 130, err
+        assert "interrupted after" in err
+        assert "run it again to continue" in err
+        done = self._encrypted()
+        assert 0 < done < 400
+        assert done % 10 == 0
+        assert f"encrypt Integration: {400 - done} rows" in self.ok("encrypt", **variables)
+
+    def _encrypted(self) -> int:
+        return sum(row[1].startswith("sealchemy:") for row in self.raw())
