@@ -17,7 +17,7 @@ from sealchemy._rewriting.blind_index import checking
 from sealchemy._rewriting.column_states import ColumnStatus, count_states
 from sealchemy._rewriting.declared import declared_indexes, declared_tables
 from sealchemy._values.envelope import PREFIX
-from sealchemy._values.key_ring import KeyIds
+from sealchemy._values.environment import KeyIds
 from sealchemy.errors import (
     DecryptionError,
     EnvelopeFormatError,

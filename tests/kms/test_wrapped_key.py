@@ -220,9 +220,9 @@ def test_unknown_schemes_and_missing_clients_are_explained(monkeypatch: pytest.M
 
 
 def test_reading_ids_asks_nothing() -> None:
-    from sealchemy._values.key_ring import ids_from_env
+    from sealchemy._values.environment import read_ids
 
     began = time.monotonic()
     old = Key.generate()
-    assert ids_from_env("T", {"T_KEY": TEXT, "T_PREVIOUS_KEYS": old.reveal()}) == (KEY.id, (old.id,), None)
+    assert read_ids("T", {"T_KEY": TEXT, "T_PREVIOUS_KEYS": old.reveal()}) == (KEY.id, (old.id,), None)
     assert time.monotonic() - began < 1

@@ -40,6 +40,17 @@ def _text(value: object) -> Any:
     return hide(value if isinstance(value, str) else str(value))  # the name of a file may be a Path
 
 
+class KeyIds(NamedTuple):
+    """The ids of the keys of a ring, by their roles; `index_key` is None without a key for blind indexes."""
+
+    primary: str
+    previous: tuple[str, ...] = ()
+    index_key: str | None = None
+
+
+KeyIds.__module__ = "sealchemy.status"
+
+
 class _Texts(NamedTuple):
     """The variables that keys are in, or the file variables, and the texts; those of the index key may be empty."""
 
@@ -58,19 +69,21 @@ def read_keys(prefix: Any, environ: Mapping[str, str], open_kms: OpenKms) -> tup
     return _parse_all(partial(Key.parse, open_kms=cache(open_kms)), found)
 
 
-def read_ids(prefix: Any, environ: Mapping[str, str]) -> tuple[str, list[str], str | None]:
-    """Return the ids of the keys that `read_keys` returns; no KMS is asked."""
+def read_ids(prefix: str, environ: Mapping[str, str] | None = None) -> KeyIds:
+    """Return the ids of the keys of `KeyRing.from_env`; no KMS is asked."""
+    prefix = hide(prefix)
+    environ = hidden(prefix, environ)
     return _ids(_read_texts(prefix, environ))
 
 
-def _ids(found: _Texts) -> tuple[str, list[str], str | None]:
+def _ids(found: _Texts) -> KeyIds:
     primary, previous, index = _parse_all(_read_id, found)
     _refuse_duplicates(found.source, found.previous_source, [primary, *previous])
     if index in {primary, *previous}:
         raise KeyFormatError(
             f"{found.index_source} has the key of {found.source} or {found.previous_source} ({index}); make another"
         )
-    return primary, previous, index
+    return KeyIds(primary, tuple(previous), index)
 
 
 def _parse_all(parse: Callable[[str], _Result], found: _Texts) -> tuple[_Result, list[_Result], _Result | None]:

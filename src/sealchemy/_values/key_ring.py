@@ -2,27 +2,16 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from sealchemy.errors import KeyFormatError, MissingKeyError, PlaintextTypeError, UnknownKeyError
 
 from . import batches, blind_index, data_key, envelope
 from .codecs import RESERVED, TEXT, Codec
-from .environment import hidden, read_ids, read_keys
+from .environment import KeyIds, hidden, read_keys
 from .keys import Key
 from .kms import services
 from .secret import SecretString, hide
-
-
-class KeyIds(NamedTuple):
-    """The ids of the keys of a ring, by their roles; `index_key` is None without a key for blind indexes."""
-
-    primary: str
-    previous: tuple[str, ...] = ()
-    index_key: str | None = None
-
-
-KeyIds.__module__ = "sealchemy.status"
 
 
 class KeyRing:
@@ -233,11 +222,3 @@ def index_digester(key_ring: KeyRing, context: str) -> Callable[[bytes], str]:
             " others: if there are digests already, it must be the key that made them"
         )
     return blind_index.digester(key_ring.index_key.index_secret(envelope.require_context(context)))
-
-
-def ids_from_env(prefix: str, environ: Mapping[str, str] | None = None) -> KeyIds:
-    """Return the ids of the keys of `KeyRing.from_env`; no KMS is asked."""
-    prefix = hide(prefix)
-    environ = hidden(prefix, environ)
-    primary, previous, index = read_ids(prefix, environ)
-    return KeyIds(primary, tuple(previous), index)

@@ -1,4 +1,4 @@
-"""What the commands do with blind filling."""
+"""What the commands do with blind indexes."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from sealchemy import SealchemyError
-from sealchemy._values.key_ring import KeyIds
+from sealchemy._values.environment import KeyIds
 from sealchemy.plan import Severity, TablePlan
 from sealchemy.rewrite import Failure, Report
 from sealchemy.rewrite import Progress as RowsDone

@@ -23,7 +23,7 @@ from sealchemy._databases.access import database_of
 from sealchemy._databases.async_drivers import make_engine
 from sealchemy._databases.table import TableColumns
 from sealchemy._rewriting.declared import declared_tables
-from sealchemy._values.key_ring import KeyIds, ids_from_env
+from sealchemy._values.environment import KeyIds, read_ids
 from sealchemy.errors import ColumnDefinitionError, UnsupportedOperationError
 
 _Result = TypeVar("_Result")
@@ -68,7 +68,7 @@ class Project:
 
     def key_ids(self) -> KeyIds:
         """Return the ids of these keys, without asking a KMS; raises `MissingKeyError`."""
-        return self._from_keys(ids_from_env)
+        return self._from_keys(read_ids)
 
     def _from_keys(self, read: Callable[[str, dict[str, str]], _Result]) -> _Result:
         environment = self._environment()

@@ -23,23 +23,17 @@ def count_missing(access: Access, columns: IndexColumns) -> int:
 
 def find_problem(access: Access, columns: IndexColumns) -> str | None:
     """Return what is wrong with an index, by its missing digests and one row that has one."""
-    missing, pages, digests, target = (
-        count_missing(access, columns),
-        Pages(access),
-        Digests(access, columns),
-        access.target,
-    )
+    missing, target = count_missing(access, columns), access.target
+    pages, digests = Pages(access), Digests(access, columns)
     with access.transaction(write=False):
         last = pages.last()
         page = pages.read(pages.select((None, last), 1, target.columns[1].is_not(None)), 1)[0] if last else None
         is_wrong = page is not None and bool(digests.changes(page, []))
+    name = f"{target.name}.{columns.column}"
     if is_wrong:
         return (
-            f"{target.name}.{columns.column}: a digest is not that of its secret: the index key or the normalize"
-            " function is another one (put the old one back, or reindex if it was changed on purpose), or a release"
-            " that does not know the index wrote the row; `sealchemy verify` names all such rows"
+            f"{name}: a digest is not that of its secret: the index key or the normalize function is another one (put"
+            " the old one back, or reindex if it was changed on purpose), or a release that does not know the index"
+            " wrote the row; `sealchemy verify` names all such rows"
         )
-    if missing:
-        name = f"{target.name}.{columns.column}"
-        return f"{name}: {missing} rows have no digest, so lookups miss them; run `sealchemy reindex`"
-    return None
+    return f"{name}: {missing} rows have no digest, so lookups miss them; run `sealchemy reindex`" if missing else None

@@ -147,7 +147,7 @@ class Filling:
     def _finish(self, interrupted: Event) -> None:
         if interrupted.is_set():
             self.report.stopped = "interrupt"
-        found = problems.describe(self.report, self.keys, self.options, has_plaintext=self.has_plaintext)
+        found = list(problems.describe(self.report, self.keys, self.options, has_plaintext=self.has_plaintext))
         if found:
             text = f"{problems.NAME} {self.report.table}.{self.columns.column}: {'; '.join(found)}"
             raise RewriteError(text, self.report)

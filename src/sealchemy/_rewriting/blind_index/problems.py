@@ -13,12 +13,8 @@ NAME = "reindex"
 _LISTED = 10
 
 
-def describe(report: Report, keys: Sequence[RowKey], options: Options, *, has_plaintext: bool) -> list[str]:
+def describe(report: Report, keys: Sequence[RowKey], options: Options, *, has_plaintext: bool) -> Iterator[str]:
     """Return the problems of a run; `keys` are the first of the rows that still differ."""
-    return list(_describe(report, keys, options, has_plaintext=has_plaintext))
-
-
-def _describe(report: Report, keys: Sequence[RowKey], options: Options, *, has_plaintext: bool) -> Iterator[str]:
     if report.stopped == "interrupt":
         yield f"interrupted after {report.rewritten} rows, which stay done; run it again"
     elif report.pending and not options.dry_run:
