@@ -180,17 +180,19 @@ def test_autogenerate_of_an_index_that_is_not_null(
         assert project.is_clean()
 
 
-def test_autogenerate_of_a_new_table_fills_nothing(tmp_path: Path, make_engine: Callable[..., Any]) -> None:
-    engine = make_engine("sqlite://", RING)
-    metadata = MetaData()
-    Table(
+def _users() -> Table:
+    return Table(
         "users",
-        metadata,
+        MetaData(),
         Column("id", Integer, primary_key=True),
         Column("email", EncryptedString("users.email")),
         Column("email_index", BlindIndex("users.email")),
     )
-    script = Application(tmp_path, engine, metadata).autogenerate()
+
+
+def test_autogenerate_of_a_new_table_fills_nothing(tmp_path: Path, make_engine: Callable[..., Any]) -> None:
+    engine = make_engine("sqlite://", RING)
+    script = Application(tmp_path, engine, _users().metadata).autogenerate()
     assert "add_blind_index" not in script
     assert "sa.String(length=64)" in script
 
@@ -200,15 +202,8 @@ def test_alembic_batch_mode_keeps_digests(make_engine: Callable[..., Any]) -> No
     from alembic.operations import Operations
 
     engine = make_engine("sqlite://", RING)
-    metadata = MetaData()
-    table = Table(
-        "users",
-        metadata,
-        Column("id", Integer, primary_key=True),
-        Column("email", EncryptedString("users.email")),
-        Column("email_index", BlindIndex("users.email")),
-    )
-    metadata.create_all(engine)
+    table = _users()
+    table.metadata.create_all(engine)
     with engine.begin() as connection:
         connection.execute(insert(table), {"email": "a"})
         context = MigrationContext.configure(connection)
@@ -223,15 +218,8 @@ def test_an_encrypting_revision_keeps_digests(make_engine: Callable[..., Any]) -
     from sealchemy.rewrite import ENCRYPT, REKEY, rewrite
 
     engine = make_engine("sqlite://", RING, rollout=Rollout.PREPARE)
-    metadata = MetaData()
-    table = Table(
-        "users",
-        metadata,
-        Column("id", Integer, primary_key=True),
-        Column("email", EncryptedString("users.email")),
-        Column("email_index", BlindIndex("users.email")),
-    )
-    metadata.create_all(engine)
+    table = _users()
+    table.metadata.create_all(engine)
     plain = Table("users", MetaData(), Column("id", Integer, primary_key=True), Column("email", Text))
     with engine.begin() as connection:
         connection.execute(insert(table), {"email": "a"})

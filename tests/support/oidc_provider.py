@@ -85,7 +85,7 @@ def running() -> Iterator[OidcProvider]:
     Where there is, a failed installation is a failure: the test would not be missed otherwise.
     """
     node, npm = _programs()
-    if not node or not npm:  # no Python package brings npm; the header of the run says whether these tests are in it
+    if not node or not npm:  # left to the machine, as npm would ask one more registry for the server
         pytest.skip(f"not every machine has node, so these tests are optional. {WHAT_TO_INSTALL}")
     with tempfile.TemporaryDirectory(prefix="sealchemy-oidc-") as folder:
         shutil.copy(_SERVER, folder)
