@@ -118,9 +118,7 @@ def test_async_env_py_runs_the_operations(make_async_engine: Any, tmp_path: Path
     application = Application(tmp_path, make, grants.metadata)
     (application.folder / "env.py").write_text(ENV)
     assert not application.is_clean()
-    application.autogenerate()
-    application.upgrade()
-    assert application.is_clean()
+    application.complete()
     assert asyncio.run(execute(select(grants.c.token).order_by(grants.c.id))) == [("old",), ("",)]
     assert all(row[0].startswith("sealchemy:v1:") for row in asyncio.run(execute(text("SELECT token FROM grants"))))
     application.attributes["engine"] = partial(make, Rollout.MIGRATE)

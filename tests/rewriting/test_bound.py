@@ -372,25 +372,27 @@ def test_bind_to_must_name_columns(engine: Engine) -> None:
             rewrite(BIND, engine, "accounts", CONTEXTS, kinds=KINDS, bind_to=bind_to)
 
 
-def test_autogenerate(engine: Engine, tmp_path: Path) -> None:
+@pytest.mark.parametrize("required", [False, True])
+def test_autogenerate(engine: Engine, tmp_path: Path, *, required: bool) -> None:
     fill(engine, unbound, Rollout.STRICT)
     application = alembic.Application(tmp_path, engine, BOUND)
-    generated = application.autogenerate()
-    assert "op.encrypt_columns('accounts'" in generated
-    assert "'token': ('user_id', 'provider', 'device')" in generated
-    assert "bound=True" in generated
-    with open_table(engine, TableColumns("accounts", CONTEXTS)) as access:
-        constraint.require_encryption(access)
-    next((application.folder / "versions").glob("*.py")).unlink()
-    generated = application.autogenerate()
-    assert "op.bind_columns('accounts'" in generated
-    assert "op.encrypt_columns" not in generated
-    assert "bound=True" in generated
-    assert "op.unbind_columns('accounts'" in generated
-    stage(engine, Rollout.STRICT)
-    application.upgrade()
-    assert forms(engine) == {"bound"}
+    if required:
+        with open_table(engine, TableColumns("accounts", CONTEXTS)) as access:
+            constraint.require_encryption(access)
+    stage(engine, Rollout.BIND_PREPARE)
     assert application.is_clean()
+    stage(engine, Rollout.BIND_MIGRATE)
+    (generated,) = application.complete()
+    assert "op.bind_columns('accounts'" in generated
+    assert "'token': ('user_id', 'provider', 'device')" in generated
+    assert "op.unbind_columns('accounts'" in generated
+    assert "require" not in generated
+    assert forms(engine) == {"bound"}
+    stage(engine, Rollout.STRICT)
+    (generated,) = application.complete()
+    assert "bound=True" in generated
+    assert ("op.allow_unbound" if required else "op.allow_plaintext") in generated
+    assert "bind_columns" not in generated
     assert read(engine, bound, Rollout.STRICT) == rows
     application.downgrade("base", rollout=Rollout.BIND_PREPARE)
     assert read(engine, unbound, Rollout.STRICT) == rows
@@ -520,8 +522,7 @@ def test_going_back_keeps_the_check_against_plaintext(engine: Engine, tmp_path: 
     application = alembic.Application(tmp_path, engine, BOUND)
     with open_table(engine, TableColumns("accounts", CONTEXTS)) as access:
         constraint.require_encryption(access)
-    application.autogenerate()
-    application.upgrade()
+    application.complete()
     application.downgrade("base", rollout=Rollout.BIND_PREPARE)
     assert forms(engine) == {"unbound"}
     with open_table(engine, TableColumns("accounts", CONTEXTS)) as access:

@@ -118,6 +118,15 @@ class Application(Project):
         assert script is not None
         return Path(script.path).read_text()
 
+    def complete(self) -> list[str]:
+        """Create and run the revisions that are due, one after the other, and return their texts."""
+        scripts = []
+        while not self.is_clean():
+            assert len(scripts) < 5, scripts
+            scripts.append(self.autogenerate())
+            self.upgrade()
+        return scripts
+
     def is_clean(self) -> bool:
         """Return whether `alembic check` finds no differences."""
         try:

@@ -11,17 +11,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
 from sealchemy._values.codecs import BYTES, JSON, TEXT, Plaintext
-from sealchemy._values.envelope import PREFIX, ROW
 from sealchemy.errors import UnsupportedOperationError
 
 from .definition import Definition
 from .table import RowKey, Target, without_collation
-
-ANY_ENCRYPTED_VALUE = f"{PREFIX}v1:{'?' * 12}:?*"
-"""The pattern of every encrypted value, with `?` for one character and `*` for any number."""
-
-ANY_BOUND_VALUE = f"{PREFIX}v1:{'?' * 12}:{ROW}?*"
-"""The pattern of every encrypted value that is bound to its row."""
 
 ATTEMPTS = 10
 
@@ -220,8 +213,3 @@ class Database(Definition):
         `connection` is in AUTOCOMMIT, and `name` is quoted, with the schema.
         """
         raise NotImplementedError
-
-
-def to_like(pattern: str) -> str:
-    """Return a pattern of `?` and `*` in the syntax of LIKE."""
-    return pattern.replace("?", "_").replace("*", "%")

@@ -1,6 +1,6 @@
 """`Definition`: how the definition of a table is read, changed and constrained on one kind of database."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 
@@ -10,7 +10,7 @@ from sqlalchemy.types import TypeEngine
 
 from sealchemy._values.codecs import TEXT, Plaintext
 
-from .sql_names import names_in
+from .encryption_check import EncryptionCheck
 from .table import Target, inspecting
 
 
@@ -34,6 +34,9 @@ class Definition:
 
     can_alter_types: ClassVar[bool] = True
     """Whether ALTER TABLE can change the type of a column."""
+
+    can_alter_checks: ClassVar[bool] = True
+    """Whether ALTER TABLE can add and drop a CHECK."""
 
     validates_separately: ClassVar[bool] = False
     """Whether `add_check` leaves it to `VALIDATE CONSTRAINT` to look at the existing rows."""
@@ -60,6 +63,9 @@ class Definition:
     def ddl_wait(self, connection: sa.Connection, target: Target) -> float | None:
         """Return how long the next change of the table's definition should wait, where that is longer than usual."""
         return None
+
+    encryption_checks: ClassVar[Sequence[EncryptionCheck]]
+    """The conditions of CHECKs that refuse what is not encrypted: the first two are those of today."""
 
     @contextmanager
     def short_waits(self, connection: sa.Connection, seconds: float) -> Iterator[None]:
@@ -97,16 +103,19 @@ class Definition:
                 for item in inspector.get_check_constraints(table, schema=schema)
             }
 
-    def names_in(self, condition: str) -> set[str]:
-        """Return what may be the name of a column in the condition of a CHECK."""
-        return names_in(condition)
-
-    def add_check(self, connection: sa.Connection, target: Target, name: str, condition: str) -> None:
-        """Add a CHECK, in the transaction of the connection."""
+    def add_check(
+        self, connection: sa.Connection, target: Target, name: str, condition: str, replaced: Sequence[str] = ()
+    ) -> None:
+        """Add a CHECK and drop those that it replaces, in the transaction of the connection and in one statement."""
+        drops = "".join(f"DROP CONSTRAINT {_quote(connection, other)}, " for other in replaced)
         connection.exec_driver_sql(
-            f"{alter_table(connection, target)} ADD CONSTRAINT {_quote(connection, name)} CHECK ({condition})"
+            f"{alter_table(connection, target)} {drops}ADD CONSTRAINT {_quote(connection, name)} CHECK ({condition})"
             f"{' NOT VALID' if self.validates_separately else ''}"
         )
+
+    def check_script(self, table: str, name: str, condition: str) -> Iterator[str]:
+        """Yield the statements that add a CHECK, each for a transaction of its own; the names are quoted."""
+        yield f"ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({condition})"
 
     def validate_check(self, connection: sa.Connection, target: Target, name: str) -> None:
         """Check the existing rows, under a lock that lets others read and write."""

@@ -13,12 +13,12 @@ from typing_extensions import override
 from sealchemy._values.codecs import BYTES, JSON, TEXT, Plaintext
 
 from . import mysql_keys
-from .base import Database, Elements, TransactionOptions, Writer, to_like
+from .base import Database, Elements, TransactionOptions, Writer
 from .definition import NarrowColumn
+from .encryption_check import by_regular_expression, by_start, to_like
 from .mysql_catalog import column_definition, is_versioned, read_catalog
 from .mysql_conversion import columns_to_convert, to_text, with_type
 from .mysql_join import can_join, join_and_update
-from .sql_names import quoted_names_in
 from .table import RowKey, Target
 
 _LIMITED = {"char", "varchar", "tinytext", "text"}
@@ -29,15 +29,16 @@ _TIMEOUTS = ("innodb_lock_wait_timeout", "lock_wait_timeout")  # for rows, and f
 class MySQL(Database):
     """MariaDB 10.6 and later, MySQL 8.0.19 and later."""
 
+    encryption_checks = (
+        *by_regular_expression("{} regexp '(?s-i)^", "(?!.)'"),  # $ would be true before a newline as well
+        *by_regular_expression("regexp_like({}, '(?s-i)^", "(?!.)')"),  # as MySQL shows it
+        *by_start("{} like cast('", "' as char charset binary)", to_like),
+    )
+
     @override
     def matches(self, stored: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
         """Return `col LIKE BINARY ...`: the usual collations ignore case."""
         return stored.op("LIKE BINARY", is_comparison=True)(literal(to_like(pattern)))
-
-    @override
-    def names_in(self, condition: str) -> set[str]:
-        """Return the quoted names: these servers quote every name."""
-        return quoted_names_in(condition)
 
     @override
     def kind_of(self, type_: TypeEngine[Any]) -> Plaintext | None:

@@ -15,8 +15,9 @@ from typing_extensions import override
 from sealchemy._values.codecs import BYTES, TEXT, Plaintext
 
 from . import postgresql_session, postgresql_vacuum
-from .base import Database, Elements, TransactionOptions, Writer, to_like
+from .base import Database, Elements, TransactionOptions, Writer
 from .definition import NarrowColumn
+from .encryption_check import by_regular_expression, by_start, to_like
 from .postgresql_arrays import arrays_of, rows_as_table, same_keys, typed
 from .postgresql_columns import kind_of, quoted_name, to_text, types_of
 from .postgresql_keys import key_problem
@@ -47,10 +48,23 @@ class PostgreSQL(Database):
 
     validates_separately = True
 
+    encryption_checks = (
+        *by_regular_expression('{}::text COLLATE "C" ~ \'^', "$'"),  # the cast is for citext, which ignores case
+        *by_start('{}::text COLLATE "C" ~~ \'', "'", to_like),
+    )
+
     @override
     def matches(self, stored: sa.ColumnElement[str], pattern: str) -> sa.ColumnElement[bool]:
         """Return `col COLLATE "C" LIKE ...`; the cast is for citext, whose LIKE ignores case."""
         return sa.collate(sa.cast(stored, sa.Text), "C").like(to_like(pattern))
+
+    @override
+    def check_script(self, table: str, name: str, condition: str) -> Iterator[str]:
+        """Yield one that replaces a CHECK of that name, and one that validates it under a weak lock."""
+        yield (
+            f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}, ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID"
+        )
+        yield f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}"
 
     @override
     def size(self, stored: sa.ColumnElement[str]) -> sa.ColumnElement[int]:

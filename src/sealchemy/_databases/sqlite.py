@@ -25,12 +25,27 @@ from sqlalchemy.types import NullType, TypeEngine
 from typing_extensions import override
 
 from sealchemy._values.codecs import BYTES, TEXT, Plaintext
+from sealchemy._values.envelope import HEADER_SIZE, PREFIX, ROW
 from sealchemy.errors import UnsupportedOperationError
 
 from . import sqlite_schema
 from .base import Database, TransactionOptions, Writer
 from .definition import NamedCheck
+from .encryption_check import SHORTEST, EncryptionCheck, by_start
 from .table import RowKey, Target
+
+
+def _strict_check(*, bound: bool) -> EncryptionCheck:
+    """Return the condition: the header, base64 up to the end, and neither bytes nor anything after a NUL."""
+    after_header, after_row = HEADER_SIZE + 1, HEADER_SIZE + len(ROW) + 1
+    start = f"{PREFIX}v1:{'[0-9a-f]' * 12}:{ROW if bound else ''}*"
+    either = f"CASE substr({{}}, {after_header}, {len(ROW)}) WHEN '{ROW}' THEN {after_row} ELSE {after_header} END"
+    base64 = f"rtrim(substr({{}}, {after_row if bound else either}), '=')"
+    return EncryptionCheck(
+        f"typeof({{}}) <> 'blob' AND length({{}}) = length(CAST({{}} AS BLOB)) AND {{}} GLOB '{start}'"
+        f" AND {base64} NOT GLOB '*[^A-Za-z0-9+/]*' AND length({base64}) >= {SHORTEST} AND {{}} NOT GLOB '*==='",
+        is_bound=bound,
+    )
 
 
 class SQLite(Database):
@@ -39,7 +54,9 @@ class SQLite(Database):
     isolation_level = "SERIALIZABLE"
     locks_rows = False
     has_snapshots = False  # without WAL, a reader makes writers wait
-    can_alter_types = False
+    can_alter_types = can_alter_checks = False
+
+    encryption_checks = (_strict_check(bound=False), _strict_check(bound=True), *by_start("{} GLOB '", "'"))
 
     @override
     def refuse_missing(self, url: URL) -> None:
@@ -146,7 +163,11 @@ class SQLite(Database):
         return {name: NamedCheck(condition, is_validated=True) for name, condition in found.items()}
 
     @override
-    def add_check(self, connection: Connection, target: Target, name: str, condition: str) -> None:
+    def add_check(
+        self, connection: Connection, target: Target, name: str, condition: str, replaced: Sequence[str] = ()
+    ) -> None:
+        for other in replaced:
+            sqlite_schema.drop_check(connection, target.table.schema, target.table.name, other)
         sqlite_schema.add_check(connection, target.table.schema, target.table.name, name, condition)
 
     @override

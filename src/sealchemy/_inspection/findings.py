@@ -3,8 +3,6 @@
 from enum import StrEnum
 from typing import NamedTuple
 
-from sealchemy._values.envelope import PREFIX
-
 WIDENED = frozenset({"width", "type"})
 """The codes of the findings that widening a column repairs."""
 
@@ -206,8 +204,3 @@ def part(column: str) -> Finding:
 def ciphertext_size(plaintext: int) -> int:
     """Return the size of the encrypted value of a plaintext; both in bytes."""
     return 26 + (plaintext + 40 + 2) // 3 * 4
-
-
-def is_ours(name: str, condition: str) -> bool:
-    """Return whether a CHECK is one of ours."""
-    return name.startswith("ck_") and name.endswith("_encrypted") and f"{PREFIX}v1:" in condition

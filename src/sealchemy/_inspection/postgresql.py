@@ -10,6 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from sealchemy._databases.access import database_of
+from sealchemy._databases.encryption_check import find_check
+from sealchemy._databases.postgresql import PostgreSQL
 from sealchemy._databases.postgresql_columns import quoted_name
 from sealchemy._databases.sql_names import only_tests_for_null
 from sealchemy._databases.table import Target
@@ -223,9 +225,14 @@ def _index(row: Any) -> Finding:
     return findings.index(row.relation, row.column, repair, has_room=bool(row.is_hash))
 
 
+def _is_ours(row: Any) -> bool:
+    condition = (row.definition or "").removeprefix("CHECK ").removesuffix(" NOT VALID")
+    return find_check(PostgreSQL.encryption_checks, row.conname, condition, row.column or "") is not None
+
+
 def _constraint(row: Any, _narrow: set[str]) -> Finding | None:
     repair = f"ALTER TABLE {row.owner} DROP CONSTRAINT {row.quoted_name}"
-    if row.contype == "n" or _comes_from_parent(row, row.parent) or findings.is_ours(row.conname, row.definition or ""):
+    if row.contype == "n" or _comes_from_parent(row, row.parent) or _is_ours(row):
         return None
     if row.contype == "f":
         return findings.foreign_key(row.conname, row.owner, repair)

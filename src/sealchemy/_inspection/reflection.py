@@ -5,6 +5,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from sealchemy._databases.access import database_of
+from sealchemy._databases.encryption_check import find_check
 from sealchemy._databases.sql_names import names_in, only_tests_for_null
 from sealchemy._databases.table import Target, inspecting
 
@@ -48,13 +50,16 @@ def _used(key: Any, table: str, name: str, schema: str | None) -> list[str]:
 def checks_and_generated(connection: Connection, target: Target) -> Iterator[Finding]:
     """Yield the CHECKs that test the values of the columns, and the columns that are generated from them."""
     columns = [item.name for item in target.columns]
+    encryption_checks = database_of(connection.dialect).encryption_checks
     with inspecting(connection) as inspector:
         checks = inspector.get_check_constraints(target.table.name, schema=target.table.schema)
         found = inspector.get_columns(target.table.name, schema=target.table.schema)
     for item in checks:
         for column in columns:
             name, sql = str(item["name"] or column), item["sqltext"]
-            if column in names_in(sql) and not findings.is_ours(name, sql) and not only_tests_for_null(sql, column):
+            if column not in names_in(sql) or only_tests_for_null(sql, column):
+                continue
+            if find_check(encryption_checks, name, sql, column) is None:
                 yield findings.check(name, column)
     for field in found:
         computed = field.get("computed")

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, text
 
+from sealchemy._databases.encryption_check import find_check
 from sealchemy._databases.sql_names import Token, names_in, only_tests_for_null, tokens_of
+from sealchemy._databases.sqlite import SQLite
 from sealchemy._databases.table import Target
 from sealchemy._values.codecs import BYTES
 
 from . import findings, reflection
 from .findings import Finding, Severity
 
+_QUOTES = {"string": "'{}'", "quoted": '"{}"'}
 _REBUILD = "rebuild the table without it (https://sqlite.org/lang_altertable.html)"
 
 
@@ -123,9 +126,10 @@ def _checks(part: list[Token], column: str) -> Iterator[Finding]:
         if token.is_word("CHECK"):
             condition = _in_parentheses(part[at + 1 :])
             name = part[at - 1].text if any(item.is_word("CONSTRAINT") for item in part[: at - 1][-1:]) else column
-            sql = " ".join(f"'{item.text}'" if item.kind == "string" else item.text for item in condition)
+            sql = " ".join(_QUOTES.get(item.kind, "{}").format(item.text) for item in condition)
             is_used = column.lower() in {item.text.lower() for item in condition if item.kind in {"quoted", "word"}}
-            if is_used and not findings.is_ours(name, sql) and not only_tests_for_null(sql.lower(), column.lower()):
+            is_ours = find_check(SQLite.encryption_checks, name, sql, column)
+            if is_used and not is_ours and not only_tests_for_null(sql.lower(), column.lower()):
                 yield findings.check(name, column)
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from sqlalchemy import ColumnElement, Text, case, cast, func, literal, literal_column, select
 
 from sealchemy._databases.access import Access
-from sealchemy._databases.base import ANY_BOUND_VALUE, ANY_ENCRYPTED_VALUE, Database
+from sealchemy._databases.base import Database
+from sealchemy._databases.encryption_check import ANY_BOUND_VALUE, ANY_ENCRYPTED_VALUE
 from sealchemy._databases.stored_text import StoredText
 from sealchemy._values.codecs import TEXT
 from sealchemy._values.envelope import HEADER_SIZE, PREFIX, ROW

@@ -2,17 +2,15 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Text, func, not_, select
-from sqlalchemy import column as sql_column
+from sqlalchemy import Boolean, ColumnElement, Connection, func, literal_column, not_, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from sealchemy._databases.access import Access, database_of
-from sealchemy._databases.base import ANY_BOUND_VALUE, ANY_ENCRYPTED_VALUE
-from sealchemy._values.envelope import PREFIX, ROW
+from sealchemy._databases.encryption_check import EncryptionCheck, find_check, quoted
 from sealchemy._values.secret import hide
 from sealchemy.errors import ColumnDefinitionError, RewriteError
 
@@ -30,11 +28,19 @@ AFTER_WIDENING = (
 
 
 class ExistingConstraint(NamedTuple):
-    """A CHECK of ours that a table has; `is_bound` says that it requires values that are bound to their row."""
+    """A CHECK of ours that a table has.
+
+    Attributes:
+        name: its name.
+        is_validated: the rows that were there before satisfy it.
+        is_bound: it requires values that are bound to their row.
+        is_strict: it is the one of today; those of earlier releases test only how a value starts.
+    """
 
     name: str
     is_validated: bool
     is_bound: bool
+    is_strict: bool
 
 
 def constraint_name(table: str, column: str) -> str:
@@ -48,43 +54,47 @@ def constraint_name(table: str, column: str) -> str:
 def require_encryption(access: Access, *, bound: bool = False) -> None:
     """Make the database refuse everything but encrypted values in the columns of an open table.
 
-    With `bound`, it also refuses values that are not bound to their row; a CHECK that lets these pass is replaced. A
-    column that is done already is left alone. Where the database validates separately, that is a transaction of
-    its own: in one transaction, the strong lock would be held through the scan.
+    With `bound`, it also refuses values that are not bound to their row. A column that is done already is left alone;
+    a CHECK that lets more pass, as those of earlier releases do, is replaced. Where the database validates separately,
+    that is a transaction of its own: in one transaction, the strong lock would be held through the scan.
 
     Raises:
-        RewriteError: there is plaintext; the text says how much.
+        RewriteError: there are other values; the text says how many.
         ColumnDefinitionError: another CHECK has the name.
     """
     access.require_text()
-    pattern = ANY_BOUND_VALUE if bound else ANY_ENCRYPTED_VALUE
-    _refuse_others(access, pattern)
-    for column, existing in zip(access.target.columns, _existing(access).values(), strict=True):
-        weaker = [constraint for constraint in existing if bound and not constraint.is_bound]
-        for constraint in weaker:
-            _drop(access, constraint.name)
-        constraints = [item for item in existing if item not in weaker] or [_add(access, column, pattern)]
-        if not any(constraint.is_validated for constraint in constraints):
-            _validate(access, constraints[0].name)
+    existing = _existing(access)
+    wanted = {
+        name: _condition(access, bound=bound or any(item.is_bound for item in existing[name])) for name in existing
+    }
+    for column in access.target.columns:
+        _refuse_others(access, column, wanted[column.name])
+    for column in access.target.columns:
+        check, found = wanted[column.name], existing[column.name]
+        done = [item for item in found if item.is_strict and item.is_bound is check.is_bound]
+        if any(item.is_validated for item in done):
+            continue
+        replaced = [] if done else found
+        name = done[0].name if done else _add(access, column, check, replaced)
+        if access.database.validates_separately:
+            _validate(access, column, name, replaced)
 
 
 def allow_plaintext(access: Access) -> None:
     """Drop what `require_encryption` added."""
-    names = {constraint.name for existing in _existing(access).values() for constraint in existing}
-    for name in sorted(names):  # one CHECK may cover several columns
-        _drop(access, name)
+    for existing in _existing(access).values():
+        for item in existing:
+            access.change_definition(partial(access.database.drop_check, access.connection, access.target, item.name))
 
 
 def allow_unbound(access: Access) -> None:
     """Replace each CHECK that requires bound values by one that requires encrypted values."""
     existing = _existing(access)
     for column in access.target.columns:
-        if bound := [item.name for item in existing[column.name] if item.is_bound]:
-            for name in bound:
-                _drop(access, name)
-            added = _add(access, column, ANY_ENCRYPTED_VALUE)
-            if not added.is_validated:
-                _validate(access, added.name)
+        if bound := [item for item in existing[column.name] if item.is_bound]:
+            name = _add(access, column, _condition(access, bound=False), bound)
+            if access.database.validates_separately:
+                _validate(access, column, name, bound)
 
 
 def required_columns(access: Access, *, bound: bool = False) -> set[str]:
@@ -150,19 +160,16 @@ def existing_constraints(
 ) -> dict[str, list[ExistingConstraint]]:
     """Return the CHECKs of ours on each column.
 
-    They are recognized by their conditions, since they keep their names when a table or a column is renamed.
+    They are recognized by their whole conditions, since they keep their names when a table or a column is renamed, and
+    another condition may let plaintext pass.
     """
     database = database_of(connection.dialect)
-    found = [
-        (name, check)
-        for name, check in database.named_checks(connection, table, schema).items()
-        if name.startswith("ck_") and name.endswith("_encrypted") and PREFIX in check.condition
-    ]
+    found = database.named_checks(connection, table, schema)
     return {
         column: [
-            ExistingConstraint(name, check.is_validated, is_bound=f":{ROW}" in check.condition)
-            for name, check in found
-            if column in database.names_in(check.condition)
+            ExistingConstraint(name, item.is_validated, check.is_bound, check.is_strict)
+            for name, item in found.items()
+            if (check := find_check(database.encryption_checks, name, item.condition, column))
         ]
         for column in columns
     }
@@ -174,50 +181,60 @@ def _existing(access: Access) -> dict[str, list[ExistingConstraint]]:
         return existing_constraints(access.connection, table.schema, table.name, columns)
 
 
-def _refuse_others(access: Access, pattern: str) -> None:
+def _condition(access: Access, *, bound: bool, strict: bool = True) -> EncryptionCheck:
+    checks = access.database.encryption_checks
+    return next(item for item in checks if item.is_bound is bound and item.is_strict is strict)
+
+
+def _refuse_others(access: Access, column: ColumnElement[str], check: EncryptionCheck) -> None:
+    others = not_(_expression(access, column, check))
     with access.transaction(write=False):
-        for column in access.target.columns:
-            matches = access.database.matches(column, pattern)
-            count = access.connection.scalar(select(func.count()).select_from(access.target.table).where(not_(matches)))
-            if not count:
-                continue
-            what, repair = "encrypted", "encrypt_columns first, with every process in stage migrate"
-            if pattern == ANY_BOUND_VALUE:
-                what, repair = "bound to their row", "bind_columns first, with every process in stage bind_migrate"
-            raise RewriteError(
-                f"{access.target.name}.{column.name}: {count} values are not {what}, so the CHECK cannot be added; run"
-                f" {repair}"
-            )
+        count = access.connection.scalar(select(func.count()).select_from(access.target.table).where(others))
+    if not count:
+        return
+    what, repair = "encrypted", "encrypt_columns first, with every process in stage migrate"
+    if check.is_bound:
+        what, repair = "bound to their row", "bind_columns first, with every process in stage bind_migrate"
+    raise RewriteError(
+        f"{access.target.name}.{column.name}: {count} values are not {what}, so the CHECK cannot be added; run {repair}"
+    )
 
 
-def _add(access: Access, column: ColumnElement[str], pattern: str) -> ExistingConstraint:
-    table, database = access.target.table, access.database
+def _add(
+    access: Access, column: ColumnElement[str], check: EncryptionCheck, replaced: Sequence[ExistingConstraint]
+) -> str:
+    """Add a CHECK in place of others, and return its name."""
+    table, old = access.target.table, [item.name for item in replaced]
     name = constraint_name(table.name, column.name)
     with access.transaction(write=False):
-        is_taken = name in database.named_checks(access.connection, table.name, table.schema)
+        is_taken = name in access.database.named_checks(access.connection, table.name, table.schema).keys() - {*old}
     if is_taken:
         raise ColumnDefinitionError(
             f"{access.target.name}: its CHECK {name} has a condition other than that {column.name} is encrypted;"
             " rename or drop it"
         )
-    bare: ColumnElement[str] = sql_column(column.name, Text())  # a table's name does not fit its partitions
-    matches = access.database.matches(bare, pattern)
-    condition = matches.compile(access.connection, compile_kwargs={"literal_binds": True})
-    add = partial(database.add_check, access.connection, access.target, name, str(condition))
-    access.change_definition(add)
-    return ExistingConstraint(name, not database.validates_separately, pattern == ANY_BOUND_VALUE)
+    condition = str(_expression(access, column, check).compile(access.connection))
+    access.change_definition(partial(access.database.add_check, access.connection, access.target, name, condition, old))
+    return name
 
 
-def _validate(access: Access, name: str) -> None:
+def _validate(access: Access, column: ColumnElement[str], name: str, replaced: Sequence[ExistingConstraint]) -> None:
     """Scan the table under a lock that lets others read and write."""
+    validate = partial(access.database.validate_check, access.connection, access.target, name)
     try:
-        validate = partial(access.database.validate_check, access.connection, access.target, name)
         access.change_definition(validate)
     except IntegrityError:
-        # Left in place, it would fail each update of the rows that violate it.
-        _drop(access, name)
+        pass
     else:
         return
+    # Left in place, it would fail each update of the rows that violate it.
+    if replaced:
+        new = ExistingConstraint(name, is_validated=False, is_bound=False, is_strict=True)
+        weaker = _condition(access, bound=all(item.is_bound for item in replaced), strict=False)
+        _add(access, column, weaker, [new])
+        access.change_definition(validate)
+    else:
+        access.change_definition(partial(access.database.drop_check, access.connection, access.target, name))
     raise RewriteError(
         f"{access.target.name}: plaintext was written while {name} was added, so it was dropped again; a process that"
         " is not in stage strict still runs. Bring every process to stage migrate, run encrypt_columns in it, go to"
@@ -225,5 +242,6 @@ def _validate(access: Access, name: str) -> None:
     )
 
 
-def _drop(access: Access, name: str) -> None:
-    access.change_definition(partial(access.database.drop_check, access.connection, access.target, name))
+def _expression(access: Access, column: ColumnElement[str], check: EncryptionCheck) -> ColumnElement[bool]:
+    """Return a condition; a table's name is left out, since it does not fit its partitions."""
+    return literal_column(f"({check.on(quoted(access.connection.dialect, column.name))})", Boolean())

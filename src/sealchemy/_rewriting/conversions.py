@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, and_, false, not_
 
-from sealchemy._databases.base import ANY_BOUND_VALUE, ANY_ENCRYPTED_VALUE, Database
+from sealchemy._databases.base import Database
+from sealchemy._databases.encryption_check import ANY_BOUND_VALUE, ANY_ENCRYPTED_VALUE
 from sealchemy._values import envelope
 from sealchemy._values.codecs import BYTES, TEXT, require_encodable
 from sealchemy._values.key_ring import KeyRing

@@ -23,13 +23,14 @@ from alembic.util import PriorityDispatchResult
 from sqlalchemy import Column, Table
 
 from sealchemy._column.encrypted_type import encrypted_type
+from sealchemy._column.rollout import Rollout
 from sealchemy._databases.access import database_of, is_supported
 from sealchemy._rewriting.constraint import ExistingConstraint, existing_constraints
 from sealchemy._rewriting.declared import part_names
 from sealchemy._values.codecs import BYTES, TEXT, Plaintext
 from sealchemy.errors import ColumnDefinitionError
 
-from .new_indexes import fill_indexes, let_index_be_null
+from .new_columns import fill_indexes, let_column_be_null
 from .operations import (
     AllowPlaintextOp,
     AllowUnboundOp,
@@ -40,26 +41,14 @@ from .operations import (
     RequireEncryptionOp,
     WidenColumnsOp,
 )
-from .rendering import render_item
+from .phases import EncryptedTable, stage_of
 
 PLAINTEXT = "# the values are taken for plaintext; if another library encrypted them, add legacy_reader="
 GUESSED = "# the database does not know the contexts: replace these by those of the models, or nothing decrypts"
-WIDE = "# with a live application: in an earlier revision, before any process is at rollout stage migrate"
+WIDE = "# with a live application: before any process is at rollout stage migrate"
 STOPPED = "# becomes text: stop every release that declares it as JSON or bytes first, or use a second column"
 BINDS = "# with a live application: only once every process is at rollout stage bind_migrate"
-LIVE = "# with a live application: in a later revision, once every process is at rollout stage strict"
-
-
-def render_types(context: AutogenContext, _upgrade: UpgradeOps) -> PriorityDispatchResult:
-    """Render our types as SQLAlchemy's; the user's own `render_item` is asked first."""
-    users_own = context.opts.get("render_item")
-
-    def render(kind: str, item: Any, context: AutogenContext) -> Any:
-        rendered = users_own(kind, item, context) if users_own else False
-        return render_item(kind, item, context) if rendered is False else rendered
-
-    context.opts["render_item"] = render
-    return PriorityDispatchResult.CONTINUE
+LIVE = "# with a live application: once every process is at rollout stage strict"
 
 
 def compare_table(
@@ -98,9 +87,7 @@ class _Changes:
         self.plain = types.keys() - self.contexts.keys()
         self.constraints = self._existing_constraints()
         marked = {key for key, found in self.constraints.items() if any(item.is_validated for item in found)}
-        bound = {key for key, found in self.constraints.items() if any(item.is_bound for item in found)}
         self.unmarked = {key: value for key, value in self.contexts.items() if key not in marked}
-        self.unbound = {key: self.contexts[key] for key in self.bind_to if key in marked - bound}
         self.superfluous = {key for key, found in self.constraints.items() if found} - self.contexts.keys()
 
     def _is_wanted(self, item: Column[Any]) -> bool:
@@ -120,7 +107,7 @@ class _Changes:
             return item.constraint_name in {
                 constraint.name for found in self.constraints.values() for constraint in found
             }
-        let_index_be_null(item)
+        let_column_be_null(item)
         if isinstance(item, AlterColumnOp) and encrypted_type(item.modify_type):
             is_wide = self.database.is_wide(self.stored[item.column_name].type)
             if item.column_name in self.unmarked or is_wide or not self.database.can_alter_types:
@@ -129,36 +116,34 @@ class _Changes:
         return False
 
     def operations(self) -> Iterator[ColumnsOp]:
-        """Yield the operations to add."""
-        existing = {key: value for key, value in self.unmarked.items() if key in self.stored}
+        """Yield the operations that are due."""
         if self.unmarked:
-            self._refuse(existing)
-        new = {key: value for key, value in self.unmarked.items() if key not in existing}
-        for columns in self._by_binding(new):
-            require = RequireEncryptionOp(self.name, columns, schema=self.schema, bound=self._is_bound(columns))
-            require.info["sealchemy_comment"] = LIVE
-            yield require
-        narrow = [key for key in existing if self._is_narrow(key)]
-        others = [key for key in narrow if self._kind_in_database(key) is not TEXT]
-        if texts := [key for key in narrow if key not in others]:
-            yield self._widen(texts, WIDE)
-        for key in others:
-            widen = self._widen([key], STOPPED)
-            widen.mirror = self._turn_back(key)
-            yield widen
+            self._refuse({key: value for key, value in self.unmarked.items() if key in self.stored})
+        new = {key: value for key, value in self.contexts.items() if key not in self.stored}
+        yield from self._require({key: value for key, value in new.items() if self._is_strict(value)})
+        due = self._existing().due()
+        if WidenColumnsOp in due:
+            yield from self._widen(due[WidenColumnsOp])
         if self.stored:
             added = [item for key, item in self.declared.items() if key not in self.stored and self._is_wanted(item)]
             yield from fill_indexes(self.name, self.schema, added, self.stored, self.bind_to)
-        for columns in self._by_binding(existing):
-            yield from self._pair(EncryptColumnsOp, RequireEncryptionOp, columns, PLAINTEXT, LIVE)
-        if self.unbound:
-            pair = self._pair(BindColumnsOp, RequireEncryptionOp, self.unbound, BINDS, LIVE)
-            pair[0].mirror = AllowUnboundOp(self.name, self.unbound, schema=self.schema, bound=True)
-            yield from pair
+        for type_, comment in ((EncryptColumnsOp, PLAINTEXT), (BindColumnsOp, BINDS)):
+            for columns in self._by_binding(due.get(type_, {})):
+                yield self._rewrite(type_, columns, comment)
+        yield from self._require(due.get(RequireEncryptionOp, {}))
         if dropped := self._guess_contexts(key for key in self.superfluous if self._is_dropped(key)):
             yield AllowPlaintextOp(self.name, dropped, schema=self.schema)
         if plain := self._guess_contexts(self.superfluous & self.plain):
-            yield from self._pair(DecryptColumnsOp, AllowPlaintextOp, plain, GUESSED, None)
+            yield from self._decrypt(plain)
+
+    def _existing(self) -> EncryptedTable:
+        columns = {key: value for key, value in self.contexts.items() if key in self.stored}
+        return EncryptedTable(
+            self.context, self.schema, self.name, columns, self.kinds, self.bind_to.keys(), self.constraints
+        )
+
+    def _is_strict(self, context: str) -> bool:
+        return stage_of(self.context, context) is Rollout.STRICT
 
     def _by_binding(self, columns: Mapping[str, str]) -> Iterator[dict[str, str]]:
         """Yield the columns without `bind_to`, and those with it: one CHECK does not fit both."""
@@ -166,16 +151,15 @@ class _Changes:
             if some := {key: value for key, value in columns.items() if (key in self.bind_to) is is_bound}:
                 yield some
 
-    def _is_bound(self, columns: Iterable[str]) -> bool:
-        return any(key in self.bind_to for key in columns)
-
-    def _is_narrow(self, name: str) -> bool:
-        return not self.database.is_wide(self.stored[name].type, self.kinds[name])
-
-    def _widen(self, names: list[str], comment: str) -> WidenColumnsOp:
-        widen = WidenColumnsOp(self.name, names, schema=self.schema)
-        widen.info["sealchemy_comment"] = comment
-        return widen
+    def _widen(self, names: Iterable[str]) -> Iterator[WidenColumnsOp]:
+        texts, others = list[str](), list[str]()
+        for name in names:
+            (texts if self._kind_in_database(name) is TEXT else others).append(name)
+        for some in filter(None, (texts, *([name] for name in others))):
+            widen = WidenColumnsOp(self.name, some, schema=self.schema)
+            widen.info["sealchemy_comment"] = WIDE if some is texts else STOPPED
+            widen.mirror = None if some is texts else self._turn_back(some[0])
+            yield widen
 
     def _turn_back(self, name: str) -> MigrateOperation | None:
         """Return the operation that turns decrypted text into JSON or bytes again, where there is one statement."""
@@ -217,21 +201,32 @@ class _Changes:
         """Return the kind of plaintext that a declared column has, also if it is not encrypted any more."""
         return self.kinds.get(name) or self.database.kind_of(self.declared[name].type) or TEXT
 
-    def _pair(
-        self, first: type[ColumnsOp], second: type[ColumnsOp], columns: dict[str, str], *comments: str | None
-    ) -> tuple[ColumnsOp, ColumnsOp]:
-        """Return two operations whose downgrade is in the same order: the one that may refuse comes first."""
+    def _rewrite(self, type_: type[ColumnsOp], columns: Mapping[str, str], comment: str | None) -> ColumnsOp:
         kinds = {key: kind.name for key in columns if (kind := self._kind(key)) is not TEXT}
         bind_to = {key: parts for key, parts in self.bind_to.items() if key in columns}
-        first_op, second_op = (
-            class_(self.name, columns, schema=self.schema, kinds=kinds, bind_to=bind_to, bound=bool(bind_to))
-            for class_ in (first, second)
-        )
-        pair = first_op, second_op
-        pair[0].mirror, pair[1].mirror = pair[1].reverse(), pair[0].reverse()
-        for operation, comment in zip(pair, comments, strict=True):
-            operation.info["sealchemy_comment"] = comment
-        return pair
+        operation = type_(self.name, columns, schema=self.schema, kinds=kinds, bind_to=bind_to)
+        operation.info["sealchemy_comment"] = comment
+        return operation
+
+    def _require(self, columns: Mapping[str, str]) -> Iterator[RequireEncryptionOp]:
+        """Yield operations whose downgrade leaves the CHECK that the columns have now."""
+        for some in self._by_binding(columns):
+            for has_check in (False, True):
+                part = {key: value for key, value in some.items() if bool(self.constraints.get(key)) is has_check}
+                if part:
+                    is_bound = any(key in self.bind_to for key in part)
+                    require = RequireEncryptionOp(self.name, part, schema=self.schema, bound=is_bound)
+                    require.info["sealchemy_comment"] = LIVE
+                    if has_check and is_bound:
+                        require.mirror = AllowUnboundOp(self.name, part, schema=self.schema, bound=True)
+                    yield require
+
+    def _decrypt(self, columns: Mapping[str, str]) -> tuple[ColumnsOp, ColumnsOp]:
+        """Return two operations whose downgrade is in the same order."""
+        first = self._rewrite(DecryptColumnsOp, columns, GUESSED)
+        second = AllowPlaintextOp(self.name, columns, schema=self.schema)
+        first.mirror, second.mirror = second.reverse(), first.reverse()
+        return first, second
 
 
 def put_in_order(_context: AutogenContext, upgrade: UpgradeOps) -> PriorityDispatchResult:

@@ -27,6 +27,7 @@ from sealchemy._rewriting.stages import refuse_legacy_reader, require_binding, r
 from sealchemy.errors import UnsupportedOperationError
 from sealchemy.rewrite import BIND, DECRYPT, ENCRYPT, UNBIND, Progress, Report
 
+from . import script
 from .guards import refuse_planted_copies, refuse_planted_plaintext, require_consent
 from .operations import (
     AllowPlaintextOp,
@@ -142,12 +143,18 @@ def _stay_wide(_operations: Operations, _operation: StayWideOp) -> None:
 
 @Operations.implementation_for(RequireEncryptionOp)
 def _require_encryption(operations: Operations, operation: RequireEncryptionOp) -> None:
+    if operations.migration_context.as_sql:
+        script.require_encryption(operations, operation)
+        return
     with opened(operations, operation, partial(require_strict, bound=operation.bound)) as access:
         constraint.require_encryption(access, bound=operation.bound)
 
 
 @Operations.implementation_for(AllowPlaintextOp)
 def _allow_plaintext(operations: Operations, operation: AllowPlaintextOp) -> None:
+    if operations.migration_context.as_sql:
+        script.allow_plaintext(operations, operation)
+        return
     with opened(operations, operation, columns=dict.fromkeys(operation.columns, "any")) as access:
         constraint.allow_plaintext(access)
 

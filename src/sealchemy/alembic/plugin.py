@@ -32,7 +32,7 @@ def setup(plugin: Plugin) -> None:
     from . import implementations, index_implementations, rendering  # noqa: F401, PLC0415 - importing them registers the operations
 
     first, last = DispatchPriority.FIRST, DispatchPriority.LAST
-    plugin.add_autogenerate_comparator(_later("render_types"), "autogenerate", "sealchemy", priority=first)
+    plugin.add_autogenerate_comparator(rendering.render_types, "autogenerate", "sealchemy", priority=first)
     plugin.add_autogenerate_comparator(_later("compare_table"), "table", "sealchemy", priority=last)
     plugin.add_autogenerate_comparator(_later("put_in_order"), "autogenerate", "sealchemy", priority=last)
 

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, Literal
 
 from alembic.autogenerate.render import renderers  # not from alembic.autogenerate: this runs during its import
+from alembic.util import PriorityDispatchResult
 from sqlalchemy.types import TypeDecorator
 
 from sealchemy._column.encrypted_type import encrypted_type
@@ -15,6 +16,7 @@ from .operations import ColumnsOp, RequireEncryptionOp, RewriteOp, StayWideOp, W
 
 if TYPE_CHECKING:  # Alembic loads this module while it is itself being imported
     from alembic.autogenerate.api import AutogenContext
+    from alembic.operations.ops import UpgradeOps
 
 
 def render_item(kind: str, item: Any, context: AutogenContext) -> str | Literal[False]:
@@ -37,6 +39,18 @@ def render_item(kind: str, item: Any, context: AutogenContext) -> str | Literal[
         context.imports.add(f"from sqlalchemy.dialects import {dialect[1]}")
         return f"{dialect[1]}.{implementation!r}"
     return f"{context.opts.get('sqlalchemy_module_prefix') or 'sa.'}{implementation!r}"
+
+
+def render_types(context: AutogenContext, _upgrade: UpgradeOps) -> PriorityDispatchResult:
+    """Render our types as SQLAlchemy's; the user's own `render_item` is asked first."""
+    users_own = context.opts.get("render_item")
+
+    def render(kind: str, item: Any, context: AutogenContext) -> Any:
+        rendered = users_own(kind, item, context) if users_own else False
+        return render_item(kind, item, context) if rendered is False else rendered
+
+    context.opts["render_item"] = render
+    return PriorityDispatchResult.CONTINUE
 
 
 @renderers.dispatch_for(StayWideOp)

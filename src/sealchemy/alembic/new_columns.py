@@ -1,4 +1,4 @@
-"""What autogenerate writes for a new blind index."""
+"""What autogenerate writes for new encrypted columns and blind indexes in a table that exists."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from typing import Any
 from alembic.operations.ops import AddColumnOp, MigrateOperation
 
 from sealchemy._column.blind_index.pairs import is_index, secret_of
+from sealchemy._column.encrypted_type import encrypted_type
 
 from .index_operations import AddBlindIndexOp
 
 FILL = "# with a live application: in a later revision, once no process is left that does not know the index"
 
 
-def let_index_be_null(operation: MigrateOperation) -> None:
-    """Let the column of a new index be NULL, until the rows have their digests."""
-    if isinstance(operation, AddColumnOp) and is_index(operation.column.type):
+def let_column_be_null(operation: MigrateOperation) -> None:
+    """Let a new column of a table that exists be NULL, until its rows have values.
+
+    NOT NULL without a default fails there, or on MariaDB stores an empty plaintext, and the revision ends halfway.
+    """
+    if isinstance(operation, AddColumnOp) and (
+        is_index(operation.column.type) or encrypted_type(operation.column.type)
+    ):
         operation.column = operation.column._copy()  # noqa: SLF001 - as Alembic does
         operation.column.nullable = True
 
