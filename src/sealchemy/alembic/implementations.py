@@ -6,7 +6,6 @@ Each works in short transactions on a connection of its own, since a large table
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,7 +24,7 @@ from sealchemy._rewriting.pages import Pages
 from sealchemy._rewriting.run import run
 from sealchemy._rewriting.stages import refuse_legacy_reader, require_binding, require_keys, require_strict
 from sealchemy.errors import UnsupportedOperationError
-from sealchemy.rewrite import BIND, DECRYPT, ENCRYPT, UNBIND, Progress, Report
+from sealchemy.rewrite import BIND, DECRYPT, ENCRYPT, UNBIND
 
 from . import script
 from .guards import refuse_planted_copies, refuse_planted_plaintext, require_consent
@@ -42,14 +41,12 @@ from .operations import (
     UnbindColumnsOp,
     WidenColumnsOp,
 )
+from .progress import log_report, progress_of
 
 if TYPE_CHECKING:  # Alembic loads this module while it is itself being imported
     from alembic.runtime.migration import MigrationContext
 
 logger = logging.getLogger("sealchemy")
-
-_SECONDS_BETWEEN_LOGS = 5.0
-_NOTHING_TO_DO = "; nothing was left to do, so every value was only read and authenticated"
 
 
 @Operations.implementation_for(EncryptColumnsOp)
@@ -65,7 +62,7 @@ def _encrypt_columns(operations: Operations, operation: EncryptColumnsOp) -> Non
             progress=progress_of(operations),
             legacy_reader=operation.legacy_reader,
         )
-    _log("encrypt", report)
+    log_report("encrypt", report)
 
 
 @Operations.implementation_for(DecryptColumnsOp)
@@ -94,7 +91,7 @@ def _decrypt_columns(operations: Operations, operation: DecryptColumnsOp) -> Non
         if is_empty:
             return  # no one consented to decrypting rows that are inserted from now on
         report = run(access, DECRYPT, operation.options, progress_of(operations))
-    _log("decrypt", report)
+    log_report("decrypt", report)
 
 
 @Operations.implementation_for(BindColumnsOp)
@@ -104,7 +101,7 @@ def _bind_columns(operations: Operations, operation: BindColumnsOp) -> None:
     with opened(operations, operation, partial(require_keys, BIND)) as access:
         refuse_planted_copies(access)
         report = rewrite_if_clear(access, BIND, operation.options, operation.accept, progress=progress_of(operations))
-    _log("bind", report)
+    log_report("bind", report)
 
 
 @Operations.implementation_for(UnbindColumnsOp)
@@ -126,7 +123,7 @@ def _unbind_columns(operations: Operations, operation: UnbindColumnsOp) -> None:
             run(access, UNBIND, replace(operation.options, dry_run=True))
             constraint.allow_unbound(access)
         report = rewrite_if_clear(access, UNBIND, operation.options, operation.accept, progress=progress_of(operations))
-    _log("unbind", report)
+    log_report("unbind", report)
 
 
 @Operations.implementation_for(WidenColumnsOp)
@@ -226,29 +223,3 @@ def _schema(connection: Connection, operation: ColumnsOp) -> str | None:
     mapping = connection.get_execution_options().get("schema_translate_map") or {}
     schema = mapping.get(operation.schema, operation.schema)
     return database_of(connection.dialect).schema_of(connection, operation.table_name, schema)
-
-
-def _log(name: str, report: Report) -> None:
-    logger.info("%s %s: %d rows%s", name, report.table, report.rewritten, "" if report.rewritten else _NOTHING_TO_DO)
-    for sentence in report.left_behind:
-        logger.warning("%s %s: %s", name, report.table, sentence)
-
-
-def progress_of(operations: Operations) -> Callable[[Progress], None]:
-    """Return what is told the progress of a run."""
-    environment = operations.migration_context.environment_context
-    attributes = environment.config.attributes if environment else {}
-    progress: Callable[[Progress], None] = attributes.get("sealchemy_progress", _log_progress())
-    return progress
-
-
-def _log_progress() -> Callable[[Progress], None]:
-    last = time.monotonic()
-
-    def log(progress: Progress) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _SECONDS_BETWEEN_LOGS:
-            last = time.monotonic()
-            logger.info("%s: %s, %d of %d rows", *progress)
-
-    return log

@@ -16,8 +16,9 @@ from sealchemy._rewriting.blind_index import filling
 from sealchemy._rewriting.blind_index.index_columns import IndexColumns, add_column, open_columns
 from sealchemy.rewrite import REKEY
 
-from .implementations import opened, progress_of
+from .implementations import opened
 from .index_operations import AddBlindIndexOp, KeepDigestsOp
+from .progress import progress_of
 
 logger = logging.getLogger("sealchemy")
 
