@@ -134,7 +134,8 @@ def rows(engine: Engine, stage: str) -> list[tuple[Any, ...]]:
     """Read with the models of the release that is in use then."""
     attach_key_ring(engine, RING, rollout=Rollout(stage))
     types = {item["name"]: item["type"] for item in inspect(engine).get_columns("accounts")}
-    models = PLAIN if isinstance(types["profile"], JSON) else ENCRYPTED
+    is_native = engine.dialect.name == "postgresql" and isinstance(types["profile"], JSON)
+    models = PLAIN if is_native else ENCRYPTED
     with engine.connect() as connection:
         return [tuple(row) for row in connection.execute(select(models.tables["accounts"]).order_by(text("id")))]
 

@@ -43,7 +43,9 @@ def test_full_cycle_from_plaintext_to_a_new_key_and_back(project: Project) -> No
     project.ok("status", "--fail-if-plaintext")
     assert f"30 values are under key {OLD.id}" in project.refused("status", "--fail-if-key", OLD.id)
     assert "rekey Integration: 10 rows" in project.ok("rekey", "--max-rows", "10", "--batch-size", "4")
-    assert "rekey Integration: 20 rows" in project.ok("rekey")
+    gate = ("rekey", "--fail-if-key", OLD.id)
+    assert f"values are under key {OLD.id}" in project.refused(*gate, "--max-rows", "5")
+    assert "rekey Integration: 15 rows" in project.ok(*gate)
     project.ok("status", "--fail-if-key", OLD.id, SHOP_PREVIOUS_KEYS="")
     assert "--allow-plaintext" in project.refused("decrypt")
     assert "decrypt Integration: 30 rows" in project.ok("decrypt", "--allow-plaintext")
@@ -118,6 +120,7 @@ def test_interrupted_run_stops_between_batches_and_can_be_continued(project: Pro
         (["status", "--url", "postgresql+psycopg://u:SENTINEL@h:54x/d"], "the database's URL cannot be parsed"),
         (["status", "--models", ".x:Base"], "--models .x:Base: TypeError"),
         (["status", "--fail-if-key", "xyz"], "--fail-if-key takes a key id"),
+        (["rekey", "--fail-if-key", "xyz"], "--fail-if-key takes a key id"),
         (["status", "--models", "shop.models:Nothing"], "--models shop.models:Nothing: AttributeError"),
         (["status", "--models", "shop.models:Empty"], "--models shop.models:Empty: AttributeError"),
         (["status", "--models", "nowhere:Base"], "--models nowhere:Base: ModuleNotFoundError"),

@@ -38,7 +38,7 @@ def spellings(secret: bytes) -> list[str]:
 
 
 def secret_of(key: Key) -> bytes:
-    return base64.urlsafe_b64decode(key.reveal().removeprefix("sealchemy-key-v1.") + "=")
+    return base64.urlsafe_b64decode(key.reveal().removeprefix("sealchemy-key-v1."))[:32]
 
 
 class Everything(logging.Handler):

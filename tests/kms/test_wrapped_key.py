@@ -70,7 +70,7 @@ def test_the_kms_never_sees_the_key_and_nothing_twice(kms: LocalKms) -> None:
     for _ in range(5):
         KEY.wrap(URI, open_kms=kms)
     assert len(set(kms.saw)) == 5
-    secret = base64.urlsafe_b64decode(KEY.reveal().removeprefix("sealchemy-key-v1.") + "=")
+    secret = base64.urlsafe_b64decode(KEY.reveal().removeprefix("sealchemy-key-v1."))[:32]
     assert secret not in kms.saw
 
 
@@ -143,7 +143,7 @@ def test_a_kms_that_binds_nothing_cannot_swap_keys() -> None:
 def test_a_key_that_the_one_who_wrapped_misnamed_is_refused(kms: LocalKms) -> None:
     """Whoever makes a text may seal any key: the id in the text has to be its own."""
     once, wrong = os.urandom(32), "0" * 12
-    secret = base64.urlsafe_b64decode(KEY.reveal().removeprefix("sealchemy-key-v1.") + "=")
+    secret = base64.urlsafe_b64decode(KEY.reveal().removeprefix("sealchemy-key-v1."))[:32]
     sealed = AESGCM(once).encrypt(bytes(12), secret, f"sealchemy-wrapped-key-v1.{wrong}".encode())
     text = str(parse(TEXT)._replace(key_id=wrong, sealed=sealed, wrapped=kms.wrap(once, wrong)[0]))
     with pytest.raises(KmsError, match=f"is key {KEY.id}"):

@@ -37,7 +37,7 @@ def hkdf(secret: bytes, info: bytes, length: int) -> bytes:
 def read(stored: str, key_text: str, context: str) -> bytes:
     """Decrypt a stored value according to its specification."""
     encoded = key_text.removeprefix("sealchemy-key-v1.")
-    secret = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
+    secret = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))[:32]
     name, version, key_id, payload = stored.split(":")
     assert (name, version, key_id) == ("sealchemy", "v1", hkdf(secret, b"sealchemy v1 key id", 6).hex())
     associated = f"sealchemy:v1:{key_id}:{context}".encode()
@@ -74,7 +74,7 @@ def test_tink_refuses_another_context() -> None:
 
 def test_values_encrypted_by_tink_are_decrypted() -> None:
     encoded = KEY.reveal().removeprefix("sealchemy-key-v1.")
-    data_key = hkdf(base64.urlsafe_b64decode(encoded + "="), b"sealchemy v1 xaes-256-gcm", 32)
+    data_key = hkdf(base64.urlsafe_b64decode(encoded)[:32], b"sealchemy v1 xaes-256-gcm", 32)
     header = f"sealchemy:v1:{KEY.id}:"
     payload = tink_reader(data_key).encrypt("ключ".encode(), f"{header}a.b".encode())
     assert KeyRing(primary=KEY).decrypt(header + base64.b64encode(payload).decode(), "a.b") == "ключ"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import hashlib
 import inspect
 import itertools
 import os
@@ -44,6 +45,31 @@ class TestKey:
         key = Key.generate()
         assert key.reveal().startswith("sealchemy-key-v1.")
         assert Key.parse(key.reveal()) == key
+
+    def test_a_new_key_ends_with_the_first_four_bytes_of_its_sha256(self) -> None:
+        text = Key(RAW).reveal()
+        content = base64.urlsafe_b64decode(text.removeprefix("sealchemy-key-v1."))
+        assert content == RAW + hashlib.sha256(RAW).digest()[:4]
+
+    def test_any_mistyped_or_swapped_character_of_a_new_key_is_noticed(self) -> None:
+        text = Key.generate().reveal()
+        for at in range(len("sealchemy-key-v1."), len(text)):
+            other = "A" if text[at] != "A" else "B"
+            swapped = text[: at - 1] + text[at] + text[at - 1] + text[at + 1 :]
+            for wrong in {text[:at] + other + text[at + 1 :], text[:at] + text[at + 1 :], swapped} - {text}:
+                with pytest.raises(KeyFormatError) as caught:
+                    Key.parse(wrong)
+                assert_silent(caught.value, wrong)
+
+    def test_36_bytes_without_the_prefix_are_no_key(self) -> None:
+        with pytest.raises(KeyFormatError, match="48 characters"):
+            Key.parse(Key.generate().reveal().removeprefix("sealchemy-key-v1."))
+
+    def test_reveal_returns_the_form_that_was_parsed(self) -> None:
+        old = "sealchemy-key-v1." + base64.urlsafe_b64encode(RAW).decode().rstrip("=")
+        assert Key.parse(old).reveal() == old
+        assert Key.parse(old) == Key(RAW)
+        assert Key.parse(Key(RAW).reveal()).reveal() == Key(RAW).reveal() != old
 
     @pytest.mark.parametrize(
         "text",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sealchemy import Key, KeyFormatError, KeyRing, KeyRingError, MissingKeyError
+from sealchemy._values.key_ring import index_digester
 from tests.support.leaks import assert_silent
 
 PREFIX = "INTEGRATION_TOKEN_ENCRYPTION"
@@ -165,3 +166,28 @@ def test_who_can_read_and_write_the_file(tmp_path: Path, caplog: pytest.LogCaptu
         with pytest.raises(KeyFormatError, match="can write it") as caught:
             from_env(**{f"{KEY}_FILE": str(path)})
         assert ONE.reveal() not in str(caught.value)
+
+
+def test_a_ring_that_keeps_no_secrets_works_and_shows_none() -> None:
+    environ = {KEY: ONE.reveal(), PREVIOUS: TWO.reveal(), f"{PREFIX}_INDEX_KEY": THREE.reveal()}
+    ring, whole = (KeyRing.from_env(PREFIX, environ, keep_secrets=keep) for keep in (False, True))
+    assert ring.decrypt(KeyRing(primary=TWO).encrypt("x", "a.b"), "a.b") == "x"
+    assert whole.decrypt(ring.encrypt("y", "a.b"), "a.b") == "y"
+    assert ring.index_key is not None
+    assert index_digester(ring, "a.b")(b"z") == index_digester(whole, "a.b")(b"z")
+    assert (ring.primary, ring.previous, ring.index_key) == (ONE, (TWO,), THREE)
+    for key in _keys(ring):
+        with pytest.raises(KeyRingError, match=f"key {key.id} cannot be shown or wrapped.*keep_secrets=False"):
+            key.reveal()
+        with pytest.raises(KeyRingError, match="cannot be shown or wrapped"):
+            key.wrap("vault-transit://transit/key")
+    secrets = {
+        base64.urlsafe_b64decode(key.reveal().removeprefix("sealchemy-key-v1."))[:32] for key in (ONE, TWO, THREE)
+    }
+    assert not any(
+        getattr(key, name) in secrets for key in _keys(ring) for name in Key.__slots__ if name != "_data_key"
+    )
+
+
+def _keys(ring: KeyRing) -> list[Key]:
+    return [ring.primary, *ring.previous, *filter(None, [ring.index_key])]

@@ -26,7 +26,7 @@ _Result = TypeVar("_Result")
 
 def _variables(prefix: Any) -> list[str]:
     """Return the names of the variables that `read_keys` reads; none for a malformed prefix, which may be a key."""
-    names = ("KEY", "PREVIOUS_KEYS", "INDEX_KEY") if _is_prefix(prefix) else ()
+    names = ("KEY", "PREVIOUS_KEYS", "INDEX_KEY") if is_prefix(prefix) else ()
     return [f"{prefix}_{name}{end}" for name in names for end in ("", "_FILE")]
 
 
@@ -93,7 +93,7 @@ def _parse_all(parse: Callable[[str], _Result], found: _Texts) -> tuple[_Result,
 
 
 def _read_texts(prefix: Any, environ: Mapping[str, str]) -> _Texts:
-    if not _is_prefix(prefix):
+    if not is_prefix(prefix):
         raise KeyFormatError(
             "the prefix is the start of the variable names, such as INTEGRATION_TOKEN_ENCRYPTION: A-Z, 0-9 and _"
         )
@@ -107,7 +107,8 @@ def _read_texts(prefix: Any, environ: Mapping[str, str]) -> _Texts:
     return _Texts(source, text, previous_source, entries, *_read_variable(environ, f"{prefix}_INDEX_KEY"))
 
 
-def _is_prefix(prefix: Any) -> bool:
+def is_prefix(prefix: Any) -> bool:
+    """Return whether this can be the start of the names of variables."""
     return isinstance(prefix, str) and re.fullmatch(r"[A-Z][A-Z0-9_]{0,99}", prefix) is not None
 
 

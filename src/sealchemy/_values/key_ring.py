@@ -41,7 +41,12 @@ class KeyRing:
 
     @classmethod
     def from_env(
-        cls, prefix: str, environ: Mapping[str, str] | None = None, open_kms: services.OpenKms = services.open_kms
+        cls,
+        prefix: str,
+        environ: Mapping[str, str] | None = None,
+        open_kms: services.OpenKms = services.open_kms,
+        *,
+        keep_secrets: bool = True,
     ) -> Self:
         """Return the ring that the environment describes.
 
@@ -54,6 +59,8 @@ class KeyRing:
             prefix: for example `INTEGRATION_TOKEN_ENCRYPTION`.
             environ: another mapping in place of `os.environ`.
             open_kms: returns the key management service (KMS) for a URI; it is called once for each.
+            keep_secrets: False to drop the bytes of each key once everything is derived from them: nothing in the
+                process can print or wrap it then. A memory dump still shows what encrypts and decrypts.
 
         Raises:
             MissingKeyError: no primary key.
@@ -62,7 +69,11 @@ class KeyRing:
         """
         prefix = hide(prefix)
         environ = hidden(prefix, environ)  # the frame of an error would show its values
-        return cls(*read_keys(prefix, environ, open_kms))
+        key_ring = cls(*read_keys(prefix, environ, open_kms))
+        if not keep_secrets:
+            for key in filter(None, (*key_ring._keys.values(), key_ring._index_key)):
+                key._forget_secret()  # noqa: SLF001 - for the ring
+        return key_ring
 
     @property
     def primary(self) -> Key:

@@ -4,7 +4,7 @@ import hmac
 import os
 from typing import NoReturn, Self
 
-from sealchemy.errors import KeyFormatError, KmsError
+from sealchemy.errors import KeyFormatError, KeyRingError, KmsError
 
 from . import key_text, xaes
 from .data_key import DataKey
@@ -19,7 +19,7 @@ class Key:
     """
 
     __module__ = "sealchemy"
-    __slots__ = ("_data_key", "_secret")
+    __slots__ = ("_data_key", "_has_checksum", "_pseudorandom_key", "_secret")
 
     def __init__(self, secret: bytes) -> None:
         """Make a key of exactly 32 uniformly random bytes; raises `KeyFormatError` if they visibly are not."""
@@ -28,9 +28,12 @@ class Key:
         if problem is not None:
             secret = hide(secret)
             raise KeyFormatError(problem)
-        self._secret = secret
-        key_id = xaes.derive(secret, b"sealchemy v1 key id", 6).hex()
-        self._data_key = DataKey(key_id, xaes.derive(secret, b"sealchemy v1 xaes-256-gcm", xaes.KEY_SIZE))
+        self._secret: bytes | None = secret
+        self._has_checksum = True
+        self._pseudorandom_key = xaes.extract(secret)
+        key_id = xaes.expand(self._pseudorandom_key, b"sealchemy v1 key id", 6).hex()
+        data_key = xaes.expand(self._pseudorandom_key, b"sealchemy v1 xaes-256-gcm", xaes.KEY_SIZE)
+        self._data_key = DataKey(key_id, data_key)
 
     @classmethod
     def generate(cls) -> Self:
@@ -42,8 +45,9 @@ class Key:
         """Return the key in its text form.
 
         Args:
-            text: `sealchemy-key-v1.` and the base64url of 32 bytes, as `reveal()` gives it; or the base64 of
-                32 bytes alone, in either alphabet, padded or not; or a wrapped key, which its KMS then opens.
+            text: `sealchemy-key-v1.` and the base64url of 32 bytes and 4 bytes of their SHA-256, or of the 32 bytes
+                alone; or the base64 of 32 bytes without a prefix, in either alphabet, padded or not; or a wrapped
+                key, which its KMS then opens.
             open_kms: returns the KMS for a URI.
 
         Raises:
@@ -56,7 +60,9 @@ class Key:
         problem = key_text.find_problem(text)
         if problem is not None:
             raise KeyFormatError(problem)
-        return cls(key_text.decode(text))
+        key = cls(key_text.decode(text))
+        key._has_checksum = key_text.has_checksum(text)
+        return key
 
     @classmethod
     def _unwrap(cls, found: wrapped_key.WrappedKey, open_kms: services.OpenKms) -> Self:
@@ -70,13 +76,14 @@ class Key:
 
         Raises:
             KeyFormatError: the URI is malformed.
+            KeyRingError: the ring did not keep it.
             KmsError: the KMS did not wrap it.
         """
-        return str(services.wrap(SecretBytes(self._secret), self.id, hide(uri), open_kms))
+        return str(services.wrap(SecretBytes(self._require_secret()), self.id, hide(uri), open_kms))
 
     def index_secret(self, context: str) -> bytes:
         """Return the 32 bytes under which an index key makes the digests of one context."""
-        return xaes.derive(self._secret, f"sealchemy v1 blind index:{context}".encode("ascii"), xaes.KEY_SIZE)
+        return xaes.expand(self._pseudorandom_key, f"sealchemy v1 blind index:{context}".encode(), xaes.KEY_SIZE)
 
     @property
     def id(self) -> str:
@@ -84,8 +91,22 @@ class Key:
         return self._data_key.id
 
     def reveal(self) -> str:
-        """Return the key as text. It decrypts every value: give it to a secret store only."""
-        return key_text.encode(self._secret)
+        """Return the key as text. It decrypts every value: give it to a secret store only.
+
+        A key that was parsed without a checksum has none here either, so that releases before can read it.
+
+        Raises:
+            KeyRingError: the ring did not keep it (`keep_secrets=False`).
+        """
+        return key_text.encode(self._require_secret(), checksum=self._has_checksum)
+
+    def _require_secret(self) -> bytes:
+        if self._secret is None:
+            raise KeyRingError(f"key {self.id} cannot be shown or wrapped: its ring was made with keep_secrets=False")
+        return self._secret
+
+    def _forget_secret(self) -> None:
+        self._secret = None
 
     def __repr__(self) -> str:
         """Return the id, never the key."""
@@ -93,7 +114,7 @@ class Key:
 
     def __eq__(self, other: object) -> bool:
         """Compare in constant time."""
-        return isinstance(other, Key) and hmac.compare_digest(self._secret, other._secret)
+        return isinstance(other, Key) and hmac.compare_digest(self._pseudorandom_key, other._pseudorandom_key)
 
     def __hash__(self) -> int:
         """Hash the id."""

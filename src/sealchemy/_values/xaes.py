@@ -4,6 +4,7 @@ Specification and vectors: https://c2sp.org/XAES-256-GCM (v1). It derives a key 
 CMAC-AES-256, whose input is one block, and encrypts with plain AES-256-GCM under that key.
 """
 
+import hmac
 from collections.abc import Callable
 
 from cryptography.exceptions import InvalidTag
@@ -12,9 +13,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-__all__ = ["AESGCM", "KEY_SIZE", "NONCE_SIZE", "PREFIX_SIZE", "TAG_SIZE", "InvalidTag", "ciphers", "derive"]
+__all__ = ["AESGCM", "KEY_SIZE", "NONCE_SIZE", "PREFIX_SIZE", "TAG_SIZE", "InvalidTag", "ciphers", "expand", "extract"]
 
 KEY_SIZE = 32
 NONCE_SIZE = 24
@@ -52,6 +53,11 @@ def _double(block: int) -> int:
     return block << 1 & ((1 << 128) - 1) ^ (0x87 if block >> 127 else 0)
 
 
-def derive(secret: bytes, info: bytes, length: int) -> bytes:
-    """Return `length` bytes of HKDF-SHA256 (RFC 5869) without a salt: the input is uniformly random already."""
-    return HKDF(algorithm=SHA256(), length=length, salt=None, info=info).derive(secret)
+def extract(secret: bytes) -> bytes:
+    """Return the pseudorandom key of HKDF-SHA256 (RFC 5869, 2.2) without a salt: the input is random already."""
+    return hmac.digest(bytes(KEY_SIZE), secret, "sha256")
+
+
+def expand(pseudorandom_key: bytes, info: bytes, length: int) -> bytes:
+    """Return `length` bytes of HKDF-SHA256 for one purpose (RFC 5869, 2.3)."""
+    return HKDFExpand(algorithm=SHA256(), length=length, info=info).derive(pseudorandom_key)

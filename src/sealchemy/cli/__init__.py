@@ -9,6 +9,7 @@ _HINT = 'the command line needs {}: pip install "sealchemy[cli]"'
 try:
     from . import index_commands, integration_commands, key_commands, writing_commands  # noqa: F401 - they add commands to `app`
     from .commands import app
+    from .configuration import find_file
 except ModuleNotFoundError as error:
     raise SystemExit(_HINT.format(error.name)) from None
 
@@ -20,9 +21,9 @@ _ASYNC_DRIVERS = ("+asyncpg", "+aiosqlite", "+psycopg_async", "+asyncmy", "+aiom
 
 def _run() -> None:
     """Run the command, in an event loop if its database's URL may name an async driver."""
-    urls = [*sys.argv[1:], os.environ.get("DATABASE_URL", "")]
-    if not urls[-1] and Path(".env").exists():
-        urls += Path(".env").read_text(errors="replace").splitlines()
+    urls = [*sys.argv[1:], os.environ.get("SEALCHEMY_URL", ""), os.environ.get("DATABASE_URL", "")]
+    for path in filter(None, (Path(".env"), find_file())):
+        urls += path.read_text(errors="replace").splitlines() if path.exists() else []
     if any(driver in url.partition("://")[0] for url in urls for driver in _ASYNC_DRIVERS):
         from sealchemy._databases.async_drivers import run
 

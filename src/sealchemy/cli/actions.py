@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 
 import typer
 from rich.console import Console
@@ -22,7 +23,7 @@ from sealchemy.plan import plan as find_plan
 from sealchemy.plan import steps
 from sealchemy.rewrite import Options
 from sealchemy.scrub import describe_scrub, scrub
-from sealchemy.status import declared_status, find_problems
+from sealchemy.status import ColumnStatus, declared_status, find_problems
 
 from . import output
 from .project import Project
@@ -32,9 +33,7 @@ def status(
     project: Project, *, as_json: bool, fail_if_plaintext: bool, fail_if_unbound: bool, fail_if_keys: list[str]
 ) -> None:
     """Count values by state, and exit with 1 if any are in a state that must not be."""
-    for key_id in fail_if_keys:
-        if not re.fullmatch("[0-9a-f]{12}", key_id):
-            raise UnsupportedOperationError("--fail-if-key takes a key id: 12 hex digits, as this command shows them")
+    require_key_ids(fail_if_keys)
     try:
         known = output.roles(project.key_ids())
     except MissingKeyError:
@@ -52,13 +51,31 @@ def status(
         for item in found
         if fail_if_unbound and item.bind_to and item.unbound
     ]
-    wrong += [
-        f"{item.table}.{item.column}: {item.keys[key_id]} values are under key {key_id}"
-        for key_id in fail_if_keys
-        for item in found
-        if item.keys[key_id]
-    ]
-    _exit_with(wrong)
+    _exit_with([*wrong, *_under_keys(found, fail_if_keys)])
+
+
+def require_key_ids(texts: Sequence[str]) -> None:
+    """Refuse what is not the id of a key."""
+    for text in texts:
+        if not re.fullmatch("[0-9a-f]{12}", text):
+            raise UnsupportedOperationError(
+                "--fail-if-key takes a key id: 12 hex digits, as `sealchemy keys` shows them"
+            )
+
+
+def exit_if_under_keys(project: Project, key_ids: Sequence[str]) -> None:
+    """Exit with 1 while a value is under one of these keys; otherwise say that none is."""
+    if not key_ids:
+        return
+    _exit_with(list(_under_keys(declared_status(project.engine(), project.metadata()), key_ids)))
+    print(f"no value is under {', '.join(key_ids)}", file=sys.stderr)
+
+
+def _under_keys(found: Iterable[ColumnStatus], key_ids: Sequence[str]) -> Iterator[str]:
+    for key_id in key_ids:
+        for item in found:
+            if item.keys[key_id]:
+                yield f"{item.table}.{item.column}: {item.keys[key_id]} values are under key {key_id}"
 
 
 def check(project: Project) -> None:
@@ -71,7 +88,7 @@ def check(project: Project) -> None:
 def scrub_tables(project: Project, *, online: bool, ask: bool, lock_timeout: float) -> None:
     """Scrub every table."""
     Options(lock_timeout=lock_timeout)
-    engine, tables = project.engine(), project.tables()
+    engine, tables = project.engine(to_write=True), project.tables()
     for table in tables:
         print(describe_scrub(engine, table.name, online=online))
     if ask and not online and sys.stdin.isatty():
@@ -108,7 +125,7 @@ def plan(project: Project, *, as_json: bool, accept: list[str]) -> None:
 def widen_tables(project: Project, ddl_patience: float) -> None:
     """Make the columns of every table wide enough for ciphertext."""
     options = Options(ddl_patience=ddl_patience)
-    engine, widened = project.engine(), False
+    engine, widened = project.engine(to_write=True), False
     for table in project.tables():
         with open_table(engine, table, options.lock_timeout, options.ddl_patience, any_key=True) as access:
             preflight.refuse_obstacles_to_widening(access)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import MODELS, PREFIX, Accept, AsJson, DdlPatience, Models, Prefix, Url, Verbose
+from .options import Accept, AsJson, DdlPatience, FailIfKey, Models, Prefix, Url, Verbose
 
 app = typer.Typer(
     name="sealchemy",
@@ -38,16 +38,21 @@ def _root(
 @app.command("generate-key")
 def generate_key(
     env: Annotated[bool, typer.Option("--env", help="Add it to .env in this folder instead of printing it.")] = False,
+    prefix: Prefix = None,
+    without_checksum: Annotated[
+        bool, typer.Option("--without-checksum", help="In the form that earlier releases read as well.")
+    ] = False,
 ) -> None:
     """Print a new random key."""
+    from sealchemy._values import key_text  # and not Key, whose errors import SQLAlchemy
+
+    key = key_text.encode(os.urandom(key_text.KEY_SIZE), checksum=not without_checksum)
     if env:
-        from .env_file import add_new_key
+        from .env_file import add_key
 
-        print(add_new_key())
+        print(add_key(key, prefix))
     else:
-        from sealchemy._values import key_text  # and not Key, whose errors import SQLAlchemy
-
-        print(key_text.encode(os.urandom(key_text.KEY_SIZE)))
+        print(key)
 
 
 @app.command()
@@ -67,9 +72,9 @@ def demo(
 
 @app.command()
 def plan(
-    models: Models = MODELS,
+    models: Models = None,
     url: Url = None,
-    prefix: Prefix = PREFIX,
+    prefix: Prefix = None,
     verbose: Verbose = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     accept: Accept = None,
@@ -83,9 +88,9 @@ def plan(
 
 @app.command()
 def widen(
-    models: Models = MODELS,
+    models: Models = None,
     url: Url = None,
-    prefix: Prefix = PREFIX,
+    prefix: Prefix = None,
     verbose: Verbose = 0,
     ddl_patience: DdlPatience = 300,
 ) -> None:
@@ -98,9 +103,9 @@ def widen(
 
 @app.command()
 def status(
-    models: Models = MODELS,
+    models: Models = None,
     url: Url = None,
-    prefix: Prefix = PREFIX,
+    prefix: Prefix = None,
     verbose: Verbose = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     fail_if_plaintext: Annotated[
@@ -109,9 +114,7 @@ def status(
     fail_if_unbound: Annotated[
         bool, typer.Option("--fail-if-unbound", help="Exit with 1 while a value is not bound that should be.")
     ] = False,
-    fail_if_key: Annotated[
-        list[str] | None, typer.Option(help="Exit with 1 while a value is under the key of this id.")
-    ] = None,
+    fail_if_key: FailIfKey = None,
 ) -> None:
     """Count values by state: NULL, plaintext, under each key, unknown. Needs no key, and decrypts nothing."""
     from . import actions
@@ -129,9 +132,9 @@ def status(
 
 @app.command()
 def verify(
-    models: Models = MODELS,
+    models: Models = None,
     url: Url = None,
-    prefix: Prefix = PREFIX,
+    prefix: Prefix = None,
     verbose: Verbose = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -143,7 +146,7 @@ def verify(
 
 
 @app.command()
-def check(models: Models = MODELS, url: Url = None, prefix: Prefix = PREFIX, verbose: Verbose = 0) -> None:
+def check(models: Models = None, url: Url = None, prefix: Prefix = None, verbose: Verbose = 0) -> None:
     """Tell whether a process with these keys and this rollout stage can read every value."""
     from . import actions
     from .project import Project

@@ -9,30 +9,32 @@ from pathlib import Path
 from dotenv import set_key
 
 from sealchemy import Key, KeyFormatError
+from sealchemy._values.environment import is_prefix
 from sealchemy._values.key_text import PLACEHOLDER
 
-from .options import PREFIX
-
-VARIABLE = f"{PREFIX}_KEY"
-_KEY_LINE = re.compile(rf"\s*(?:export\s+)?{VARIABLE}(?:_FILE)?\s*=(.*)".encode())
+from .project import Project
 
 
-def add_new_key() -> str:
+def add_key(text: str, prefix: str | None) -> str:
     """Add a new key to `.env` in this folder, and return the sentence that says so.
 
     Raises:
-        KeyFormatError: there is a key already.
+        KeyFormatError: there is a key already, or the prefix is malformed.
     """
-    path, key = Path(".env"), Key.generate()
-    if _has_key(path):
+    variable = Project(None, None, prefix, 0).key_variable
+    if not is_prefix(variable):
+        raise KeyFormatError("the prefix is the start of the variable names, such as MAILBOX: A-Z, 0-9 and _")
+    path, key = Path(".env"), Key.parse(text)
+    if _has_key(path, variable):
         raise KeyFormatError(f"{path} has a key already, and every value encrypted with it would be lost; rotate it")
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
     path.chmod(0o600)
-    set_key(path, VARIABLE, key.reveal(), quote_mode="never")
-    return f"key {key.id} is in .env as {VARIABLE}; keep a copy in your secret store, and .env out of git"
+    set_key(path, variable, key.reveal(), quote_mode="never")
+    return f"key {key.id} is in .env as {variable}; keep a copy in your secret store, and .env out of git"
 
 
-def _has_key(path: Path) -> bool:
+def _has_key(path: Path, variable: str) -> bool:
+    line = re.compile(rf"\s*(?:export\s+)?{variable}(?:_FILE)?\s*=(.*)".encode())
     lines = path.read_bytes().splitlines() if path.exists() else []
-    found = [match[1].strip(b"\"' \t") for match in map(_KEY_LINE.match, lines) if match]
+    found = [match[1].strip(b"\"' \t") for match in map(line.match, lines) if match]
     return any(value not in {b"", PLACEHOLDER.encode()} for value in found)

@@ -2,8 +2,6 @@
 
 from .commands import app
 from .options import (
-    MODELS,
-    PREFIX,
     Accept,
     AsJson,
     BatchSize,
@@ -19,9 +17,9 @@ from .options import (
 
 @app.command()
 def reindex(
-    models: Models = MODELS,
+    models: Models = None,
     url: Url = None,
-    prefix: Prefix = PREFIX,
+    prefix: Prefix = None,
     verbose: Verbose = 0,
     dry_run: DryRun = False,
     batch_size: BatchSize = 1000,

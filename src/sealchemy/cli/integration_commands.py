@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from .commands import app
-from .options import MODELS, PREFIX, Url, Verbose
+from .options import Url, Verbose
 
 integrations = typer.Typer(help="The ready-made table of OAuth integrations.", no_args_is_help=True)
 app.add_typer(integrations, name="integrations")
@@ -24,5 +24,5 @@ def retry(
 
     from .project import Project
 
-    done = clear(Project(MODELS, url, PREFIX, verbose).engine(), table, provider=provider, code=error)
+    done = clear(Project(None, url, None, verbose).engine(to_write=True), table, provider=provider, code=error)
     print(f"{done} integrations are asked again when they are used")

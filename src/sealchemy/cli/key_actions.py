@@ -34,9 +34,9 @@ def reveal(*, yes: bool, verbose: int) -> None:
     print(Key.parse(_read()).reveal())
 
 
-def show_ids(prefix: str, *, as_json: bool, verbose: int) -> None:
+def show_ids(prefix: str | None, *, as_json: bool, verbose: int) -> None:
     """Print the ids of the keys of the environment, without asking a KMS."""
-    ids = Project("", None, prefix, verbose).key_ids()
+    ids = Project(None, None, prefix, verbose).key_ids()
     if as_json:
         print(json.dumps(ids._asdict()))
         return

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from .commands import app
-from .options import PREFIX, Prefix, Verbose
+from .options import Prefix, Verbose
 
 
 @app.command("wrap-key")
@@ -26,7 +26,7 @@ def wrap_key(
 
 @app.command()
 def keys(
-    prefix: Prefix = PREFIX,
+    prefix: Prefix = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     verbose: Verbose = 0,
 ) -> None:

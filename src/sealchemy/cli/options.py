@@ -4,12 +4,11 @@ from typing import Annotated
 
 import typer
 
-MODELS = "sealchemy.integrations.models:Base"
-PREFIX = "INTEGRATION_TOKEN_ENCRYPTION"
-
-Models = Annotated[str, typer.Option(help="The declarative base or MetaData of your models, as package.module:Base.")]
+Models = Annotated[
+    str | None, typer.Option(help="The declarative base or MetaData of your models, as package.module:Base.")
+]
 Url = Annotated[str | None, typer.Option(help="The database; by default DATABASE_URL.")]
-Prefix = Annotated[str, typer.Option(help="The start of the names of the key variables.")]
+Prefix = Annotated[str | None, typer.Option(help="The start of the names of the key variables.")]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log more; twice for most.")]
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Read and count; change nothing.")]
@@ -22,6 +21,9 @@ Shard = Annotated[
 ]
 Accept = Annotated[
     list[str] | None, typer.Option(help="A finding of `sealchemy plan` to accept, such as trigger:NAME; repeatable.")
+]
+FailIfKey = Annotated[
+    list[str] | None, typer.Option(help="Exit with 1 while a value is under the key of this id; repeatable.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print progress and results as lines of JSON.")]
 DdlPatience = Annotated[

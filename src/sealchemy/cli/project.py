@@ -26,6 +26,8 @@ from sealchemy._rewriting.declared import declared_tables
 from sealchemy._values.environment import KeyIds, read_ids
 from sealchemy.errors import ColumnDefinitionError, UnsupportedOperationError
 
+from . import configuration
+
 _Result = TypeVar("_Result")
 
 
@@ -37,9 +39,19 @@ def set_verbosity(verbose: int) -> None:
 class Project:
     """The models, the database and the keys that a command works with."""
 
-    def __init__(self, models: str, url: str | None, prefix: str, verbose: int) -> None:
-        self.models, self.prefix, self._url = models, prefix, url
+    def __init__(self, models: str | None, url: str | None, prefix: str | None, verbose: int) -> None:
+        """Take the options of a command; each that is None comes from the environment, or from `[tool.sealchemy]`."""
         set_verbosity(verbose)
+        given = {"models": models, "prefix": prefix, "url": url}
+        self._options = {name: value for name, value in given.items() if value is not None}
+        self._file = configuration.read()
+        self.models = self._setting("models") or "sealchemy.integrations.models:Base"
+        self.prefix = self._setting("prefix") or configuration.PREFIX
+
+    def _setting(self, name: str, *more_variables: str) -> str | None:
+        environment = self._environment()
+        variables = (environment.get(variable) for variable in (f"SEALCHEMY_{name.upper()}", *more_variables))
+        return next(filter(None, (self._options.get(name), *variables)), self._file.get(name))
 
     @property
     def key_variable(self) -> str:
@@ -53,10 +65,10 @@ class Project:
 
     def command_options(self) -> str:
         """Return the options that another command needs for the same models, database and keys."""
-        options = ["--models", self.models, "--prefix", self.prefix]
-        if self._url is not None:
-            options += ["--url", make_url(self._url).render_as_string(hide_password=True)]
-        return shlex.join(options)
+        shown = dict(self._options)
+        if "url" in shown:
+            shown["url"] = make_url(shown["url"]).render_as_string(hide_password=True)
+        return shlex.join(part for name, value in shown.items() for part in (f"--{name}", value))
 
     def key_ring(self) -> KeyRing:
         """Return the keys of the environment.
@@ -89,10 +101,10 @@ class Project:
             raise RolloutError(f"{self.rollout_variable} must be one of {', '.join(Rollout)}")
         return Rollout(stage)
 
-    def engine(self) -> Engine:
-        """Return an engine without keys."""
+    def engine(self, *, to_write: bool = False) -> Engine:
+        """Return an engine without keys; before a write, say which database it is, without its password."""
         try:
-            url = make_url(self._url or self._environment().get("DATABASE_URL", "sqlite:///integrations.db"))
+            url = make_url(self._setting("url", "DATABASE_URL") or "sqlite:///integrations.db")
         except (ValueError, ArgumentError):
             raise UnsupportedOperationError(
                 "the database's URL cannot be parsed; it is dialect+driver://user:password@host:port/database"
@@ -100,16 +112,19 @@ class Project:
         engine = make_engine(url, poolclass=NullPool, hide_parameters=True)
         database_of(engine.dialect).refuse_missing(url)
         redact_errors(engine)
+        if to_write:
+            print(f"database: {url.render_as_string(hide_password=True)}", file=sys.stderr)
         return engine
 
-    def protected_engine(self) -> Engine:
+    def protected_engine(self, *, to_write: bool = False) -> Engine:
         """Return an engine with the keys and the rollout stage of the environment."""
-        return attach_key_ring(self.engine(), self.key_ring(), rollout=self.stage())
+        key_ring, stage = self.key_ring(), self.stage()
+        return attach_key_ring(self.engine(to_write=to_write), key_ring, rollout=stage)
 
     def metadata(self) -> MetaData:
         """Import the models, and return their MetaData."""
         module, _, name = self.models.partition(":")
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+        sys.path[:0] = [str(Path.cwd()), *configuration.folders()]  # the first one as `python -m` does
         try:
             base = getattr(import_module(module), name)
             metadata = base if isinstance(base, MetaData) else base.metadata
@@ -125,7 +140,12 @@ class Project:
 
     def _environment(self) -> dict[str, str]:
         """Return the variables of `.env` and of the process, which take precedence; an empty one is absent."""
-        both = (dotenv_values(".env"), os.environ)
+        try:
+            both = (dotenv_values(".env"), os.environ)
+        except UnicodeDecodeError:  # it holds the file
+            both = None
+        if both is None:
+            raise UnsupportedOperationError(".env is not UTF-8 text; correct or remove it")
         return {name: value for variables in both for name, value in variables.items() if value}
 
     def _refuse_models(self, problem: str) -> NoReturn:

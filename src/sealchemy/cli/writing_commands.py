@@ -6,12 +6,11 @@ import typer
 
 from .commands import app
 from .options import (
-    MODELS,
-    PREFIX,
     Accept,
     AsJson,
     BatchSize,
     DryRun,
+    FailIfKey,
     LockTimeout,
     MaxRows,
     Models,
@@ -25,9 +24,9 @@ from .options import (
 
 @app.command()
 def encrypt(
-    models: Models = MODELS,
+    models: Models = None,
     url: Url = None,
-    prefix: Prefix = PREFIX,
+    prefix: Prefix = None,
     verbose: Verbose = 0,
     dry_run: DryRun = False,
     batch_size: BatchSize = 1000,
@@ -50,9 +49,9 @@ def encrypt(
 
 @app.command()
 def rekey(
-    models: Models = MODELS,
+    models: Models = None,
     url: Url = None,
-    prefix: Prefix = PREFIX,
+    prefix: Prefix = None,
     verbose: Verbose = 0,
     dry_run: DryRun = False,
     batch_size: BatchSize = 1000,
@@ -62,22 +61,26 @@ def rekey(
     shard: Shard = None,
     accept: Accept = None,
     as_json: AsJson = False,
+    fail_if_key: FailIfKey = None,
 ) -> None:
     """Encrypt the values under previous keys with the primary key, in place."""
     from sealchemy.rewrite import REKEY
 
-    from . import rewriting
+    from . import actions, rewriting
     from .project import Project
 
+    actions.require_key_ids(fail_if_key or [])
     options = rewriting.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
-    rewriting.rewrite_tables(Project(models, url, prefix, verbose), REKEY, options, accept or [], as_json=as_json)
+    project = Project(models, url, prefix, verbose)
+    rewriting.rewrite_tables(project, REKEY, options, accept or [], as_json=as_json)
+    actions.exit_if_under_keys(project, fail_if_key or [])
 
 
 @app.command()
 def bind(
-    models: Models = MODELS,
+    models: Models = None,
     url: Url = None,
-    prefix: Prefix = PREFIX,
+    prefix: Prefix = None,
     verbose: Verbose = 0,
     dry_run: DryRun = False,
     batch_size: BatchSize = 1000,
@@ -102,9 +105,9 @@ def bind(
 
 @app.command()
 def decrypt(
-    models: Models = MODELS,
+    models: Models = None,
     url: Url = None,
-    prefix: Prefix = PREFIX,
+    prefix: Prefix = None,
     verbose: Verbose = 0,
     dry_run: DryRun = False,
     batch_size: BatchSize = 1000,
@@ -134,9 +137,9 @@ def decrypt(
 
 @app.command()
 def scrub(
-    models: Models = MODELS,
+    models: Models = None,
     url: Url = None,
-    prefix: Prefix = PREFIX,
+    prefix: Prefix = None,
     verbose: Verbose = 0,
     online: Annotated[
         bool, typer.Option("--online", help="PostgreSQL: lock no one out, and leave old values in the file.")

@@ -1,0 +1,77 @@
+"""`[tool.sealchemy]` in `pyproject.toml`: the models, the prefix and the database of a project.
+
+SQLAlchemy is imported in the functions, so that `--help` does not wait for it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+PREFIX = "INTEGRATION_TOKEN_ENCRYPTION"
+"""The prefix of the ready-made table."""
+
+_NAMES = ("models", "prefix", "url")
+
+
+def find_file() -> Path | None:
+    """Return the `pyproject.toml` of this folder, or of the first one above it that has one or is a repository."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "pyproject.toml").is_file():
+            return folder / "pyproject.toml"
+        if (folder / ".git").exists():
+            return None
+    return None
+
+
+def read() -> dict[str, str]:
+    """Return what `[tool.sealchemy]` says.
+
+    Raises:
+        UnsupportedOperationError: the file is not TOML, or the table has something else.
+    """
+    from sealchemy.errors import UnsupportedOperationError
+
+    path = find_file()
+    if path is None:
+        return {}
+    try:
+        found = tomllib.loads(path.read_text("utf-8")).get("tool", {}).get("sealchemy", {})
+    except (ValueError, OSError, AttributeError) as error:
+        problem: str | None = f"{type(error).__name__}: {error}"
+    else:
+        problem = _find_problem(found)
+        if problem is None:
+            return {**found, "url": _absolute(found["url"], path.parent)} if "url" in found else found
+    raise UnsupportedOperationError(f"{path}: {problem}")
+
+
+def folders() -> list[str]:
+    """Return the folder of the file, from which its models can be imported."""
+    path = find_file()
+    return [str(path.parent)] if path else []
+
+
+def _find_problem(found: object) -> str | None:
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    if not isinstance(found, dict) or any(type(found[name]) is not str or name not in _NAMES for name in found):
+        return "[tool.sealchemy] has the texts models, prefix and url, and nothing else"
+    try:
+        url = make_url(found.get("url", "sqlite://"))
+    except (ValueError, ArgumentError):
+        return "url of [tool.sealchemy] is not a URL of SQLAlchemy"
+    if url.password or any("pass" in name for name in url.query):
+        return "url of [tool.sealchemy] has a password; set SEALCHEMY_URL or DATABASE_URL instead, outside of git"
+    return None
+
+
+def _absolute(text: str, folder: Path) -> str:
+    """Return a URL whose SQLite file is found from any folder below."""
+    from sqlalchemy import make_url
+
+    url = make_url(text)
+    is_file = url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":", "file:"))
+    return str(url.set(database=str(folder / str(url.database)))) if is_file else text
