@@ -13,6 +13,7 @@ from sqlalchemy.engine import Dialect
 from sealchemy._values import key_ring as ring
 from sealchemy._values import rows
 from sealchemy._values.codecs import Plaintext, require_encodable
+from sealchemy._values.envelope import longest_plaintext
 from sealchemy._values.key_ring import KeyRing
 from sealchemy._values.secret import StoredPlaintext, hide
 from sealchemy.errors import (
@@ -159,7 +160,7 @@ class EngineKeys:
         stage = self.stage(context)
         if bind_to and stage not in _WRITE_UNBOUND:
             return rows.pair_encryptor(self.key_ring, context, kind.value)
-        write = _plaintext_writer(context, kind)
+        write = _plaintext_writer(context, kind, longest_plaintext(self.key_ring.size_limit))
         if stage is not Rollout.PREPARE:
             write = ring.encryptor(self.key_ring, context, kind.value)
         return (lambda pair: write(pair[0])) if bind_to else write
@@ -177,13 +178,15 @@ class EngineKeys:
         return rows.text_decryptor(self.key_ring, context, kind.value, bind_to, read)
 
 
-def _plaintext_writer(context: str, kind: Plaintext) -> _Function:
+def _plaintext_writer(context: str, kind: Plaintext, longest: int) -> _Function:
     def write_plaintext(value: Any) -> Any:
         data: Any = None
         try:
             if value is None:
                 return None
-            data = require_encodable(kind.value, value, context)  # what could not be encrypted later is refused
+            data = require_encodable(
+                kind.value, value, context, longest
+            )  # what could not be encrypted later is refused
             return StoredPlaintext(kind.stored.decode(data))
         finally:
             value = data = None  # this frame is in the traceback

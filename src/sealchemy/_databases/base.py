@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import sqlalchemy as sa
@@ -58,6 +59,10 @@ class Database(Definition):
 
     def refuse_missing(self, url: sa.URL) -> None:
         """Raise `UnsupportedOperationError` if connecting would create the database."""
+
+    def in_folder(self, url: sa.URL, folder: Path) -> sa.URL:
+        """Return a URL that means the same from any working folder, if it is meant from this one."""
+        return url
 
     def matches(self, stored: sa.ColumnElement[str], pattern: str) -> sa.ColumnElement[bool]:
         """Return the test of a column against a pattern of `?` and `*`, case-sensitive.

@@ -65,6 +65,11 @@ class SQLite(Database):
             raise UnsupportedOperationError(f"there is no database {url.database!r} here; set DATABASE_URL or --url")
 
     @override
+    def in_folder(self, url: URL, folder: Path) -> URL:
+        is_file = url.database and not url.database.startswith((":memory:", "file:"))
+        return url.set(database=str(folder / str(url.database))) if is_file else url
+
+    @override
     def matches(self, stored: ColumnElement[str], pattern: str) -> ColumnElement[bool]:
         """Return `col GLOB ...`: LIKE ignores case here."""
         return stored.op("GLOB", is_comparison=True)(literal(pattern))

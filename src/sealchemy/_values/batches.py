@@ -14,14 +14,15 @@ _VALUES_PER_GROUP = 8  # fewer are faster one by one
 
 
 def encryptor(
-    key: DataKey, context: str, codec: Codec, *, bound: bool = False
+    key: DataKey, context: str, codec: Codec, *, bound: bool = False, size_limit: int
 ) -> Callable[[Sequence[Any], Iterable[bytes]], list[str]]:
     """Return the function that encrypts many values of one context at once, which takes two thirds of the time.
 
     Its second argument is all of the associated data of each value. It raises as `encryptor` does, for the first
     value that cannot be encrypted.
     """
-    header, encrypt = envelope.header(key.id, bound=bound), key.encryptor(context, codec, bound=bound)
+    header, longest = envelope.header(key.id, bound=bound), envelope.longest_plaintext(size_limit)
+    encrypt = key.encryptor(context, codec, bound=bound, size_limit=size_limit)
     encode, to_base64, is_reserved = codec.encode, envelope.encode, methodcaller("startswith", RESERVED)
 
     def encrypt_batch(plaintexts: Sequence[Any], associated_data: Iterable[bytes]) -> list[str]:
@@ -29,7 +30,8 @@ def encryptor(
             data = [encode(plaintext) for plaintext in plaintexts]
         except (TypeError, ValueError, RecursionError):  # some of them hold a value
             data = [RESERVED]
-        if len(data) > VALUES_PER_PREFIX or any(map(is_reserved, data)):
+        is_too_long = max(map(len, data), default=0) > longest
+        if is_too_long or len(data) > VALUES_PER_PREFIX or any(map(is_reserved, data)):
             data = []
             return [encrypt(plaintext, aad) for plaintext, aad in zip(plaintexts, associated_data, strict=True)]
         prefix, random = os.urandom(xaes.PREFIX_SIZE), os.urandom(12 * len(data))
@@ -44,7 +46,13 @@ def encryptor(
 
 
 def decryptor(
-    keys: Mapping[str, DataKey], context: str, codec: Codec, decrypt: Callable[..., Any], *, bound: bool = False
+    keys: Mapping[str, DataKey],
+    context: str,
+    codec: Codec,
+    decrypt: Callable[..., Any],
+    *,
+    bound: bool = False,
+    size_limit: int,
 ) -> Callable[[Sequence[Any], Sequence[bytes] | None], list[Any]]:
     """Return the function that decrypts many values of one context, faster where neighbours share a nonce prefix.
 
@@ -71,6 +79,8 @@ def decryptor(
     def decrypt_batch(values: Sequence[Any], rows: Sequence[bytes] | None) -> list[Any]:
         found: list[Any] = []
         try:
+            if max(map(len, values)) > size_limit:
+                raise ValueError
             if len(set(map(start_of, values))) * _VALUES_PER_GROUP <= len(values):
                 for common, group in groupby(values, start_of):
                     texts, done = [value[start:] for value in group], len(found)

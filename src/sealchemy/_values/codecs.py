@@ -11,8 +11,11 @@ from typing import Any, NamedTuple
 from sealchemy.errors import AlreadyEncryptedError, PlaintextTypeError
 
 from . import json_values
+from .envelope import SIZE_LIMIT, longest_plaintext
 from .json_values import hide_strings
 from .secret import SecretBytes, SecretString, has_lone_surrogate, hide, reveal, type_name
+
+_LONGEST = longest_plaintext(SIZE_LIMIT)
 
 RESERVED = b"sealchemy:"
 """How no plaintext starts, because every encrypted value does."""
@@ -50,11 +53,11 @@ class Plaintext(NamedTuple):
     stored: Codec
 
 
-def require_encodable(codec: Codec, value: Any, context: str) -> bytes:
+def require_encodable(codec: Codec, value: Any, context: str, longest: int = _LONGEST) -> bytes:
     """Return the bytes of a value that may be wrapped, such as pydantic's `SecretStr`.
 
     Raises:
-        PlaintextTypeError: the codec does not take it.
+        PlaintextTypeError: the codec does not take it, or it has more bytes than `longest`.
         AlreadyEncryptedError: it starts as encrypted values do.
     """
     value, problem = reveal(value), ""
@@ -63,6 +66,8 @@ def require_encodable(codec: Codec, value: Any, context: str) -> bytes:
     except (TypeError, ValueError, RecursionError):  # some of them hold the value
         data, problem = b"", codec.find_problem(value)
     value = None  # this frame is in the traceback
+    if len(data) > longest:
+        problem, data = f"the {codec.name} has {len(data)} bytes; the key ring's size_limit allows {longest}", b""
     if problem:
         raise PlaintextTypeError(f"{context}: {problem}")
     if data.startswith(RESERVED):

@@ -51,7 +51,9 @@ class DataKey:
         self._writer = _USED_UP
         _live.add(self)
 
-    def encryptor(self, context: str, codec: Codec, *, bound: bool = False) -> Callable[..., Any]:
+    def encryptor(
+        self, context: str, codec: Codec, *, bound: bool = False, size_limit: int = envelope.SIZE_LIMIT
+    ) -> Callable[..., Any]:
         """Return the function that encrypts the values of one context: a value to `str`, and None stays None.
 
         For values that are bound to their row, its second argument is all of the associated data.
@@ -59,6 +61,7 @@ class DataKey:
         header = envelope.header(self.id, bound=bound)
         of_context = self.associated_data(context, bound=bound)
         encode, to_base64, urandom, starts_with = codec.encode, envelope.encode, os.urandom, bytes.startswith
+        longest = envelope.longest_plaintext(size_limit)
 
         def encrypt(plaintext: Any, associated_data: bytes = of_context) -> Any:
             if plaintext is None:
@@ -68,10 +71,10 @@ class DataKey:
                 data = encode(plaintext)
             except (TypeError, ValueError, RecursionError):  # some of them hold the value
                 data = RESERVED
-            if starts_with(data, RESERVED):
+            if starts_with(data, RESERVED) or len(data) > longest:
                 data = None
                 try:
-                    data = require_encodable(codec, plaintext, context)
+                    data = require_encodable(codec, plaintext, context, longest)
                 finally:
                     plaintext = None  # this frame is in the traceback
             prefix, seal, next_count = self._writer
@@ -138,7 +141,13 @@ class DataKey:
 
 
 def decryptor(
-    keys: Mapping[str, DataKey], context: str, codec: Codec, on_other: Callable[[Any], Any], *, bound: bool = False
+    keys: Mapping[str, DataKey],
+    context: str,
+    codec: Codec,
+    on_other: Callable[[Any], Any],
+    *,
+    bound: bool = False,
+    size_limit: int = envelope.SIZE_LIMIT,
 ) -> Callable[..., Any]:
     """Return the function that decrypts the values of one context: `str` to a value, and None stays None.
 
@@ -150,6 +159,7 @@ def decryptor(
         codec: returns the value of decrypted bytes.
         on_other: called with the hidden stored value if no key matches its header.
         bound: whether the values are bound to their row.
+        size_limit: the characters that a stored value may have.
     """
     size, b64decode, decode = len(envelope.header("0" * 12, bound=bound)), envelope.b64decode, codec.decode
     start = size + PREFIX_SIZE
@@ -161,6 +171,8 @@ def decryptor(
         if stored is None:
             return None
         try:
+            if len(stored) > size_limit:
+                raise ValueError
             known = ready.get(stored[:start])
             text = stored[size:]
             payload = b64decode(text, None, True)  # noqa: FBT003 - positional is measurably faster here
@@ -178,6 +190,8 @@ def decryptor(
         except NOT_READY:  # some of these hold plaintext
             data = None
         stored = hide_stored(stored)
+        if isinstance(stored, str) and stored.startswith(envelope.PREFIX):
+            envelope.require_size(stored, context, size_limit)
         if isinstance(stored, str) and (key := keys.get(str(stored[:size]))):
             return key.decrypt(str(stored), context, codec, row if bound else None)
         return on_other(stored)

@@ -28,6 +28,7 @@ __all__ = [
     "ONE_PADDING",
     "PREFIX",
     "ROW",
+    "SIZE_LIMIT",
     "TWO_PADDINGS",
     "Envelope",
     "b64decode",
@@ -35,9 +36,11 @@ __all__ = [
     "encode",
     "header",
     "is_bound",
+    "longest_plaintext",
     "parse",
     "parse_key_id",
     "require_context",
+    "require_size",
 ]
 
 PREFIX = "sealchemy:"
@@ -45,6 +48,8 @@ HEADER_SIZE = len("sealchemy:v1:000000000000:")
 ROW = "row:"
 """What an encrypted value has after its header if it is bound to its row."""
 PAYLOAD_MINIMUM = 24 + 16
+SIZE_LIMIT = 16 * 2**20
+"""The longest encrypted value, in characters, unless a key ring says otherwise."""
 
 # ASCII classes and `fullmatch`: `$` would take a newline, `\d` and `\w` fullwidth digits and letters.
 _CONTEXT = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -67,6 +72,20 @@ class Envelope(NamedTuple):
 def header(key_id: str, *, bound: bool = False) -> str:
     """Return what every value under this key starts with: 26 characters, or 30 if it is bound to its row."""
     return f"{PREFIX}v1:{key_id}:{ROW if bound else ''}"
+
+
+def require_size(text: str, where: str, limit: int) -> None:
+    """Raise `EnvelopeFormatError` for a text that is too long to be decoded."""
+    if len(text) > limit:
+        raise EnvelopeFormatError(
+            f"{where}: the stored value has {len(text)} characters, more than the {limit} of the key ring's size_limit;"
+            " delete it, or raise the limit if an application stored a value of this size"
+        )
+
+
+def longest_plaintext(limit: int) -> int:
+    """Return how many bytes a plaintext may have, so that its encrypted value is not too long."""
+    return (limit - HEADER_SIZE - len(ROW)) // 4 * 3 - PAYLOAD_MINIMUM
 
 
 def is_bound(text: str) -> bool:

@@ -22,10 +22,29 @@ class KeyRing:
     """
 
     __module__ = "sealchemy"
-    __slots__ = ("_index_key", "_keys", "_primary")
+    __slots__ = ("_index_key", "_keys", "_primary", "size_limit")
 
-    def __init__(self, primary: Key, previous: Iterable[Key] = (), index_key: Key | None = None) -> None:
-        """Make a ring; raises `KeyFormatError` if two of its keys have one id."""
+    def __init__(
+        self,
+        primary: Key,
+        previous: Iterable[Key] = (),
+        index_key: Key | None = None,
+        *,
+        size_limit: int = envelope.SIZE_LIMIT,
+    ) -> None:
+        """Make a ring.
+
+        Args:
+            primary: the key that encrypts.
+            previous: keys that only decrypt.
+            index_key: the key of blind indexes.
+            size_limit: the characters of the longest encrypted value, 16 MB. A longer one is neither written nor
+                decoded: whoever can write to the database could otherwise fill the memory of its readers.
+
+        Raises:
+            KeyFormatError: two keys have one id.
+        """
+        self.size_limit = size_limit
         # Hidden unless they are keys: they may be the texts of keys.
         index_key = index_key if isinstance(index_key, Key) else hide(index_key)
         primary, *previous = (key if isinstance(key, Key) else hide(key) for key in (primary, *previous))
@@ -47,6 +66,7 @@ class KeyRing:
         open_kms: services.OpenKms = services.open_kms,
         *,
         keep_secrets: bool = True,
+        size_limit: int = envelope.SIZE_LIMIT,
     ) -> Self:
         """Return the ring that the environment describes.
 
@@ -61,6 +81,7 @@ class KeyRing:
             open_kms: returns the key management service (KMS) for a URI; it is called once for each.
             keep_secrets: False to drop the bytes of each key once everything is derived from them: nothing in the
                 process can print or wrap it then. A memory dump still shows what encrypts and decrypts.
+            size_limit: see `KeyRing`.
 
         Raises:
             MissingKeyError: no primary key.
@@ -69,7 +90,7 @@ class KeyRing:
         """
         prefix = hide(prefix)
         environ = hidden(prefix, environ)  # the frame of an error would show its values
-        key_ring = cls(*read_keys(prefix, environ, open_kms))
+        key_ring = cls(*read_keys(prefix, environ, open_kms), size_limit=size_limit)
         if not keep_secrets:
             for key in filter(None, (*key_ring._keys.values(), key_ring._index_key)):
                 key._forget_secret()  # noqa: SLF001 - for the ring
@@ -168,18 +189,17 @@ def data_keys(key_ring: KeyRing) -> dict[str, data_key.DataKey]:
 
 def encryptor(key_ring: KeyRing, context: str, codec: Codec) -> Callable[[Any], Any]:
     """Return the function that encrypts one form of plaintext for one context."""
-    return data_keys(key_ring)[key_ring.primary.id].encryptor(envelope.require_context(context), codec)
+    key, context = data_keys(key_ring)[key_ring.primary.id], envelope.require_context(context)
+    return key.encryptor(context, codec, size_limit=key_ring.size_limit)
 
 
 def batch_encryptor(
     key_ring: KeyRing, context: str, codec: Codec
 ) -> Callable[[Sequence[Any], Sequence[bytes] | None], list[str]]:
     """Return the function that encrypts many values of one context at once, without a row."""
-    key = data_keys(key_ring)[key_ring.primary.id]
-    encrypt, associated_data = (
-        batches.encryptor(key, envelope.require_context(context), codec),
-        key.associated_data(context),
-    )
+    key, context = data_keys(key_ring)[key_ring.primary.id], envelope.require_context(context)
+    encrypt = batches.encryptor(key, context, codec, size_limit=key_ring.size_limit)
+    associated_data = key.associated_data(context)
     return lambda values, _rows: encrypt(values, repeat(associated_data, len(values)))
 
 
@@ -188,7 +208,8 @@ def batch_decryptor(
 ) -> Callable[[Sequence[Any], Sequence[bytes] | None], list[Any]]:
     """Return the function that decrypts many values of one context at once; `decrypt` is the one for one value."""
     known = {envelope.header(key_id, bound=bound): key for key_id, key in data_keys(key_ring).items()}
-    return batches.decryptor(known, envelope.require_context(context), codec, decrypt, bound=bound)
+    context, size_limit = envelope.require_context(context), key_ring.size_limit
+    return batches.decryptor(known, context, codec, decrypt, bound=bound, size_limit=size_limit)
 
 
 def decryptor(
@@ -212,7 +233,7 @@ def decryptor(
             return on_plaintext(stored)
         refuse_key(key_ring, context, envelope.parse(stored, context).key_id)
 
-    return data_key.decryptor(known, context, codec, on_other)
+    return data_key.decryptor(known, context, codec, on_other, size_limit=key_ring.size_limit)
 
 
 def refuse_key(key_ring: KeyRing, context: str, key_id: str) -> NoReturn:

@@ -39,7 +39,7 @@ def associated_data(parts: Iterable[str]) -> bytes:
 def encryptor(key_ring: KeyRing, context: str, codec: Codec) -> Callable[[Any, bytes], Any]:
     """Return the function that encrypts a value of one context, given the data of its row; None stays None."""
     key = data_keys(key_ring)[key_ring.primary.id]
-    encrypt = key.encryptor(envelope.require_context(context), codec, bound=True)
+    encrypt = key.encryptor(envelope.require_context(context), codec, bound=True, size_limit=key_ring.size_limit)
     of_context = key.associated_data(context, bound=True)
     return lambda value, row: encrypt(value, of_context + row)
 
@@ -49,7 +49,8 @@ def batch_encryptor(
 ) -> Callable[[Sequence[Any], Sequence[bytes] | None], list[str]]:
     """Return the function that encrypts many values of one context at once, given the data of their rows."""
     key = data_keys(key_ring)[key_ring.primary.id]
-    encrypt = batches.encryptor(key, envelope.require_context(context), codec, bound=True)
+    context, size_limit = envelope.require_context(context), key_ring.size_limit
+    encrypt = batches.encryptor(key, context, codec, bound=True, size_limit=size_limit)
     of_context = key.associated_data(context, bound=True)
     return lambda values, rows: encrypt(values, [of_context + row for row in rows or ()])
 
@@ -73,7 +74,7 @@ def decryptor(
         return refuse_key(key_ring, context, envelope.parse(stored, context, bound=True).key_id)
 
     known = {envelope.header(key_id, bound=True): key for key_id, key in data_keys(key_ring).items()}
-    return data_key.decryptor(known, context, codec, on_other, bound=True)
+    return data_key.decryptor(known, context, codec, on_other, bound=True, size_limit=key_ring.size_limit)
 
 
 def pair_encryptor(key_ring: KeyRing, context: str, codec: Codec) -> Callable[[Any], Any]:

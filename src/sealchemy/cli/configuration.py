@@ -61,8 +61,9 @@ def _find_problem(found: object) -> str | None:
         return "[tool.sealchemy] has the texts models, prefix and url, and nothing else"
     try:
         url = make_url(found.get("url", "sqlite://"))
+        url.get_dialect()
     except (ValueError, ArgumentError):
-        return "url of [tool.sealchemy] is not a URL of SQLAlchemy"
+        return "url of [tool.sealchemy] is not a URL that SQLAlchemy knows"
     if url.password or any("pass" in name for name in url.query):
         return "url of [tool.sealchemy] has a password; set SEALCHEMY_URL or DATABASE_URL instead, outside of git"
     return None
@@ -72,6 +73,7 @@ def _absolute(text: str, folder: Path) -> str:
     """Return a URL whose SQLite file is found from any folder below."""
     from sqlalchemy import make_url
 
+    from sealchemy._databases.access import database_of
+
     url = make_url(text)
-    is_file = url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":", "file:"))
-    return str(url.set(database=str(folder / str(url.database)))) if is_file else text
+    return database_of(url.get_dialect()()).in_folder(url, folder).render_as_string(hide_password=False)
