@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ from tests.support.leaks import SENTINEL, assert_silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 KEY = Key.generate().reveal()
 PLACEHOLDER = "replace-me-with-the-output-of-sealchemy-generate-key"
@@ -184,3 +186,21 @@ for name in ("OAuthClient", "IntegrationSettings", "IntegrationPublic"):
         raise SystemExit(name)
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_a_pickle_of_the_settings_has_no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    here, there = Key.generate(), Key.generate()
+    settings = IntegrationSettings(
+        database_url="sqlite:///x.db",
+        integration_token_encryption_key=SecretStr(here.reveal()),
+        integration_token_encryption_rollout=Rollout.MIGRATE,
+    )
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        text = pickle.dumps(settings, protocol)
+        assert here.reveal()[20:].encode() not in text
+        monkeypatch.setenv("INTEGRATION_TOKEN_ENCRYPTION_KEY", there.reveal())
+        copied = pickle.loads(text)  # noqa: S301 - our own
+        assert copied.key_ring().primary == there
+        assert (copied.database_url, copied.integration_token_encryption_rollout) == ("sqlite:///x.db", "migrate")
+    assert settings.model_copy().key_ring().primary == here

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 
 from sealchemy import ColumnDefinitionError, Key, KeyRing, RewriteError, Rollout, UnsupportedOperationError
@@ -157,6 +157,20 @@ def test_key_values_that_python_cannot_hold_are_refused(
         connection.exec_driver_sql(f"INSERT INTO odd VALUES ('{value}', 'x')")
     with pytest.raises(ColumnDefinitionError, match="primary key id has a value that Python cannot hold"):
         rewrite(ENCRYPT, engine, "odd", {"access": "odd.access"})
+
+
+@pytest.mark.parametrize("type_", ["timestamptz", "timestamp", "date"])
+def test_keys_are_read_whatever_the_style_of_dates(
+    postgresql_url: str, make_engine: Callable[..., Engine], type_: str
+) -> None:
+    engine = make_engine(postgresql_url, RING, rollout=Rollout.MIGRATE)
+    event.listen(engine, "connect", lambda driver, _: driver.execute("SET DateStyle = German"))
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE TABLE odd (id {type_} PRIMARY KEY, access TEXT)")
+        connection.exec_driver_sql("INSERT INTO odd VALUES ('2024-03-02', 'x'), ('2024-12-31', 'y')")
+    assert rewrite(ENCRYPT, engine, "odd", {"access": "odd.access"}).rewritten == 2
+    with engine.connect() as connection:
+        assert connection.scalar(text("SHOW DateStyle")) == "German, DMY"
 
 
 KEPT_KEYS = [

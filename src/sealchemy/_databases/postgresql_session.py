@@ -14,6 +14,7 @@ _ENDED = {"57P01", "57P02", "57P03", "57P05", "25P03", "53300", "08000", "08001"
 _SETTINGS = {
     "row_security": "off",  # rows that this user may not see would silently stay plaintext
     "extra_float_digits": "3",  # fewer digits of a float would name another row
+    "DateStyle": "ISO",  # psycopg reads no other style
 }
 _NO_LIMITS = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
 _SETTINGS_OF_A_WALK = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, SecretStr, ValidationError
@@ -54,6 +55,11 @@ class IntegrationSettings(BaseSettings):
         if problem is not None:
             values = {}  # error trackers print the variables of a frame
             raise RolloutError(problem)
+
+    def __reduce__(self) -> Any:
+        """Leave the keys out of a pickle: whoever loads it reads those of its own environment."""
+        values = {name: value for name, value in self if not isinstance(value, SecretStr)}
+        return partial(type(self), **values), ()
 
     def key_ring(self) -> KeyRing:
         """Return the key ring, or raise as `KeyRing.from_env` does."""
