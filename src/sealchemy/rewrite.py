@@ -77,7 +77,7 @@ def rewrite(  # noqa: PLR0913 - all but the first four are options
     Raises:
         KeyRingNotAttachedError, ColumnDefinitionError, UnsupportedOperationError: before a row is touched.
         RewriteError: values that could not be read (they are left as they were, and everything else is done), old
-            values that are still being written, or SIGINT.
+            values that are still being written, SIGINT, or an error of the database.
     """
     require_keys(conversion, bind, columns)
     refuse_legacy_reader(conversion, legacy_reader)

@@ -200,6 +200,18 @@ class Access:
 
 
 @contextmanager
+def _explained(database: Database, table: str) -> Iterator[None]:
+    """Raise `RewriteError` for an error of the database, whose own text may be a driver's only."""
+    try:
+        yield
+    except DBAPIError as error:
+        explanation = database.explain(error)
+    else:
+        return
+    raise RewriteError(f"{table}: the database refused a statement: {explanation}")
+
+
+@contextmanager
 def open_table(
     bind: Engine | Connection,
     wanted: TableColumns,
@@ -216,9 +228,10 @@ def open_table(
     Raises:
         ColumnDefinitionError: the table, a column or the primary key cannot be worked with.
         UnsupportedOperationError: the kind of database is not supported.
+        RewriteError: the database refused a statement.
     """
     database, owns_connection = database_of(bind.dialect), isinstance(bind, Engine)
-    with ExitStack() as stack:
+    with _explained(database, wanted.name), ExitStack() as stack:
         connection = stack.enter_context(bind.connect()) if isinstance(bind, Engine) else bind
 
         def prepare() -> None:

@@ -185,6 +185,22 @@ class Database(Definition):
         """Return whether a statement was cancelled, by a time limit or by an administrator."""
         return False
 
+    refusals: ClassVar[Mapping[Any, str]] = {}
+    """What to do about errors of the database, by the code that `code_of` returns."""
+
+    def code_of(self, error: DBAPIError) -> Any:
+        """Return the code by which the database identifies an error."""
+        return None
+
+    def explain(self, error: DBAPIError) -> str:
+        """Return why the database refused a statement, and what to do, without a value."""
+        code, said = self.code_of(error), ""
+        if error.hide_parameters and not error.params:  # the engine redacts its errors
+            said = str(error.orig).strip().partition("\n")[0]
+        names = f"{type(error.orig).__name__}{f' {code}' if code else ''}"
+        repair = "it lost the connection; run it again" if self.is_lost(error) else self.refusals.get(code)
+        return "; ".join(filter(None, (f"{names}: {said}" if said else names, repair)))
+
     def retry(self, transaction: Callable[[], _Result], attempts: int = ATTEMPTS) -> _Result:
         """Run a transaction, and run it again after a deadlock or a lock timeout."""
         for attempt in range(attempts - 1):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import CITEXT
@@ -228,6 +228,23 @@ class PostgreSQL(Database):
         name = dialect.identifier_preparer.format_table(table)
         sql = f"ALTER TABLE {name} ALTER COLUMN {quoted} TYPE {declared} USING {using}"
         return sql.replace("%%", "%").replace(":", r"\:")  # as op.execute takes it
+
+    refusals: ClassVar[Mapping[Any, str]] = {
+        "22001": "a column is too narrow: op.widen_columns, or `sealchemy widen`",
+        "54000": "an index cannot hold ciphertext of this size, and is of no use on it: drop it, see `sealchemy plan`",
+        "0A000": "an object that uses the column is in the way, such as a view: see `sealchemy plan`",
+        "42501": "this role lacks a privilege: it needs SELECT and UPDATE, and for a definition it must own the table",
+        "25006": "the server is read-only here: connect to the primary",
+        "53100": "the disk of the server is full: free space, then run it again",
+        "P0001": "a trigger or a function refuses the change: see `sealchemy plan`",
+        **dict.fromkeys(
+            ("23502", "23503", "23505", "23514"), "a constraint refuses the new value: see `sealchemy plan`"
+        ),
+    }
+
+    @override
+    def code_of(self, error: DBAPIError) -> str | None:
+        return sqlstate(error)
 
     @override
     def is_lost(self, error: DBAPIError) -> bool:

@@ -145,8 +145,7 @@ def _widen_once(access: Access) -> list[str]:
     try:
         access.change_definition(lambda: access.connection.exec_driver_sql(str(statement)))
     except DBAPIError as error:
-        code = error.orig.args[0] if error.orig and error.orig.args else None
-        problem = f"{type(error.orig).__name__}{f' {code}' if isinstance(code, int) else ''}"
+        problem = access.database.explain(error)
     if problem is not None:
         raise ColumnDefinitionError(
             f"{access.target.name}: the server refuses to widen {', '.join(columns)} ({problem}); this step"

@@ -14,6 +14,7 @@ from threading import Event
 from typing import TypeAlias
 
 from sqlalchemy import ColumnElement, and_, or_
+from sqlalchemy.exc import DBAPIError
 
 from sealchemy._column.engine_keys import engine_keys
 from sealchemy._column.rollout import Rollout
@@ -92,11 +93,20 @@ class _Run:
         self.has_more: bool | None = None
 
     def run(self) -> Report:
+        explanation = ""
         try:
             return self._run()
         except RewriteError as error:
             error.report = error.report or self.report
             raise
+        except DBAPIError as error:
+            explanation = self.database.explain(error)
+        columns = ", ".join(item.name for item in self.access.target.columns)
+        raise RewriteError(
+            f"{self.conversion.name} {self.report.table} ({columns}): the database refused a statement: {explanation};"
+            f" {self.report.rewritten} rows were done before and stay done",
+            self.report,
+        )
 
     def _run(self) -> Report:
         if not self.only_reads:

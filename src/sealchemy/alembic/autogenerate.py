@@ -30,6 +30,7 @@ from sealchemy._rewriting.declared import part_names
 from sealchemy._values.codecs import BYTES, TEXT, Plaintext
 from sealchemy.errors import ColumnDefinitionError
 
+from .command_errors import command_errors
 from .new_columns import fill_indexes, let_column_be_null
 from .operations import (
     AllowPlaintextOp,
@@ -61,9 +62,10 @@ def compare_table(
 ) -> PriorityDispatchResult:
     """Add the operations that make the database agree with the models; a dropped table needs none."""
     if declared is not None and is_supported(context.dialect):
-        changes = _Changes(context, schema, name, stored, declared)
-        modify.ops[:] = [item for item in modify.ops if not changes.replaces(item)]
-        modify.ops.extend(changes.operations())
+        with command_errors():
+            changes = _Changes(context, schema, name, stored, declared)
+            modify.ops[:] = [item for item in modify.ops if not changes.replaces(item)]
+            modify.ops.extend(changes.operations())
     return PriorityDispatchResult.CONTINUE
 
 

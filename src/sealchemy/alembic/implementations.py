@@ -27,6 +27,7 @@ from sealchemy.errors import UnsupportedOperationError
 from sealchemy.rewrite import BIND, DECRYPT, ENCRYPT, UNBIND
 
 from . import script
+from .command_errors import implements
 from .guards import refuse_planted_copies, refuse_planted_plaintext, require_consent
 from .operations import (
     AllowPlaintextOp,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:  # Alembic loads this module while it is itself being imported
 logger = logging.getLogger("sealchemy")
 
 
-@Operations.implementation_for(EncryptColumnsOp)
+@implements(EncryptColumnsOp)
 def _encrypt_columns(operations: Operations, operation: EncryptColumnsOp) -> None:
     with opened(operations, operation, partial(require_keys, ENCRYPT)) as access:
         refuse_planted_plaintext(access)
@@ -65,7 +66,7 @@ def _encrypt_columns(operations: Operations, operation: EncryptColumnsOp) -> Non
     log_report("encrypt", report)
 
 
-@Operations.implementation_for(DecryptColumnsOp)
+@implements(DecryptColumnsOp)
 def _decrypt_columns(operations: Operations, operation: DecryptColumnsOp) -> None:
     refuse_legacy_reader(DECRYPT, operation.legacy_reader)
     was_empty = False
@@ -94,7 +95,7 @@ def _decrypt_columns(operations: Operations, operation: DecryptColumnsOp) -> Non
     log_report("decrypt", report)
 
 
-@Operations.implementation_for(BindColumnsOp)
+@implements(BindColumnsOp)
 def _bind_columns(operations: Operations, operation: BindColumnsOp) -> None:
     require_binding(BIND, operation.bind_to, operation.columns)
     refuse_legacy_reader(BIND, operation.legacy_reader)
@@ -104,7 +105,7 @@ def _bind_columns(operations: Operations, operation: BindColumnsOp) -> None:
     log_report("bind", report)
 
 
-@Operations.implementation_for(UnbindColumnsOp)
+@implements(UnbindColumnsOp)
 def _unbind_columns(operations: Operations, operation: UnbindColumnsOp) -> None:
     require_binding(UNBIND, operation.bind_to, operation.columns)
     refuse_legacy_reader(UNBIND, operation.legacy_reader)
@@ -126,19 +127,19 @@ def _unbind_columns(operations: Operations, operation: UnbindColumnsOp) -> None:
     log_report("unbind", report)
 
 
-@Operations.implementation_for(WidenColumnsOp)
+@implements(WidenColumnsOp)
 def _widen_columns(operations: Operations, operation: WidenColumnsOp) -> None:
     with opened(operations, operation, columns=dict.fromkeys(operation.columns, "any")) as access:
         preflight.refuse_obstacles_to_widening(access)
         _widen(access)
 
 
-@Operations.implementation_for(StayWideOp)
+@implements(StayWideOp)
 def _stay_wide(_operations: Operations, _operation: StayWideOp) -> None:
     """Do nothing: narrower columns would cut values."""
 
 
-@Operations.implementation_for(RequireEncryptionOp)
+@implements(RequireEncryptionOp)
 def _require_encryption(operations: Operations, operation: RequireEncryptionOp) -> None:
     if operations.migration_context.as_sql:
         script.require_encryption(operations, operation)
@@ -147,7 +148,7 @@ def _require_encryption(operations: Operations, operation: RequireEncryptionOp) 
         constraint.require_encryption(access, bound=operation.bound)
 
 
-@Operations.implementation_for(AllowPlaintextOp)
+@implements(AllowPlaintextOp)
 def _allow_plaintext(operations: Operations, operation: AllowPlaintextOp) -> None:
     if operations.migration_context.as_sql:
         script.allow_plaintext(operations, operation)
@@ -156,7 +157,7 @@ def _allow_plaintext(operations: Operations, operation: AllowPlaintextOp) -> Non
         constraint.allow_plaintext(access)
 
 
-@Operations.implementation_for(AllowUnboundOp)
+@implements(AllowUnboundOp)
 def _allow_unbound(operations: Operations, operation: AllowUnboundOp) -> None:
     with opened(operations, operation, columns=dict.fromkeys(operation.columns, "any")) as access:
         constraint.allow_unbound(access)

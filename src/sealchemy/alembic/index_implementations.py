@@ -16,6 +16,7 @@ from sealchemy._rewriting.blind_index import filling
 from sealchemy._rewriting.blind_index.index_columns import IndexColumns, add_column, open_columns
 from sealchemy.rewrite import REKEY
 
+from .command_errors import implements
 from .implementations import opened
 from .index_operations import AddBlindIndexOp, KeepDigestsOp
 from .progress import progress_of
@@ -23,7 +24,7 @@ from .progress import progress_of
 logger = logging.getLogger("sealchemy")
 
 
-@Operations.implementation_for(AddBlindIndexOp)
+@implements(AddBlindIndexOp)
 def _add_blind_index(operations: Operations, operation: AddBlindIndexOp) -> None:
     def require(connection: Connection, columns: Mapping[str, str]) -> None:
         for context in columns.values():
@@ -48,6 +49,6 @@ def _add_blind_index(operations: Operations, operation: AddBlindIndexOp) -> None
             logger.info("%s %s.%s: %d rows", operation.name, report.table, columns.column, report.rewritten)
 
 
-@Operations.implementation_for(KeepDigestsOp)
+@implements(KeepDigestsOp)
 def _keep_digests(_operations: Operations, _operation: KeepDigestsOp) -> None:
     """Do nothing: the digests go with their column."""
