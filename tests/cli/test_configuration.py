@@ -129,7 +129,7 @@ def test_a_file_that_says_something_else_is_refused_by_every_command(folder: Pat
 
 
 def test_the_database_is_named_before_a_write_and_its_password_is_not(folder: Path) -> None:
-    for command in ("widen", "encrypt", "rekey", "bind", "decrypt", "scrub", "reindex"):
+    for command in ("widen", "encrypt", "rekey", "decrypt", "scrub"):
         done = run(folder, command, *OPTIONS, *{"decrypt": ["--allow-plaintext"], "scrub": ["--yes"]}.get(command, []))
         assert done.stderr.startswith("database: sqlite:///by_option.db\n"), (command, done.stderr)
     for command in ("status", "verify", "plan", "check"):

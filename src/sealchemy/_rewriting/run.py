@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sealchemy._column.engine_keys import engine_keys
 from sealchemy._column.rollout import Rollout
-from sealchemy._databases.access import Access, StillLockedError
+from sealchemy._databases.access import Access, RefusedStatementError, StillLockedError
 from sealchemy._databases.base import ATTEMPTS
 from sealchemy._databases.table import RowKey
 from sealchemy.errors import RewriteError
@@ -93,20 +93,19 @@ class _Run:
         self.has_more: bool | None = None
 
     def run(self) -> Report:
-        explanation = ""
         try:
             return self._run()
         except RewriteError as error:
             error.report = error.report or self.report
             raise
         except DBAPIError as error:
-            explanation = self.database.explain(error)
-        columns = ", ".join(item.name for item in self.access.target.columns)
-        raise RewriteError(
-            f"{self.conversion.name} {self.report.table} ({columns}): the database refused a statement: {explanation};"
-            f" {self.report.rewritten} rows were done before and stay done",
-            self.report,
-        )
+            columns = ", ".join(item.name for item in self.access.target.columns)
+            message = (
+                f"{self.conversion.name} {self.report.table} ({columns}): the database refused a statement:"
+                f" {self.database.explain(error)}; {self.report.rewritten} rows were done before and stay done"
+            )
+            refused = RefusedStatementError.of(message, error, self.report)
+        raise refused
 
     def _run(self) -> Report:
         if not self.only_reads:

@@ -88,9 +88,10 @@ def check(project: Project) -> None:
 def scrub_tables(project: Project, *, online: bool, ask: bool, lock_timeout: float) -> None:
     """Scrub every table."""
     Options(lock_timeout=lock_timeout)
-    engine, tables = project.engine(to_write=True), project.tables()
+    engine, tables = project.engine(), project.tables()
     for table in tables:
         print(describe_scrub(engine, table.name, online=online))
+    project.name_database()
     if ask and not online and sys.stdin.isatty():
         typer.confirm("Go on?", abort=True)
     left: dict[str, None] = {}
@@ -125,7 +126,8 @@ def plan(project: Project, *, as_json: bool, accept: list[str]) -> None:
 def widen_tables(project: Project, ddl_patience: float) -> None:
     """Make the columns of every table wide enough for ciphertext."""
     options = Options(ddl_patience=ddl_patience)
-    engine, widened = project.engine(to_write=True), False
+    engine, widened = project.engine(), False
+    project.name_database()
     for table in project.tables():
         with open_table(engine, table, options.lock_timeout, options.ddl_patience, any_key=True) as access:
             preflight.refuse_obstacles_to_widening(access)

@@ -26,9 +26,10 @@ from .project import Project
 
 def reindex(project: Project, options: Options, accept: Sequence[str], *, as_json: bool) -> None:
     """Fill every index, and exit with 1 if that left something to do."""
-    engine, found = project.protected_engine(to_write=not options.dry_run), declared_indexes(project.metadata())
+    engine, found = project.protected_engine(), declared_indexes(project.metadata())
     if not found:
         raise UnsupportedOperationError("reindex: no column of these models is a BlindIndex, so there is nothing to do")
+    project.name_database(writes=not options.dry_run)
     failed = False
     for columns in found:
         with open_table(engine, columns.wanted(), options.lock_timeout) as access:

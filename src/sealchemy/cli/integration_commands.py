@@ -24,5 +24,8 @@ def retry(
 
     from .project import Project
 
-    done = clear(Project(None, url, None, verbose).engine(to_write=True), table, provider=provider, code=error)
+    project = Project(None, url, None, verbose)
+    engine = project.engine()
+    project.name_database()
+    done = clear(engine, table, provider=provider, code=error)
     print(f"{done} integrations are asked again when they are used")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from dotenv import dotenv_values
-from sqlalchemy import Engine, MetaData, make_url
+from sqlalchemy import URL, Engine, MetaData, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
 
@@ -101,25 +101,31 @@ class Project:
             raise RolloutError(f"{self.rollout_variable} must be one of {', '.join(Rollout)}")
         return Rollout(stage)
 
-    def engine(self, *, to_write: bool = False) -> Engine:
-        """Return an engine without keys; before a write, say which database it is, without its password."""
+    def url(self) -> URL:
+        """Return the URL of the database."""
         try:
-            url = make_url(self._setting("url", "DATABASE_URL") or "sqlite:///integrations.db")
+            return make_url(self._setting("url", "DATABASE_URL") or "sqlite:///integrations.db")
         except (ValueError, ArgumentError):
             raise UnsupportedOperationError(
                 "the database's URL cannot be parsed; it is dialect+driver://user:password@host:port/database"
             ) from None
+
+    def name_database(self, *, writes: bool = True) -> None:
+        """Say which database a command is about to write to, without its password."""
+        if writes:
+            print(f"database: {self.url().render_as_string(hide_password=True)}", file=sys.stderr)
+
+    def engine(self) -> Engine:
+        """Return an engine without keys."""
+        url = self.url()
         engine = make_engine(url, poolclass=NullPool, hide_parameters=True)
         database_of(engine.dialect).refuse_missing(url)
         redact_errors(engine)
-        if to_write:
-            print(f"database: {url.render_as_string(hide_password=True)}", file=sys.stderr)
         return engine
 
-    def protected_engine(self, *, to_write: bool = False) -> Engine:
+    def protected_engine(self) -> Engine:
         """Return an engine with the keys and the rollout stage of the environment."""
-        key_ring, stage = self.key_ring(), self.stage()
-        return attach_key_ring(self.engine(to_write=to_write), key_ring, rollout=stage)
+        return attach_key_ring(self.engine(), self.key_ring(), rollout=self.stage())
 
     def metadata(self) -> MetaData:
         """Import the models, and return their MetaData."""

@@ -57,10 +57,11 @@ def rewrite_tables(
     project: Project, conversion: Conversion, options: Options, accept: Sequence[str] = (), *, as_json: bool = False
 ) -> None:
     """Rewrite every table, continuing with the next one if some rows cannot be done."""
-    engine = project.protected_engine(to_write=not options.dry_run and conversion is not VERIFY)
+    engine = project.protected_engine()
     _refuse_stage(project, conversion)
     only_looks = project.stage() in _ONLY_LOOKS.get(conversion.name, ()) and not options.dry_run
-    options = replace(options, dry_run=True) if only_looks else options
+    options = replace(options, dry_run=only_looks or options.dry_run or conversion is VERIFY)
+    project.name_database(writes=not options.dry_run)
     console, failed = Console(stderr=True), False
     for table in _tables(project, conversion):
         try:
