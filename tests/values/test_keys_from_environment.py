@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sealchemy import Key, KeyFormatError, KeyRing, KeyRingError, MissingKeyError
-from sealchemy._values.key_ring import index_digester
+from sealchemy._values.blind_index import digester_of
 from tests.support.leaks import assert_silent
 
 PREFIX = "INTEGRATION_TOKEN_ENCRYPTION"
@@ -174,7 +174,7 @@ def test_a_ring_that_keeps_no_secrets_works_and_shows_none() -> None:
     assert ring.decrypt(KeyRing(primary=TWO).encrypt("x", "a.b"), "a.b") == "x"
     assert whole.decrypt(ring.encrypt("y", "a.b"), "a.b") == "y"
     assert ring.index_key is not None
-    assert index_digester(ring, "a.b")(b"z") == index_digester(whole, "a.b")(b"z")
+    assert digester_of(ring, "a.b")(b"z") == digester_of(whole, "a.b")(b"z")
     assert (ring.primary, ring.previous, ring.index_key) == (ONE, (TWO,), THREE)
     for key in _keys(ring):
         with pytest.raises(KeyRingError, match=f"key {key.id} cannot be shown or wrapped.*keep_secrets=False"):

@@ -10,8 +10,8 @@ from typing import Any, NoReturn, TypeAlias
 
 from sqlalchemy.engine import Dialect
 
-from sealchemy._values import key_ring as ring
-from sealchemy._values import rows
+from sealchemy._values import key_ring, rows
+from sealchemy._values.blind_index import digester_of
 from sealchemy._values.codecs import Plaintext, require_encodable
 from sealchemy._values.envelope import longest_plaintext
 from sealchemy._values.key_ring import KeyRing
@@ -95,7 +95,7 @@ class EngineKeys:
         found = self.digesters.get(context)
         if found is None:
             with _lock:
-                found = self.digesters[context] = ring.index_digester(self.require_ring(context), context)
+                found = self.digesters[context] = digester_of(self.require_ring(context), context)
         return found
 
     def reads_plaintext(self, context: str) -> bool:
@@ -162,7 +162,7 @@ class EngineKeys:
             return rows.pair_encryptor(self.key_ring, context, kind.value)
         write = _plaintext_writer(context, kind, longest_plaintext(self.key_ring.size_limit))
         if stage is not Rollout.PREPARE:
-            write = ring.encryptor(self.key_ring, context, kind.value)
+            write = key_ring.encryptor(self.key_ring, context, kind.value)
         return (lambda pair: write(pair[0])) if bind_to else write
 
     def _make_decryptor(self, context: str, kind: Plaintext, bind_to: tuple[str, ...]) -> _Function:
@@ -170,7 +170,7 @@ class EngineKeys:
             return _refuse_values(context)
         stage, accepts_plaintext = self.stage(context), self.reads_plaintext(context)
         on_plaintext = partial(_accept_plaintext if accepts_plaintext else _refuse_plaintext, context, kind)
-        read = ring.decryptor(self.key_ring, context, kind.value, on_plaintext)
+        read = key_ring.decryptor(self.key_ring, context, kind.value, on_plaintext)
         if not bind_to:
             return read
         if stage is Rollout.STRICT:
@@ -179,14 +179,13 @@ class EngineKeys:
 
 
 def _plaintext_writer(context: str, kind: Plaintext, longest: int) -> _Function:
+    # What could not be encrypted later is refused.
     def write_plaintext(value: Any) -> Any:
         data: Any = None
         try:
             if value is None:
                 return None
-            data = require_encodable(
-                kind.value, value, context, longest
-            )  # what could not be encrypted later is refused
+            data = require_encodable(kind.value, value, context, longest)
             return StoredPlaintext(kind.stored.decode(data))
         finally:
             value = data = None  # this frame is in the traceback

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import Dialect
@@ -18,6 +18,7 @@ from sealchemy.errors import ColumnDefinitionError, RewriteError, UnsupportedOpe
 from .base import ATTEMPTS, Database, TransactionOptions
 from .mysql import MySQL
 from .postgresql import PostgreSQL
+from .refused import explained
 from .sqlite import SQLite
 from .table import TableColumns, Target, look_up
 
@@ -46,29 +47,6 @@ def database_of(dialect: Dialect) -> Database:
             f"sealchemy does not support tables on {dialect.name}; it supports {', '.join(_DATABASES)}"
         )
     return _DATABASES[dialect.name]
-
-
-class RefusedStatementError(RewriteError, DBAPIError):
-    """The database refused a statement. It is also an error of SQLAlchemy, for code that expects one."""
-
-    @classmethod
-    def of(cls, message: str, error: DBAPIError, report: object = None) -> "RefusedStatementError":
-        """Return one that is also of the class of SQLAlchemy's error, such as `OperationalError`."""
-        class_: Any = cls if type(error) is DBAPIError else type(cls.__name__, (cls, type(error)), {})
-        found: RefusedStatementError = class_(message, error, report)
-        return found
-
-    def __init__(self, message: str, error: DBAPIError, report: object = None) -> None:
-        # Not the driver's error itself: what it knows of a row cannot be removed from it.
-        driver_error = error.orig or error
-        DBAPIError.__init__(self, None, None, type(driver_error)(*driver_error.args))
-        self.args, self.report = (message,), report
-
-    __str__ = Exception.__str__
-
-    def __reduce__(self) -> Any:
-        """Leave the driver's error out of a pickle."""
-        return RewriteError, (str(self), self.report)
 
 
 class StillLockedError(RewriteError):
@@ -223,21 +201,6 @@ class Access:
 
 
 @contextmanager
-def _explained(database: Database, table: str) -> Iterator[None]:
-    """Raise `RewriteError` for an error of the database, whose own text may be a driver's only."""
-    try:
-        yield
-    except RefusedStatementError:
-        raise
-    except DBAPIError as error:
-        message = f"{table}: the database refused a statement: {database.explain(error)}"
-        refused = RefusedStatementError.of(message, error)
-    else:
-        return
-    raise refused
-
-
-@contextmanager
 def open_table(
     bind: Engine | Connection,
     wanted: TableColumns,
@@ -257,7 +220,7 @@ def open_table(
         RewriteError: the database refused a statement.
     """
     database, owns_connection = database_of(bind.dialect), isinstance(bind, Engine)
-    with _explained(database, wanted.name), ExitStack() as stack:
+    with explained(database, wanted.name), ExitStack() as stack:
         connection = stack.enter_context(bind.connect()) if isinstance(bind, Engine) else bind
 
         def prepare() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, literal, or_, text
 from sqlalchemy.dialects.mysql import LONGBLOB, LONGTEXT, MEDIUMBLOB, MEDIUMTEXT, SET, TINYBLOB
@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from sealchemy._values.codecs import BYTES, JSON, TEXT, Plaintext
 
-from . import mysql_keys
+from . import mysql_keys, refusals
 from .base import Database, Elements, TransactionOptions, Writer
 from .definition import NarrowColumn
 from .encryption_check import by_regular_expression, by_start, to_like
@@ -221,20 +221,7 @@ class MySQL(Database):
         limited = {item.name: item.declared for item in self.limited_columns(connection, target)}
         return limited | self.columns_to_convert(connection, target)
 
-    refusals: ClassVar[Mapping[Any, str]] = {
-        **dict.fromkeys((1265, 1406), "a column is too narrow: op.widen_columns, or `sealchemy widen`"),
-        **dict.fromkeys(
-            (1267, 1366), "the character set of a column cannot hold a character: convert the column to utf8mb4"
-        ),
-        1062: "two rows would have the same value in a unique key: see `sealchemy plan`",
-        1644: "a trigger refuses the change: see `sealchemy plan`",
-        **dict.fromkeys(
-            (1142, 1143), "this account lacks a privilege: it needs SELECT and UPDATE, and ALTER for CHECKs"
-        ),
-        **dict.fromkeys((1290, 1836), "the server is read-only: connect to the primary"),
-        **dict.fromkeys((1021, 1114), "the disk of the server is full: free space, then run it again"),
-        **dict.fromkeys((3819, 4025), "a CHECK refuses the new value: see `sealchemy plan`"),
-    }
+    refusals = refusals.MYSQL
 
     @override
     def code_of(self, error: DBAPIError) -> int | None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import CITEXT
@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from sealchemy._values.codecs import BYTES, TEXT, Plaintext
 
-from . import postgresql_session, postgresql_vacuum
+from . import postgresql_session, postgresql_vacuum, refusals
 from .base import Database, Elements, TransactionOptions, Writer
 from .definition import NarrowColumn
 from .encryption_check import by_regular_expression, by_start, to_like
@@ -229,18 +229,7 @@ class PostgreSQL(Database):
         sql = f"ALTER TABLE {name} ALTER COLUMN {quoted} TYPE {declared} USING {using}"
         return sql.replace("%%", "%").replace(":", r"\:")  # as op.execute takes it
 
-    refusals: ClassVar[Mapping[Any, str]] = {
-        "22001": "a column is too narrow: op.widen_columns, or `sealchemy widen`",
-        "54000": "an index cannot hold ciphertext of this size, and is of no use on it: drop it, see `sealchemy plan`",
-        "0A000": "an object that uses the column is in the way, such as a view: see `sealchemy plan`",
-        "42501": "this role lacks a privilege: it needs SELECT and UPDATE, and for a definition it must own the table",
-        "25006": "the server is read-only here: connect to the primary",
-        "53100": "the disk of the server is full: free space, then run it again",
-        "P0001": "a trigger or a function refuses the change: see `sealchemy plan`",
-        **dict.fromkeys(
-            ("23502", "23503", "23505", "23514"), "a constraint refuses the new value: see `sealchemy plan`"
-        ),
-    }
+    refusals = refusals.POSTGRESQL
 
     @override
     def code_of(self, error: DBAPIError) -> str | None:

@@ -1,10 +1,10 @@
 """SQLite."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import methodcaller
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from sqlalchemy import (
     URL,
@@ -28,7 +28,7 @@ from sealchemy._values.codecs import BYTES, TEXT, Plaintext
 from sealchemy._values.envelope import HEADER_SIZE, PREFIX, ROW
 from sealchemy.errors import UnsupportedOperationError
 
-from . import sqlite_schema
+from . import refusals, sqlite_schema
 from .base import Database, TransactionOptions, Writer
 from .definition import NamedCheck
 from .encryption_check import SHORTEST, EncryptionCheck, by_start
@@ -179,22 +179,7 @@ class SQLite(Database):
     def drop_check(self, connection: Connection, target: Target, name: str) -> None:
         sqlite_schema.drop_check(connection, target.table.schema, target.table.name, name)
 
-    refusals: ClassVar[Mapping[Any, str]] = {
-        **dict.fromkeys(
-            ("SQLITE_BUSY", "SQLITE_BUSY_SNAPSHOT", "SQLITE_LOCKED"),
-            "another connection has the write lock: let it end, or raise the `timeout` of the driver's connect()",
-        ),
-        **dict.fromkeys(
-            ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_READONLY_DIRECTORY"),
-            "the file and its folder must be writable: SQLite puts a journal beside the file",
-        ),
-        "SQLITE_FULL": "the disk is full: free space, then run it again",
-        "SQLITE_CONSTRAINT_TRIGGER": "a trigger refuses the change: see `sealchemy plan`",
-        **dict.fromkeys(
-            ("SQLITE_CONSTRAINT_CHECK", "SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_NOTNULL"),
-            "a constraint refuses the new value: see `sealchemy plan`",
-        ),
-    }
+    refusals = refusals.SQLITE
 
     @override
     def code_of(self, error: DBAPIError) -> str | None:

@@ -18,8 +18,9 @@ from sqlalchemy.exc import DBAPIError
 
 from sealchemy._column.engine_keys import engine_keys
 from sealchemy._column.rollout import Rollout
-from sealchemy._databases.access import Access, RefusedStatementError, StillLockedError
+from sealchemy._databases.access import Access, StillLockedError
 from sealchemy._databases.base import ATTEMPTS
+from sealchemy._databases.refused import RefusedStatementError
 from sealchemy._databases.table import RowKey
 from sealchemy.errors import RewriteError
 

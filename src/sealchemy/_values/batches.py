@@ -62,13 +62,10 @@ def decryptor(
     size, b64decode, decode = len(envelope.header("0" * 12, bound=bound)), envelope.b64decode, codec.decode
     start = size + PREFIX_SIZE
     start_of = itemgetter(slice(start))
-    one_padding, two_paddings = envelope.ONE_PADDING, envelope.TWO_PADDINGS
     ciphers = ciphers_by_header(keys, context, bound=bound)
 
     def decrypt_group(common: str, texts: Sequence[str], rows: Sequence[bytes] | None) -> list[Any]:
-        if [
-            text for text in texts if text[-1] == "=" and text[-2:] not in one_padding and text[-3:] not in two_paddings
-        ]:
+        if not _are_canonical(texts):
             raise ValueError
         cipher, associated_data = ciphers[common[:size]]
         open_ = cipher(b64decode(common[size:] + texts[0], None, True)[:12]).decrypt  # noqa: FBT003 - positional is faster
@@ -87,10 +84,13 @@ def decryptor(
                     found += decrypt_group(common, texts, rows and rows[done : done + len(texts)])
         except NOT_READY:  # some of these hold plaintext
             found = []
-        if found:
-            return found
-        if rows is None:
-            return [decrypt(value) for value in values]
-        return [decrypt(value, row) for value, row in zip(values, rows, strict=True)]
+        return found or [decrypt(*item) for item in (zip(values) if rows is None else zip(values, rows, strict=True))]
 
     return decrypt_batch
+
+
+def _are_canonical(texts: Sequence[str]) -> bool:
+    one_padding, two_paddings = envelope.ONE_PADDING, envelope.TWO_PADDINGS
+    return not [
+        text for text in texts if text[-1] == "=" and text[-2:] not in one_padding and text[-3:] not in two_paddings
+    ]

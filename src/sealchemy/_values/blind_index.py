@@ -13,6 +13,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from pybase64 import b64encode_as_string
 
+from sealchemy.errors import MissingKeyError
+
+from .envelope import require_context
+from .key_ring import KeyRing
 from .secret import hide, reveal
 
 PREFIX = "sealchemy-index:v1:"
@@ -58,3 +62,14 @@ def normalize_email(address: str) -> str:
 
 
 normalize_email.__module__ = "sealchemy"
+
+
+def digester_of(key_ring: KeyRing, context: str) -> Callable[[bytes], str]:
+    """Return the function that makes the digests of one context; raises `MissingKeyError` without an index key."""
+    if key_ring.index_key is None:
+        raise MissingKeyError(
+            f"{context}: a blind index needs a key of its own, and the key ring has none: set <prefix>_INDEX_KEY (or"
+            " pass index_key= to KeyRing); `sealchemy generate-key` prints a new one. It is never rotated with the"
+            " others: if there are digests already, it must be the key that made them"
+        )
+    return digester(key_ring.index_key.index_secret(require_context(context)))

@@ -184,14 +184,12 @@ def decryptor(
             if text[-1] != "=" or text[-2:] in one_padding or text[-3:] in two_paddings:
                 data = open_(payload[12:24], payload[24:], associated_data + row)
                 if known is None:
-                    start_of = stored[:start]
-                    _keep(ready, start_of, (open_, associated_data) if start_of in ready else None)
+                    _keep(ready, stored[:start], (open_, associated_data))
                 return decode(data)
         except NOT_READY:  # some of these hold plaintext
             data = None
         stored = hide_stored(stored)
-        if isinstance(stored, str) and stored.startswith(envelope.PREFIX):
-            envelope.require_size(stored, context, size_limit)
+        envelope.require_size(stored, context, size_limit)
         if isinstance(stored, str) and (key := keys.get(str(stored[:size]))):
             return key.decrypt(str(stored), context, codec, row if bound else None)
         return on_other(stored)
@@ -207,13 +205,13 @@ def ciphers_by_header(
 
 
 def _keep(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:
-    """Keep a value in a small cache, in place of the one that has been there for longest."""
+    """Keep a value in a small cache from its second use, in place of the one that has been there for longest."""
     if len(cache) >= _PREFIXES_PER_READER:
         try:  # noqa: SIM105 - `suppress` costs as much as deriving the key
             cache.popitem(last=False)
         except (LookupError, RuntimeError):  # another thread does the same
             pass
-    cache[key] = value
+    cache[key] = value if key in cache else None
 
 
 NOT_READY = (LookupError, TypeError, ValueError, RecursionError, BytesWarning, InvalidTag)

@@ -74,11 +74,11 @@ def header(key_id: str, *, bound: bool = False) -> str:
     return f"{PREFIX}v1:{key_id}:{ROW if bound else ''}"
 
 
-def require_size(text: str, where: str, limit: int) -> None:
-    """Raise `EnvelopeFormatError` for a text that is too long to be decoded."""
-    if len(text) > limit:
+def require_size(stored: Any, where: str, limit: int) -> None:
+    """Raise `EnvelopeFormatError` for an encrypted value that is too long to be decoded."""
+    if isinstance(stored, str) and stored.startswith(PREFIX) and len(stored) > limit:
         raise EnvelopeFormatError(
-            f"{where}: the stored value has {len(text)} characters, more than the {limit} of the key ring's size_limit;"
+            f"{where}: the stored value has {len(stored)} characters, more than the key ring's size_limit of {limit};"
             " delete it, or raise the limit if an application stored a value of this size"
         )
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, NoReturn, Self
 
-from sealchemy.errors import KeyFormatError, MissingKeyError, PlaintextTypeError, UnknownKeyError
+from sealchemy.errors import KeyFormatError, PlaintextTypeError, UnknownKeyError
 
-from . import batches, blind_index, data_key, envelope
+from . import batches, data_key, envelope
 from .codecs import RESERVED, TEXT, Codec
 from .environment import KeyIds, hidden, read_keys
 from .keys import Key
@@ -243,14 +243,3 @@ def refuse_key(key_ring: KeyRing, context: str, key_id: str) -> NoReturn:
         f" ({', '.join(data_keys(key_ring))}); add that key to the previous keys",
         key_id=key_id,
     )
-
-
-def index_digester(key_ring: KeyRing, context: str) -> Callable[[bytes], str]:
-    """Return the function that makes the digests of one context; raises `MissingKeyError` without an index key."""
-    if key_ring.index_key is None:
-        raise MissingKeyError(
-            f"{context}: a blind index needs a key of its own, and the key ring has none: set <prefix>_INDEX_KEY (or"
-            " pass index_key= to KeyRing); `sealchemy generate-key` prints a new one. It is never rotated with the"
-            " others: if there are digests already, it must be the key that made them"
-        )
-    return blind_index.digester(key_ring.index_key.index_secret(envelope.require_context(context)))

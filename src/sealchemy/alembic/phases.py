@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # Alembic loads this module while it is itself being imported
     from alembic.autogenerate.api import AutogenContext
 
 
-STEPS = (WidenColumnsOp, EncryptColumnsOp, BindColumnsOp, RequireEncryptionOp)
+STEPS: tuple[type[ColumnsOp], ...] = (WidenColumnsOp, EncryptColumnsOp, BindColumnsOp, RequireEncryptionOp)
 """The steps in their order."""
 
 
