@@ -68,14 +68,14 @@ def test_replacing_the_ring_during_first_use_of_a_column_takes_effect(
 ) -> None:
     removed, kept = Key.generate(), Key.generate()
     engine = attach_key_ring(create_engine("sqlite://"), KeyRing(primary=removed))
-    make, entered = getattr(engine_module.ring, kind), threading.Event()
+    make, entered = getattr(engine_module.key_ring, kind), threading.Event()
 
     def make_slowly(*arguments: Any) -> Any:
         entered.set()
         time.sleep(0.3)
         return make(*arguments)
 
-    monkeypatch.setattr(engine_module.ring, kind, make_slowly)
+    monkeypatch.setattr(engine_module.key_ring, kind, make_slowly)
     with ThreadPoolExecutor(1) as pool:
         function = pool.submit(getattr(engine_module.engine_keys(engine.dialect), kind), "a.b", TEXT)
         entered.wait(10)
