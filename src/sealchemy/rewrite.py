@@ -7,12 +7,13 @@ from sqlalchemy import Connection, Engine
 from sealchemy._databases.access import open_table
 from sealchemy._databases.table import TableColumns
 from sealchemy._inspection.preflight import announce
+from sealchemy._rewriting import ranges
 from sealchemy._rewriting.conversions import BIND, DECRYPT, ENCRYPT, REKEY, UNBIND, VERIFY, Conversion
 from sealchemy._rewriting.options import Options
 from sealchemy._rewriting.report import Failure, Progress, Report
 from sealchemy._rewriting.run import run
 from sealchemy._rewriting.stages import refuse_legacy_reader, require_binding, require_keys, spread
-from sealchemy.errors import RewriteError
+from sealchemy.errors import RewriteError, UnsupportedOperationError
 
 __all__ = [
     "BIND",
@@ -28,6 +29,7 @@ __all__ = [
     "Report",
     "RewriteError",
     "rewrite",
+    "split",
 ]
 
 
@@ -85,5 +87,27 @@ def rewrite(  # noqa: PLR0913 - all but the first four are options
     require_binding(conversion, bound, columns)
     with open_table(bind, TableColumns(table, columns, schema, kinds, bound), options.lock_timeout) as access:
         if conversion is not VERIFY:
-            announce(access, conversion)
+            announce(access, conversion, measure=options.range is None)
         return run(access, conversion, options, progress, legacy_reader)
+
+
+def split(bind: Engine | Connection, table: str, parts: int, *, schema: str | None = None) -> list[str]:
+    """Return ranges of a table's primary key, for `Options(range=)`: about equal parts, which together are the table.
+
+    The boundaries come from a sample of the table's blocks, which takes milliseconds whatever its size. Several runs
+    can then work on a range each, in any order and on any host; run the last one without a range.
+
+    Args:
+        bind: an engine or a connection, to PostgreSQL.
+        table: the table, by its name in the database.
+        parts: how many ranges to make; there are fewer if the table has fewer rows.
+        schema: its schema, if it is not the default one.
+
+    Raises:
+        ColumnDefinitionError: the table has no primary key.
+        UnsupportedOperationError: another kind of database, or `parts` is less than 1.
+    """
+    if parts < 1:
+        raise UnsupportedOperationError("split takes the number of ranges to make, 1 or more")
+    with open_table(bind, TableColumns(table, {}, schema, kinds=None)) as access:
+        return [str(item) for item in ranges.split(access, parts)]

@@ -142,6 +142,18 @@ class Database(Definition):
         """Return the test for the rows of one share of `count`, which depends on their key alone."""
         raise UnsupportedOperationError("only PostgreSQL supports shards; leave the shard out: one process is as fast")
 
+    def boundaries(self, connection: sa.Connection, target: Target, parts: int) -> list[tuple[str, ...]]:
+        """Return keys, as text, that divide a table into about equal parts; there may be fewer parts."""
+        raise UnsupportedOperationError("only PostgreSQL supports ranges; leave them out: one process is as fast")
+
+    def key_of(self, connection: sa.Connection, target: Target, text: Sequence[str]) -> RowKey:
+        """Return the key that such a text stands for."""
+        raise UnsupportedOperationError("only PostgreSQL supports ranges; leave the range out: one process is as fast")
+
+    def is_before(self, connection: sa.Connection, target: Target, low: RowKey, high: RowKey) -> bool:
+        """Return whether a key comes before another one in the order of the table."""
+        raise NotImplementedError
+
     def writer(self, connection: sa.Connection, target: Target, within: Sequence[sa.ColumnElement[bool]]) -> Writer:
         """Return the function that stores new values by primary key.
 

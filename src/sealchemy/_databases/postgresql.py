@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from sealchemy._values.codecs import BYTES, TEXT, Plaintext
 
-from . import postgresql_session, postgresql_vacuum, refusals
+from . import postgresql_ranges, postgresql_session, postgresql_vacuum, refusals
 from .base import Database, Elements, TransactionOptions, Writer
 from .definition import NarrowColumn
 from .encryption_check import by_regular_expression, by_start, to_like
@@ -144,6 +144,18 @@ class PostgreSQL(Database):
     def in_shard(self, key: Elements, number: int, count: int) -> sa.ColumnElement[bool]:
         """Assign rows by a hash of their key, so that a row which is inserted later has its share as well."""
         return sa.func.abs(sa.func.hash_record_extended(sa.func.row(*key), 0) % count) == number - 1
+
+    @override
+    def boundaries(self, connection: sa.Connection, target: Target, parts: int) -> list[tuple[str, ...]]:
+        return postgresql_ranges.boundaries(connection, target, parts)
+
+    @override
+    def key_of(self, connection: sa.Connection, target: Target, text: Sequence[str]) -> RowKey:
+        return postgresql_ranges.key_of(connection, target, text)
+
+    @override
+    def is_before(self, connection: sa.Connection, target: Target, low: RowKey, high: RowKey) -> bool:
+        return postgresql_ranges.is_before(connection, target, low, high)
 
     @override
     def up_to(self, key: Elements, last: Elements) -> sa.ColumnElement[bool]:

@@ -116,6 +116,8 @@ def look_up(
             found = {}
         key = inspector.get_pk_constraint(name, schema=schema)["constrained_columns"] if found else []
     problem = _find_problem(connection.engine.url.database, contexts, found, key)
+    if found and not contexts and wanted_kinds is not None:  # with None, the caller only asks for the key
+        problem = "no column is named; give a mapping of column names to contexts"
     parts = list(dict.fromkeys(part for bound in bind_to.values() for part in bound))
     problem = problem or next((problem for part in parts if (problem := _find_wrong_part(part, found, contexts))), None)
     types = {item: kind_of(found[item]) or TEXT for item in contexts if item in found}
@@ -226,8 +228,6 @@ def _find_problem(
 ) -> str | None:
     if not found:
         return f"there is no such table in the database {database or ':memory:'!r}; create it first"
-    if not contexts:
-        return "no column is named; give a mapping of column names to contexts"
     if missing := [item for item in contexts if item not in found]:
         return f"it has no column {', '.join(missing)}; its columns are {', '.join(found)}"
     if not key:

@@ -51,10 +51,11 @@ def inspect(access: Access) -> list[Finding]:
     return list(_INSPECTORS[access.connection.dialect.name](access.connection, access.target))
 
 
-def inspect_columns(access: Access) -> list[Finding]:
+def inspect_columns(access: Access, *, measure: bool = True) -> list[Finding]:
     """Return everything that the plan shows of an open table, but for the states of its values.
 
-    If row-level security hides rows, that alone is returned: every query of the rows would fail.
+    With `measure`, the database reads every value for its size. If row-level security hides rows, that alone is
+    returned: every query of the rows would fail.
     """
     with access.transaction(write=False):
         found = inspect(access)
@@ -64,7 +65,7 @@ def inspect_columns(access: Access) -> list[Finding]:
             dict.fromkeys(
                 [
                     *find_other_types(access),
-                    *find_narrow(access, measure=True),
+                    *find_narrow(access, measure=measure),
                     *find_inexact_parts(access),
                     *found,
                     *_locks(access),
@@ -111,9 +112,9 @@ def refuse_obstacles_to_widening(access: Access) -> None:
         )
 
 
-def announce(access: Access, conversion: Conversion) -> None:
+def announce(access: Access, conversion: Conversion, *, measure: bool) -> None:
     """Log the findings that would stop the Alembic operation and the command."""
-    for item in inspect_columns(access):
+    for item in inspect_columns(access, measure=measure):
         if _concerns(item, conversion, widens=False):
             logger.warning("%s %s: %s", conversion.name, access.target.name, item)
 

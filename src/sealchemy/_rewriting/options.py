@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from sealchemy.errors import UnsupportedOperationError
 
+from .ranges import parse_range
+
 _DAY = 86_400
 _LARGEST_BATCH = 100_000
 
@@ -19,6 +21,8 @@ class Options:
         max_rows: rows after which to stop; a later run goes on.
         shard: `(2, 8)` for the second of eight runs that share a table, each row belonging to exactly one of them
             by a hash of its primary key; on PostgreSQL.
+        range: a line of JSON with the keys before and at the ends of the rows to work on, as `split` returns it; on
+            PostgreSQL.
         ddl_patience: seconds for which to keep trying a change of the table's definition that others' locks prevent;
             each attempt waits for half a second at most, since everyone who comes later waits behind it.
         dry_run: read, count and report; change nothing.
@@ -32,6 +36,7 @@ class Options:
     pause: float = 0.0
     max_rows: int | None = None
     shard: tuple[int, int] | None = None
+    range: str | None = None
     dry_run: bool = False
     ddl_patience: float = 300.0
 
@@ -44,6 +49,8 @@ class Options:
         _require(0 <= self.pause <= _DAY, "pause must be from 0 to 86400 seconds")
         _require(self.max_rows is None or self.max_rows >= 1, "max_rows must be 1 or more")
         _require(1 <= number <= count, "a shard is one of several, such as 2/8")
+        if self.range is not None:
+            parse_range(self.range)
 
 
 Options.__module__ = "sealchemy.rewrite"

@@ -1,10 +1,10 @@
 """Read a table in steps along its primary key, as columns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import ColumnElement, Integer, Select, bindparam, case, func, literal_column, select
+from sqlalchemy import ColumnElement, Integer, Select, bindparam, case, func, literal, literal_column, select
 
 from sealchemy._databases.access import Access
 from sealchemy._databases.stored_text import hide_values
@@ -27,13 +27,21 @@ class Query(NamedTuple):
 
 
 class Pages:
-    """The rows of a table, or of one shard of it.
+    """The rows of a table, or of one shard or range of it.
+
+    `first` is the key before the first of them, or None.
 
     Its statements are built once, with parameters for the bounds of a span: building one takes longer than to run it.
     """
 
-    def __init__(self, access: Access, shard: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        access: Access,
+        shard: tuple[int, int] | None = None,
+        ends: tuple[RowKey | None, RowKey | None] = (None, None),
+    ) -> None:
         self._access, self._target, self._database = access, access.target, access.database
+        self.first, self._high_end = ends
         self._only = [self._database.in_shard(access.target.key, *shard)] if shard else []
         sizes = [func.coalesce(self._database.size(item), 0) for item in self._target.columns]
         self._size: ColumnElement[Any] = sum(sizes[1:], sizes[0])
@@ -148,6 +156,8 @@ class Pages:
 
     def last(self) -> RowKey | None:
         """Return the last key, where a walk ends: a writer may append for ever."""
+        if self._high_end is not None:
+            return self._high_end
         key = self._target.key
         query = select(*key).order_by(*(item.desc() for item in key)).limit(1)
         return self._key(Query(query, {}))
@@ -177,10 +187,20 @@ class Pages:
     def count(self, *where: ColumnElement[bool]) -> int:
         """Return the number of rows."""
         query, total = select(func.count()).select_from(self._target.table).where(*where, *self._only), 0
+        if within := list(self._in_range()):
+            with self._access.transaction(write=False):
+                return self._access.connection.scalar(query.where(*within)) or 0
         with self._access.transaction(write=False, snapshot=True):
             for part in self._database.parts(self._access.connection, self._target):
                 total += self._access.connection.scalar(query.where(part)) or 0
         return total
+
+    def _in_range(self) -> Iterator[ColumnElement[bool]]:
+        """Yield the tests for the rows between the ends, where a query has no span."""
+        key = self._target.key
+        for end, test in ((self.first, self._database.after), (self._high_end, self._database.up_to)):
+            if end is not None:
+                yield test(key, [literal(value, item.type) for value, item in zip(end, key, strict=True)])
 
     def count_within(self, span: Span) -> int:
         """Return the number of rows of a span, in the transaction of the connection."""

@@ -31,6 +31,7 @@ from .interrupt import interrupt_between_batches
 from .options import Options
 from .pages import Pages, Span
 from .problems import FURTHER_PASSES, describe_problems
+from .ranges import ends
 from .report import Progress, Report
 from .steps import Steps
 from .walk import Step, Walk
@@ -86,7 +87,7 @@ class _Run:
         self.progress, self.interrupted, self.report = progress, interrupted, report
         tests = zip(access.target.columns, pending, strict=True)
         self.is_pending = or_(*(and_(item.is_not(None), test) for item, test in tests))
-        self.pages = Pages(access, options.shard)
+        self.pages = Pages(access, options.shard, *([ends(access, options.range)] if options.range else []))
         columns = Columns(access, conversion, ciphers)
         self.steps = Steps(access, self.pages, columns, self.is_pending, options.batch_size)
         self.only_reads = options.dry_run or conversion is VERIFY
@@ -119,7 +120,7 @@ class _Run:
         else:
             found_last = self._rewrite_everything()
         unreached = 0 if self._is_stopped() else self._count_unreached()
-        if self.access.owns_connection and not self.only_reads:
+        if self.access.owns_connection and not self.only_reads and self.options.range is None:
             self.report.left_behind = self.database.finish(self.access.connection, self.access.target)
         self._is_stopped()
         if problems := describe_problems(self.report, self.conversion, self.options, found_last, unreached):

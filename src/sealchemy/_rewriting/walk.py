@@ -69,7 +69,7 @@ class StepSize:
 
 
 class Walk:
-    """A walk over the rows of a table, up to the one that is last when it begins, or until it is interrupted."""
+    """A walk over the rows of a table, or of a range, up to the one that is last when it begins."""
 
     def __init__(self, access: Access, pages: Pages, batch_size: int, interrupted: Event) -> None:
         self._access, self._pages, self._size, self._interrupted = access, pages, StepSize(batch_size), interrupted
@@ -114,7 +114,7 @@ class Walk:
         return self._access.run(self._pages.last, write=False, walk=True)
 
     def _steps(self, work: Callable[[Span, int], Step], last: RowKey | None) -> Iterator[Step]:
-        low = None
+        low = self._pages.first
         while last is not None and low != last and not self._interrupted.is_set():
             with self._size.timed():
                 step = work((low, last), self._size.rows)
