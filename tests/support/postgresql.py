@@ -38,6 +38,7 @@ class Server:
     process: subprocess.Popen[bytes] | None = None
     folder: Path | None = None
     launch: Callable[[], subprocess.Popen[bytes]] | None = None
+    binaries: Path | None = None
     stop_signal: signal.Signals = signal.SIGINT
 
     def stop(self) -> None:
@@ -82,6 +83,20 @@ def start_any(**settings: str) -> Server | None:
 
 def start(binaries: Path, **settings: str) -> Server:
     """Start a new server on a free port, as an unprivileged user if this process is root, which PostgreSQL refuses."""
+    initdb = ["initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
+    return _start(binaries, initdb, settings)
+
+
+def start_standby(primary: Server, **settings: str) -> Server:
+    """Start a server that replays what another one writes; skip the test where there is no pg_basebackup."""
+    if not primary.binaries or not (primary.binaries / "pg_basebackup").exists():
+        pytest.skip("this PostgreSQL comes without pg_basebackup, and the test needs a standby")
+    url = primary.url.replace("postgresql+psycopg", "postgresql")
+    copy = ["pg_basebackup", "--write-recovery-conf", "--no-sync", "--checkpoint=fast", "--dbname", url]
+    return _start(primary.binaries, copy, settings)
+
+
+def _start(binaries: Path, make_data: list[str], settings: dict[str, str]) -> Server:
     folder = Path(tempfile.mkdtemp(prefix="sealchemy-pg-"))
     owner = _unprivileged_user()
     if owner:
@@ -89,20 +104,10 @@ def start(binaries: Path, **settings: str) -> Server:
         binaries = _reachable(binaries, folder, owner)
     account = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if owner else {}
     data = folder / "data"
-    initdb = [
-        binaries / "initdb",
-        "-D",
-        data,
-        "-U",
-        "postgres",
-        "-A",
-        "trust",
-        "-E",
-        "UTF8",
-        "--no-locale",
-        "--no-sync",
-    ]
-    subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=folder, **account)
+    program, *arguments = make_data
+    subprocess.run(
+        [binaries / program, "-D", data, *arguments], check=True, stdout=subprocess.DEVNULL, cwd=folder, **account
+    )
     port = _free_port()
     options = {
         "listen_addresses": "127.0.0.1",
@@ -112,14 +117,14 @@ def start(binaries: Path, **settings: str) -> Server:
         "max_connections": 200,
         **settings,
     }
-    arguments = [binaries / "postgres", "-D", data] + [f"--{name}={value}" for name, value in options.items()]
+    command = [binaries / "postgres", "-D", data] + [f"--{name}={value}" for name, value in options.items()]
 
     def launch() -> subprocess.Popen[bytes]:
         with (folder / "server.log").open("ab") as log:
-            return subprocess.Popen(arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder, **account)
+            return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder, **account)
 
     url = f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
-    server = Server(url, f"{_version(binaries)} from {binaries}", launch(), folder, launch)
+    server = Server(url, f"{_version(binaries)} from {binaries}", launch(), folder, launch, binaries)
     _wait_until_ready(server, port)
     return server
 

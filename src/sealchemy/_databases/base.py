@@ -15,6 +15,7 @@ from sealchemy._values.codecs import BYTES, JSON, TEXT, Plaintext
 from sealchemy.errors import UnsupportedOperationError
 
 from .definition import Definition
+from .replication import Replication
 from .table import RowKey, Target, without_collation
 
 ATTEMPTS = 10
@@ -141,6 +142,10 @@ class Database(Definition):
     def in_shard(self, key: Elements, number: int, count: int) -> sa.ColumnElement[bool]:
         """Return the test for the rows of one share of `count`, which depends on their key alone."""
         raise UnsupportedOperationError("only PostgreSQL supports shards; leave the shard out: one process is as fast")
+
+    def replication(self, max_lag: float | None, max_wal_retained: int | None) -> Replication:
+        """Return what tells whether standbys, or replication slots, are farther behind than that."""
+        raise UnsupportedOperationError("only PostgreSQL supports max_lag and max_wal_retained; leave them out")
 
     def boundaries(self, connection: sa.Connection, target: Target, parts: int) -> list[tuple[str, ...]]:
         """Return keys, as text, that divide a table into about equal parts; there may be fewer parts."""

@@ -23,6 +23,7 @@ from .postgresql_columns import kind_of, quoted_name, to_text, types_of
 from .postgresql_keys import key_problem
 from .postgresql_parts import parts
 from .postgresql_session import sqlstate
+from .replication import Replication
 from .table import RowKey, Target
 
 # An ALTER TABLE waits for everyone who holds any lock on the table, and later statements wait behind it; VALIDATE waits
@@ -144,6 +145,10 @@ class PostgreSQL(Database):
     def in_shard(self, key: Elements, number: int, count: int) -> sa.ColumnElement[bool]:
         """Assign rows by a hash of their key, so that a row which is inserted later has its share as well."""
         return sa.func.abs(sa.func.hash_record_extended(sa.func.row(*key), 0) % count) == number - 1
+
+    @override
+    def replication(self, max_lag: float | None, max_wal_retained: int | None) -> Replication:
+        return Replication(max_lag, max_wal_retained)
 
     @override
     def boundaries(self, connection: sa.Connection, target: Target, parts: int) -> list[tuple[str, ...]]:

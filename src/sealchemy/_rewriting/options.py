@@ -8,6 +8,7 @@ from .ranges import parse_range
 
 _DAY = 86_400
 _LARGEST_BATCH = 100_000
+_MOST_NICE = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,9 @@ class Options:
         batch_size: rows in a transaction; other sessions wait for one batch at most.
         lock_timeout: seconds to wait for a row that another session has locked.
         pause: seconds to rest between two batches.
+        nice: the share of the time of a batch to rest after it, 0.5 for half as long as it took.
+        max_lag: seconds that a standby may be behind; the run waits for it to catch up; on PostgreSQL.
+        max_wal_retained: bytes of WAL that a replication slot may retain; the run waits; on PostgreSQL.
         max_rows: rows after which to stop; a later run goes on.
         shard: `(2, 8)` for the second of eight runs that share a table, each row belonging to exactly one of them
             by a hash of its primary key; on PostgreSQL.
@@ -34,6 +38,9 @@ class Options:
     batch_size: int = 1000
     lock_timeout: float = 5.0
     pause: float = 0.0
+    nice: float = 0.0
+    max_lag: float | None = None
+    max_wal_retained: int | None = None
     max_rows: int | None = None
     shard: tuple[int, int] | None = None
     range: str | None = None
@@ -47,6 +54,9 @@ class Options:
         _require(0 < self.lock_timeout <= _DAY, "lock_timeout must be more than 0 and at most 86400 seconds")
         _require(0 <= self.ddl_patience <= _DAY, "ddl_patience must be from 0 to 86400 seconds")
         _require(0 <= self.pause <= _DAY, "pause must be from 0 to 86400 seconds")
+        _require(0 <= self.nice <= _MOST_NICE, "nice must be from 0 to 100")
+        _require(self.max_lag is None or 0 < self.max_lag <= _DAY, "max_lag must be more than 0 and at most 86400 s")
+        _require(self.max_wal_retained is None or self.max_wal_retained > 0, "max_wal_retained must be more than 0")
         _require(self.max_rows is None or self.max_rows >= 1, "max_rows must be 1 or more")
         _require(1 <= number <= count, "a shard is one of several, such as 2/8")
         if self.range is not None:

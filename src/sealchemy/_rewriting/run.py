@@ -8,6 +8,7 @@ The first walk rewrites what is pending, and authenticates every value, before t
 had locked, or put behind it, is found by light walks, which look at the start of the values only.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from threading import Event
@@ -34,6 +35,7 @@ from .problems import FURTHER_PASSES, describe_problems
 from .ranges import ends
 from .report import Progress, Report
 from .steps import Steps
+from .throttle import Throttle
 from .walk import Step, Walk
 
 OnProgress: TypeAlias = Callable[[Progress], None]
@@ -151,14 +153,15 @@ class _Run:
 
     def _write(self, work: Callable[[Span, int, int], Step]) -> int:
         """Return how many rows a walk wrote."""
-        written = 0
+        written, throttle, began = 0, Throttle(self.access, self.options, self.interrupted), time.monotonic()
         for step in self._until_stopped(self._walk().write(work, self._limit)):
             written += step.written
             self.report.rewritten += step.written
             self._report(step)
             self._tell(step)
             if step.written:
-                self.interrupted.wait(self.options.pause)
+                throttle.rest(time.monotonic() - began)
+            began = time.monotonic()
         return written
 
     def _limit(self) -> int:
