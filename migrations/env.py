@@ -6,7 +6,7 @@ import logging
 
 from alembic import context
 from alembic.util import CommandError
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
 from sealchemy import SealchemyError, attach_key_ring
@@ -47,11 +47,11 @@ def run() -> None:
     try:
         if context.is_offline_mode():
             run_offline(settings)
-        elif is_async(settings.database_url):
+        elif is_async(settings.url()):
             run_in_a_loop(lambda: run_online(settings))
         else:
             run_online(settings)
-    except (SealchemyError, OperationalError, ArgumentError) as error:
+    except (SealchemyError, DBAPIError, ArgumentError) as error:
         if not from_command_line:
             raise
         raise CommandError(str(error)) from None

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 from alembic import op
+from alembic.util import CommandError
 from sqlalchemy.dialects import mysql
 
 revision = "0004"
@@ -28,6 +29,8 @@ BEFORE, AFTER = ("user_id", "provider"), ("user_id", "provider", "account")
 
 
 def upgrade() -> None:
+    if op.get_context().as_sql:
+        raise CommandError("revision 0004 looks at the table first, which a script written by --sql cannot")
     op.allow_plaintext(TABLE, CONTEXTS)  # 0006 adds the CHECK again, for bound values
     if op.get_bind().dialect.name == "postgresql":
         op.execute("SET lock_timeout = '5s'")  # fail, to be run again, rather than have the application queue

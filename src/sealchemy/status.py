@@ -154,11 +154,18 @@ def check_encryption(bind: Any, metadata: MetaData) -> Awaitable[None] | None:
         return bind.run_sync(check_encryption, metadata)  # type: ignore[no-any-return]
     if hasattr(bind, "sync_engine"):
         return _check_async(bind, metadata)
+    if hasattr(bind, "registry"):  # a scoped_session
+        bind = bind()
+        return check_encryption(bind, metadata)  # type: ignore[no-any-return]
     if isinstance(bind, Session):
-        first = declared_tables(metadata)[0]
-        named = (first.name, first.schema)
-        table = next(item for item in metadata.sorted_tables if (item.name, item.schema) == named)
-        bind = bind.connection(bind_arguments={"clause": table})
+        names = {(item.name, item.schema) for item in declared_tables(metadata)}
+        tables = [item for item in metadata.sorted_tables if (item.name, item.schema) in names]
+        if len({bind.get_bind(clause=table) for table in tables}) > 1:
+            raise UnsupportedOperationError(
+                "check_encryption: this session has its tables in several databases; pass the engine of each, with the"
+                " MetaData of the tables in it"
+            )
+        bind = bind.connection(bind_arguments={"clause": tables[0]})
     for problem in find_problems(bind, metadata):
         raise problem
     return None

@@ -58,6 +58,8 @@ def assert_encrypted(session: Any, column: InstrumentedAttribute[Any]) -> Awaita
         AssertionError: the column is not of an encrypted type, it has no values, or some of them are plaintext or
             cannot be read.
     """
+    if hasattr(session, "registry"):  # a scoped session
+        session = session()
     if hasattr(session, "run_sync"):
         return session.run_sync(assert_encrypted, column)  # type: ignore[no-any-return]
     mapper = inspect(getattr(column, "class_", None), raiseerr=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -9,8 +10,12 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.util import await_only
 
-from sealchemy import Key
+from sealchemy import Key, SealchemyError, UnsupportedOperationError
+from sealchemy._databases.access import open_table
+from sealchemy._databases.async_drivers import NeedsEventLoopError, make_engine, run
+from sealchemy._databases.table import TableColumns
 from tests.support.cli import Project, run_in_this_process
 
 ROOT = Path(__file__).parents[2]
@@ -124,3 +129,55 @@ def test_an_interrupted_run_on_an_async_driver(urls: tuple[str, str], tmp_path: 
     finally:
         project.execute('DROP TABLE "Integration"')
         project.engine.dispose()
+
+
+def test_a_second_interrupt_leaves_the_blocks_that_the_function_is_in() -> None:
+    left: list[str] = []
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def wait() -> None:
+        try:
+            asyncio.get_running_loop().call_later(0.1, interrupt)
+            await_only(asyncio.sleep(60))
+        finally:
+            left.append("finally")
+
+    with pytest.raises(KeyboardInterrupt):
+        run(wait)
+    assert left == ["finally"]
+
+
+def test_inside_a_running_loop_the_way_out_is_named() -> None:
+    async def main() -> None:
+        with pytest.raises(UnsupportedOperationError, match=r"asyncio\.to_thread"):
+            run(lambda: None)
+        assert await asyncio.to_thread(run, lambda: 5) == 5
+
+    asyncio.run(main())
+
+
+def test_outside_of_a_loop_the_url_is_refused() -> None:
+    with pytest.raises(NeedsEventLoopError, match="aiosqlite is an async driver"):
+        make_engine("sqlite+aiosqlite://")
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("postgresql+asyncpg://user@127.0.0.1:1/shop", "127.0.0.1"),
+        ("postgresql+asyncpg://user@127.0.0.1:1/shop?sslmode=require", "option of the URL.*sslmode"),
+    ],
+)
+def test_a_server_that_cannot_be_reached_is_named(url: str, says: str) -> None:
+    def connect() -> None:
+        engine = make_engine(url, hide_parameters=True)
+        try:
+            with open_table(engine, TableColumns("t", {"token": "t.token"})):
+                pass
+        finally:
+            engine.dispose()
+
+    with pytest.raises(SealchemyError, match=says):
+        run(connect)

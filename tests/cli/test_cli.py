@@ -86,17 +86,32 @@ def test_generate_key_fills_in_the_example(
         (f"{VARIABLE}=x\n{VARIABLE}=", "has a key already"),
         (f'{VARIABLE}="x', "has a key already"),
         (f"{VARIABLE}=\udcff", ".env is not UTF-8"),
+        (f"'{VARIABLE}'=x", "has a key already"),
+        (f"\ufeff{VARIABLE}=x", "has a key already"),
+        (f"{VARIABLE}='\nx'", "has a key already"),
     ],
 )
 def test_generate_key_never_overwrites_a_key(
     sealchemy: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, line: str, says: str
 ) -> None:
-    content = f"A=1\n{line}\n".encode("utf-8", "surrogateescape")
+    content = f"{line}\nA=1\n".encode("utf-8", "surrogateescape")
     (tmp_path / ".env").write_bytes(content)
     refused = sealchemy("generate-key", "--env")
     assert refused.returncode == 1
     assert says in refused.stderr
     assert (tmp_path / ".env").read_bytes() == content
+
+
+def test_generate_key_keeps_a_link_to_a_shared_file(
+    sealchemy: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared/env").write_text("A=1\n")
+    (tmp_path / ".env").symlink_to("shared/env")
+    assert sealchemy("generate-key", "--env").returncode == 0
+    assert (tmp_path / ".env").is_symlink()
+    assert VARIABLE in (tmp_path / "shared/env").read_text()
+    assert (tmp_path / "shared/env").stat().st_mode & 0o777 == 0o600
 
 
 def check_demo(output: str) -> None:

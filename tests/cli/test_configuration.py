@@ -163,3 +163,37 @@ def test_a_key_without_checksum_is_printed_on_request(folder: Path) -> None:
     texts = [run(folder, "generate-key", *options).stdout.strip() for options in ([], ["--without-checksum"])]
     assert [len(text) for text in texts] == [65, 60]
     assert [Key.parse(text).reveal() for text in texts] == texts
+
+
+@pytest.mark.parametrize("name", ["password", "sslpassword"])
+def test_a_password_in_the_query_of_a_url_is_not_printed(folder: Path, name: str) -> None:
+    url = f"postgresql+psycopg://user@127.0.0.1:1/shop?{name}=SENTINEL"
+    for command in (["encrypt"], ["scrub", "--yes"], ["plan"]):
+        done = run(folder, *command, "--models", "shop.models:Base", "--prefix", "SHOP", "--url", url)
+        assert done.returncode == 1
+        assert "SENTINEL" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("dotenv", "file"),
+    [
+        ("DRIVER=aiosqlite\nDATABASE_URL=sqlite+${DRIVER}:///by_file.db", TABLE.replace("url", "# url")),
+        ("", TABLE.replace("sqlite:", "sqlite\\u002baiosqlite:")),
+        ("# postgresql+asyncpg://", TABLE),
+    ],
+    ids=["a variable", "an escape", "a comment"],
+)
+def test_an_async_driver_is_found_however_the_url_is_written(folder: Path, dotenv: str, file: str) -> None:
+    (folder / ".env").write_text(dotenv)
+    (folder / "pyproject.toml").write_text(file)
+    done = run(folder, "encrypt")
+    assert done.returncode == 0, done.stderr
+    assert encrypted(folder) == {"by_file"}
+    assert done.stderr.count("database: ") == 1
+
+
+def test_a_folder_named_env_is_no_file(folder: Path) -> None:
+    (folder / ".env").mkdir()
+    (folder / "pyproject.toml").write_text(TABLE)
+    assert run(folder, "status").returncode == 0
+    assert run(folder, "--version").returncode == 0

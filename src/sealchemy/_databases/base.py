@@ -215,7 +215,7 @@ class Database(Definition):
         if error.hide_parameters and not error.params:  # the engine redacts its errors
             said = str(error.orig).strip().partition("\n")[0]
         names = f"{type(error.orig).__name__}{f' {code}' if code else ''}"
-        repair = "it lost the connection; run it again" if self.is_lost(error) else self.refusals.get(code)
+        repair = "no connection to the server, or not any more" if self.is_lost(error) else self.refusals.get(code)
         return "; ".join(filter(None, (f"{names}: {said}" if said else names, repair)))
 
     def retry(self, transaction: Callable[[], _Result], attempts: int = ATTEMPTS) -> _Result:

@@ -138,7 +138,8 @@ def _read_file(variable: str, path: SecretString) -> SecretString:
         return SecretString(content.removesuffix("\n").removesuffix("\r"))
     # The path is not shown: it may be the key itself, in the wrong variable.
     error_type = KeyFormatError if problem in {"it is not ASCII text", _WRITABLE} else MissingKeyError
-    raise error_type(f"{variable}: the file cannot be used: {problem or 'it is empty'}; {HOW_TO_MAKE_ONE}")
+    hint = f"; {HOW_TO_MAKE_ONE}" if error_type is MissingKeyError else ""
+    raise error_type(f"{variable}: the file cannot be used: {problem or 'it is empty'}{hint}")
 
 
 def _check_mode(variable: str, mode: int) -> str | None:

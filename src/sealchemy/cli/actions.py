@@ -34,12 +34,13 @@ def status(
 ) -> None:
     """Count values by state, and exit with 1 if any are in a state that must not be."""
     require_key_ids(fail_if_keys)
+    engine = project.engine()
     try:
         known = output.roles(project.key_ids())
     except MissingKeyError:
         known = {}  # counting needs none
         print(f"no keys under {project.key_variable}, so the roles of keys are not known", file=sys.stderr)
-    found = declared_status(project.engine(), project.metadata())
+    found = declared_status(engine, project.metadata())
     if as_json:
         print(json.dumps(output.as_json(found, known), indent=2))
     else:

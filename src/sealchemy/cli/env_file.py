@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from dotenv import set_key
+from dotenv import dotenv_values, set_key
 
 from sealchemy import Key, KeyFormatError
 from sealchemy._values.environment import is_prefix
@@ -24,7 +24,7 @@ def add_key(text: str, prefix: str | None) -> str:
     variable = Project(None, None, prefix, 0).key_variable
     if not is_prefix(variable):
         raise KeyFormatError("the prefix is the start of the variable names, such as MAILBOX: A-Z, 0-9 and _")
-    path, key = Path(".env"), Key.parse(text)
+    path, key = Path(".env").resolve(), Key.parse(text)  # a link stays one
     if _has_key(path, variable):
         raise KeyFormatError(f"{path} has a key already, and every value encrypted with it would be lost; rotate it")
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
@@ -36,5 +36,7 @@ def add_key(text: str, prefix: str | None) -> str:
 def _has_key(path: Path, variable: str) -> bool:
     line = re.compile(rf"\s*(?:export\s+)?{variable}(?:_FILE)?\s*=(.*)".encode())
     lines = path.read_bytes().splitlines() if path.exists() else []
-    found = [match[1].strip(b"\"' \t") for match in map(line.match, lines) if match]
-    return any(value not in {b"", PLACEHOLDER.encode()} for value in found)
+    found = [match[1].strip(b"\"' \t").decode(errors="replace") for match in map(line.match, lines) if match]
+    read = dotenv_values(path, encoding="utf-8-sig") if path.exists() else {}  # as the commands read it
+    found += [value for name, value in read.items() if name.strip() in {variable, f"{variable}_FILE"} and value]
+    return any(value not in {"", PLACEHOLDER} for value in found)

@@ -36,6 +36,11 @@ def set_verbosity(verbose: int) -> None:
     logging.basicConfig(level=[logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)])
 
 
+def _without_password(url: URL) -> str:
+    """Return a URL as text, without its passwords: drivers take some in the query."""
+    return url.difference_update_query([name for name in url.query if "pass" in name]).render_as_string()
+
+
 class Project:
     """The models, the database and the keys that a command works with."""
 
@@ -67,7 +72,7 @@ class Project:
         """Return the options that another command needs for the same models, database and keys."""
         shown = dict(self._options)
         if "url" in shown:
-            shown["url"] = make_url(shown["url"]).render_as_string(hide_password=True)
+            shown["url"] = _without_password(make_url(shown["url"]))
         return shlex.join(part for name, value in shown.items() for part in (f"--{name}", value))
 
     def key_ring(self) -> KeyRing:
@@ -113,7 +118,7 @@ class Project:
     def name_database(self, *, writes: bool = True) -> None:
         """Say which database a command is about to write to, without its password."""
         if writes:
-            print(f"database: {self.url().render_as_string(hide_password=True)}", file=sys.stderr)
+            print(f"database: {_without_password(self.url())}", file=sys.stderr)
 
     def engine(self) -> Engine:
         """Return an engine without keys."""

@@ -54,10 +54,16 @@ def parse_options(
 
 
 def rewrite_tables(
-    project: Project, conversion: Conversion, options: Options, accept: Sequence[str] = (), *, as_json: bool = False
+    project: Project,
+    conversion: Conversion,
+    options: Options,
+    accept: Sequence[str] = (),
+    *,
+    as_json: bool = False,
+    engine: Engine | None = None,
 ) -> None:
     """Rewrite every table, continuing with the next one if some rows cannot be done."""
-    engine = project.protected_engine()
+    engine = engine or project.protected_engine()
     _refuse_stage(project, conversion)
     only_looks = project.stage() in _ONLY_LOOKS.get(conversion.name, ()) and not options.dry_run
     options = replace(options, dry_run=only_looks or options.dry_run or conversion is VERIFY)
@@ -89,14 +95,14 @@ def rewrite_tables(
 
 def verify_tables(project: Project, *, as_json: bool) -> None:
     """Verify every table, and compare every blind index with its secret."""
-    failed = False
+    engine, failed = project.protected_engine(), False
     try:
-        rewrite_tables(project, VERIFY, Options(), as_json=as_json)
+        rewrite_tables(project, VERIFY, Options(), as_json=as_json, engine=engine)
     except SystemExit as error:
         if error.code == output.INTERRUPTED:
             raise
         failed = True
-    if indexing.compare(project, project.protected_engine(), as_json=as_json) or failed:
+    if indexing.compare(project, engine, as_json=as_json) or failed:
         raise SystemExit(1)
 
 

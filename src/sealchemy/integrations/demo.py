@@ -103,7 +103,9 @@ def _database(url: str | None) -> Iterator[tuple[str, Path | None]]:
             "the demonstration runs on SQLite (without --url) and on PostgreSQL (postgresql+psycopg://...)"
         )
     if parsed.get_dialect().is_async:
-        parsed = parsed.set(drivername="postgresql+psycopg")  # the demonstration waits for one statement at a time
+        parsed = parsed.set(
+            drivername="postgresql+psycopg", query={}
+        )  # the demonstration waits for one statement at a time
     with _schema(parsed) as inside:
         yield inside, None
 

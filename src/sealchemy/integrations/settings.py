@@ -61,6 +61,20 @@ class IntegrationSettings(BaseSettings):
         values = {name: value for name, value in self if not isinstance(value, SecretStr)}
         return partial(type(self), **values), ()
 
+    def url(self) -> URL:
+        """Return the URL of the database; raises `IntegrationError` if it is malformed."""
+        try:
+            url = make_url(self.database_url)
+            url.get_dialect()
+        except (ArgumentError, NoSuchModuleError, ValueError):  # they print it, with its password
+            pass
+        else:
+            return url
+        raise IntegrationError(
+            "DATABASE_URL is not a URL that SQLAlchemy knows; write sqlite:///file.db or"
+            " postgresql+psycopg://user:password@host/database"
+        )
+
     def key_ring(self) -> KeyRing:
         """Return the key ring, or raise as `KeyRing.from_env` does."""
         values = {
@@ -91,7 +105,7 @@ def create_protected_engine(
         ColumnDefinitionError: a table does not exist; run `alembic upgrade head`.
         IntegrationError: `DATABASE_URL` is not a valid URL.
     """
-    key_ring, url = settings.key_ring(), _url(settings)
+    key_ring, url = settings.key_ring(), settings.url()
     engine = create_engine(url, **{"hide_parameters": True, **options})
     attach_key_ring(engine, key_ring, rollout=settings.integration_token_encryption_rollout)
     try:
@@ -108,7 +122,7 @@ async def create_protected_engine_async(
     """Do what `create_protected_engine` does, for an `AsyncEngine`; `sqlite://` means aiosqlite here."""
     from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - needs greenlet
 
-    key_ring, url = await asyncio.to_thread(settings.key_ring), _url(settings)  # a KMS may be slow
+    key_ring, url = await asyncio.to_thread(settings.key_ring), settings.url()  # a KMS may be slow
     url = url.set(drivername=_ASYNC_DRIVERS.get(url.drivername, url.drivername))
     engine = create_async_engine(url, **{"hide_parameters": True, **options})
     attach_key_ring(engine, key_ring, rollout=settings.integration_token_encryption_rollout)
@@ -119,17 +133,3 @@ async def create_protected_engine_async(
         await engine.dispose()
         raise
     return engine
-
-
-def _url(settings: IntegrationSettings) -> URL:
-    try:
-        url = make_url(settings.database_url)
-        url.get_dialect()
-    except (ArgumentError, NoSuchModuleError):  # they print it, with its password
-        pass
-    else:
-        return url
-    raise IntegrationError(
-        "DATABASE_URL is not a URL that SQLAlchemy knows; write sqlite:///file.db or"
-        " postgresql+psycopg://user:password@host/database"
-    )
