@@ -16,7 +16,7 @@ from sealchemy.errors import UnsupportedOperationError
 
 from .definition import Definition
 from .replication import Replication
-from .table import RowKey, Target, without_collation
+from .table import KeyText, RangeEnds, RowKey, Target, without_collation
 
 ATTEMPTS = 10
 
@@ -147,17 +147,13 @@ class Database(Definition):
         """Return what tells whether standbys, or replication slots, are farther behind than that."""
         raise UnsupportedOperationError("only PostgreSQL supports max_lag and max_wal_retained; leave them out")
 
-    def boundaries(self, connection: sa.Connection, target: Target, parts: int) -> list[tuple[str, ...]]:
+    def boundaries(self, connection: sa.Connection, target: Target, parts: int) -> list[KeyText]:
         """Return keys, as text, that divide a table into about equal parts; there may be fewer parts."""
         raise UnsupportedOperationError("only PostgreSQL supports ranges; leave them out: one process is as fast")
 
-    def key_of(self, connection: sa.Connection, target: Target, text: Sequence[str]) -> RowKey:
-        """Return the key that such a text stands for."""
+    def range_ends(self, connection: sa.Connection, target: Target, ends: Sequence[KeyText | None]) -> RangeEnds | None:
+        """Return the keys that such texts stand for; None if they are in the wrong order."""
         raise UnsupportedOperationError("only PostgreSQL supports ranges; leave the range out: one process is as fast")
-
-    def is_before(self, connection: sa.Connection, target: Target, low: RowKey, high: RowKey) -> bool:
-        """Return whether a key comes before another one in the order of the table."""
-        raise NotImplementedError
 
     def writer(self, connection: sa.Connection, target: Target, within: Sequence[sa.ColumnElement[bool]]) -> Writer:
         """Return the function that stores new values by primary key.

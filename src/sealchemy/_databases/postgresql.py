@@ -24,7 +24,7 @@ from .postgresql_keys import key_problem
 from .postgresql_parts import parts
 from .postgresql_session import sqlstate
 from .replication import Replication
-from .table import RowKey, Target
+from .table import KeyText, RangeEnds, RowKey, Target
 
 # An ALTER TABLE waits for everyone who holds any lock on the table, and later statements wait behind it; VALIDATE waits
 # for strong locks only, so these come first.
@@ -151,16 +151,12 @@ class PostgreSQL(Database):
         return Replication(max_lag, max_wal_retained)
 
     @override
-    def boundaries(self, connection: sa.Connection, target: Target, parts: int) -> list[tuple[str, ...]]:
+    def boundaries(self, connection: sa.Connection, target: Target, parts: int) -> list[KeyText]:
         return postgresql_ranges.boundaries(connection, target, parts)
 
     @override
-    def key_of(self, connection: sa.Connection, target: Target, text: Sequence[str]) -> RowKey:
-        return postgresql_ranges.key_of(connection, target, text)
-
-    @override
-    def is_before(self, connection: sa.Connection, target: Target, low: RowKey, high: RowKey) -> bool:
-        return postgresql_ranges.is_before(connection, target, low, high)
+    def range_ends(self, connection: sa.Connection, target: Target, ends: Sequence[KeyText | None]) -> RangeEnds | None:
+        return postgresql_ranges.range_ends(connection, target, ends)
 
     @override
     def up_to(self, key: Elements, last: Elements) -> sa.ColumnElement[bool]:

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from .postgresql_arrays import typed
 from .postgresql_columns import quoted_name
-from .table import RowKey, Target
+from .table import KeyText, RangeEnds, Target
 
 _BLOCKS_PER_RANGE = 20  # so that the largest of 64 ranges has less than twice the mean
 
@@ -16,7 +15,7 @@ FROM (SELECT relid FROM pg_partition_tree(to_regclass(:name)) UNION SELECT to_re
 """
 
 
-def boundaries(connection: sa.Connection, target: Target, parts: int) -> list[tuple[str, ...]]:
+def boundaries(connection: sa.Connection, target: Target, parts: int) -> list[KeyText]:
     """Return at most `parts - 1` keys, from a sample of the table's blocks; it needs no statistics."""
     blocks = int(connection.scalar(sa.text(_BLOCKS), {"name": quoted_name(connection, target)}) or 0)
     percent = min(100.0, 100 * parts * _BLOCKS_PER_RANGE / max(blocks, 1))
@@ -33,16 +32,15 @@ def boundaries(connection: sa.Connection, target: Target, parts: int) -> list[tu
     return [tuple(row) for row in connection.execute(query)]
 
 
-def key_of(connection: sa.Connection, target: Target, text: Sequence[str]) -> RowKey:
-    """Return the key that a text stands for."""
-    values = [sa.cast(sa.literal(item, sa.Text), key.type) for item, key in zip(text, target.key, strict=True)]
-    return tuple(connection.execute(sa.select(*values)).one())
-
-
-def is_before(connection: sa.Connection, target: Target, low: RowKey, high: RowKey) -> bool:
-    """Return whether a key comes before another one in the order of the table."""
-    first, second = (
-        typed(target.key, [sa.literal(item, key.type) for item, key in zip(row, target.key, strict=True)])
-        for row in (low, high)
+def range_ends(connection: sa.Connection, target: Target, texts: Sequence[KeyText | None]) -> RangeEnds | None:
+    """Return the keys that texts stand for; None if they are in the wrong order."""
+    low, high = (
+        [sa.cast(sa.literal(item, sa.Text), key.type) for item, key in zip(text, target.key, strict=True)]
+        if text
+        else None
+        for text in texts
     )
-    return bool(connection.scalar(sa.select(first < second)))
+    if low and high and not connection.scalar(sa.select(sa.tuple_(*low) < sa.tuple_(*high))):
+        return None
+    first, last = (tuple(connection.execute(sa.select(*end)).one()) if end else None for end in (low, high))
+    return first, last

@@ -38,6 +38,13 @@ RowKey: TypeAlias = tuple[Any, ...]
 """A primary key, or the values of a row: one item a column."""
 
 
+KeyText: TypeAlias = tuple[str, ...]
+"""A primary key, each column as the database's text."""
+
+RangeEnds: TypeAlias = tuple[RowKey | None, RowKey | None]
+"""The key before the first row of a range, and that of the last one; None is an open end."""
+
+
 class TableColumns(NamedTuple):
     """Columns of one table, as a caller names them.
 
@@ -115,9 +122,8 @@ def look_up(
         except NoSuchTableError:
             found = {}
         key = inspector.get_pk_constraint(name, schema=schema)["constrained_columns"] if found else []
-    problem = _find_problem(connection.engine.url.database, contexts, found, key)
-    if found and not contexts and wanted_kinds is not None:  # with None, the caller only asks for the key
-        problem = "no column is named; give a mapping of column names to contexts"
+    wants_columns, database = wanted_kinds is not None, connection.engine.url.database  # or only the key
+    problem = _find_problem(database, contexts, found, key, wants_columns=wants_columns)
     parts = list(dict.fromkeys(part for bound in bind_to.values() for part in bound))
     problem = problem or next((problem for part in parts if (problem := _find_wrong_part(part, found, contexts))), None)
     types = {item: kind_of(found[item]) or TEXT for item in contexts if item in found}
@@ -225,9 +231,13 @@ def _find_problem(
     contexts: Mapping[str, str],
     found: Mapping[str, Any],
     key: Sequence[str],
+    *,
+    wants_columns: bool,
 ) -> str | None:
     if not found:
         return f"there is no such table in the database {database or ':memory:'!r}; create it first"
+    if wants_columns and not contexts:
+        return "no column is named; give a mapping of column names to contexts"
     if missing := [item for item in contexts if item not in found]:
         return f"it has no column {', '.join(missing)}; its columns are {', '.join(found)}"
     if not key:

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Integer, Select, bindparam, case, func, li
 
 from sealchemy._databases.access import Access
 from sealchemy._databases.stored_text import hide_values
-from sealchemy._databases.table import RowKey
+from sealchemy._databases.table import RangeEnds, RowKey
 from sealchemy.errors import ColumnDefinitionError
 
 from .page import BATCH_BYTES, LARGE_ROW, Page
@@ -38,7 +38,7 @@ class Pages:
         self,
         access: Access,
         shard: tuple[int, int] | None = None,
-        ends: tuple[RowKey | None, RowKey | None] = (None, None),
+        ends: RangeEnds = (None, None),
     ) -> None:
         self._access, self._target, self._database = access, access.target, access.database
         self.first, self._high_end = ends

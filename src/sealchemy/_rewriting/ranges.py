@@ -7,16 +7,13 @@ columns as the database writes them as text; null is an open end.
 """
 
 import json
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from sqlalchemy.exc import DBAPIError
 
 from sealchemy._databases.access import Access
-from sealchemy._databases.table import RowKey
+from sealchemy._databases.table import KeyText, RangeEnds
 from sealchemy.errors import UnsupportedOperationError
-
-KeyText: TypeAlias = tuple[str, ...]
-"""A primary key, each column as the database's text."""
 
 
 class Range(NamedTuple):
@@ -55,7 +52,7 @@ def split(access: Access, parts: int) -> list[Range]:
         return between(access.database.boundaries(access.connection, access.target, parts))
 
 
-def ends(access: Access, text: str) -> tuple[RowKey | None, RowKey | None]:
+def ends(access: Access, text: str) -> RangeEnds:
     """Return the keys at the ends of a range, which is a line of JSON.
 
     Raises:
@@ -63,17 +60,13 @@ def ends(access: Access, text: str) -> tuple[RowKey | None, RowKey | None]:
     """
     range_ = parse_range(text)
     problem = f"range {range_}: its ends are not primary keys of {access.target.name}"
-    texts = [text for text in range_ if text is not None]
-    if all(len(text) == len(access.target.key) for text in texts):
+    if all(len(key) == len(access.target.key) for key in range_ if key is not None):
         try:
             with access.transaction(write=False):
-                keys = [text and access.database.key_of(access.connection, access.target, text) for text in range_]
-                low, high = keys
-                if low is None or high is None:
-                    return low, high
-                if access.database.is_before(access.connection, access.target, low, high):
-                    return low, high
-                problem = f"range {range_}: its first key does not come before the second one in {access.target.name}"
+                found = access.database.range_ends(access.connection, access.target, range_)
+            if found is not None:
+                return found
+            problem = f"range {range_}: its first key does not come before the second one in {access.target.name}"
         except DBAPIError:  # its text may quote the end
             pass
     raise UnsupportedOperationError(problem)

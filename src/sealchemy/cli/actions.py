@@ -22,6 +22,7 @@ from sealchemy.errors import (
 from sealchemy.plan import plan as find_plan
 from sealchemy.plan import steps
 from sealchemy.rewrite import Options
+from sealchemy.rewrite import split as split_table
 from sealchemy.scrub import describe_scrub, scrub
 from sealchemy.status import ColumnStatus, declared_status, find_problems
 
@@ -122,6 +123,15 @@ def plan(project: Project, *, as_json: bool, accept: list[str]) -> None:
         output.print_plan(Console(emoji=False), found, left, accept)
     if any(table.obstacles(accept) for table in found):
         raise SystemExit(1)
+
+
+def split(project: Project, parts: int, only: str | None) -> None:
+    """Print ranges of the primary key of a table, a line of JSON each."""
+    engine, tables = project.engine(), project.tables(only)
+    if len(tables) > 1:
+        raise UnsupportedOperationError("--split is for one table, and these models have several: add --table NAME")
+    for line in split_table(engine, tables[0].name, parts, schema=tables[0].schema):
+        print(line)
 
 
 def widen_tables(project: Project, ddl_patience: float) -> None:

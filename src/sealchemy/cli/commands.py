@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Accept, AsJson, DdlPatience, FailIfKey, Models, Prefix, Url, Verbose
+from .options import Accept, AsJson, DdlPatience, FailIfKey, Models, OnlyTable, Prefix, Url, Verbose
 
 app = typer.Typer(
     name="sealchemy",
@@ -78,11 +78,18 @@ def plan(
     verbose: Verbose = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     accept: Accept = None,
+    split: Annotated[
+        int | None, typer.Option(help="Print so many ranges of a table instead, for --range; on PostgreSQL.")
+    ] = None,
+    table: OnlyTable = None,
 ) -> None:
     """Show what is in the way of the rollout, and the steps that are left. Reads only, and needs no key."""
     from . import actions
     from .project import Project
 
+    if split is not None:
+        actions.split(Project(models, url, prefix, verbose), split, table)
+        return
     actions.plan(Project(models, url, prefix, verbose), as_json=as_json, accept=accept or [])
 
 

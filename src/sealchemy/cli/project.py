@@ -145,9 +145,14 @@ class Project:
             self._refuse_models("it has no MetaData")
         return metadata
 
-    def tables(self) -> list[TableColumns]:
-        """Return the tables that have encrypted columns."""
-        return declared_tables(self.metadata())
+    def tables(self, only: str | None = None) -> list[TableColumns]:
+        """Return the tables that have encrypted columns, or the one with a name."""
+        found = declared_tables(self.metadata())
+        names = [f"{item.schema}.{item.name}" if item.schema else item.name for item in found]
+        wanted = [item for item, name in zip(found, names, strict=True) if only in {None, name, item.name}]
+        if not wanted:
+            raise UnsupportedOperationError(f"--table {only}: no such table has encrypted columns: {', '.join(names)}")
+        return wanted
 
     def _environment(self) -> dict[str, str]:
         """Return the variables of `.env` and of the process, which take precedence; an empty one is absent."""

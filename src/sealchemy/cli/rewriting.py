@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from rich.console import Console
 from sqlalchemy import Engine
@@ -36,21 +37,27 @@ _ONLY_LOOKS = {
 """The stages in which no process writes what a conversion would rewrite, so that it may have been planted."""
 
 
-def parse_options(
-    dry_run: bool, batch_size: int, pause: float, lock_timeout: float, max_rows: int | None, shard: str | None
-) -> Options:
-    """Return the options of `rewrite`."""
-    part = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", shard) if shard is not None else None
-    if shard is not None and part is None:
+def rewrite(
+    project: Project, conversion: Conversion, run: dict[str, Any], accept: Sequence[str] = (), *, as_json: bool = False
+) -> None:
+    """Rewrite the tables with the options of a command, `RUN_OPTIONS`."""
+    shard, table, retained = run.pop("shard"), run.pop("table"), run.pop("max_wal_retained")
+    options = Options(shard=_parse_shard(shard), max_wal_retained=_parse_size(retained), **run)
+    rewrite_tables(project, conversion, options, accept, as_json=as_json, only=table)
+
+
+def _parse_shard(text: str | None) -> tuple[int, int] | None:
+    part = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", text) if text is not None else None
+    if text is not None and part is None:
         raise UnsupportedOperationError("--shard takes one of several shares, such as 2/8")
-    return Options(
-        dry_run=dry_run,
-        batch_size=batch_size,
-        pause=pause,
-        lock_timeout=lock_timeout,
-        max_rows=max_rows,
-        shard=(int(part[1]), int(part[2])) if part else None,
-    )
+    return (int(part[1]), int(part[2])) if part else None
+
+
+def _parse_size(text: str | None) -> int | None:
+    size = re.fullmatch("([0-9]{1,9}) ?(B|kB|MB|GB|TB)", text) if text is not None else None
+    if text is not None and size is None:
+        raise UnsupportedOperationError("--max-wal-retained takes a number with B, kB, MB, GB or TB, such as 50GB")
+    return int(size[1]) * 1024 ** ["B", "kB", "MB", "GB", "TB"].index(size[2]) if size else None
 
 
 def rewrite_tables(
@@ -61,15 +68,16 @@ def rewrite_tables(
     *,
     as_json: bool = False,
     engine: Engine | None = None,
+    only: str | None = None,
 ) -> None:
-    """Rewrite every table, continuing with the next one if some rows cannot be done."""
+    """Rewrite every table, or the one with a name, continuing with the next one if some rows cannot be done."""
     engine = engine or project.protected_engine()
     _refuse_stage(project, conversion)
     only_looks = project.stage() in _ONLY_LOOKS.get(conversion.name, ()) and not options.dry_run
     options = replace(options, dry_run=only_looks or options.dry_run or conversion is VERIFY)
     project.name_database(writes=not options.dry_run)
     console, failed = Console(stderr=True), False
-    for table in _tables(project, conversion):
+    for table in _tables(project, conversion, options, only):
         try:
             with output.progress(console, as_json=as_json) as progress:
                 report = _rewrite_table(engine, conversion, options, table, accept, progress)
@@ -106,9 +114,11 @@ def verify_tables(project: Project, *, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-def _tables(project: Project, conversion: Conversion) -> list[TableColumns]:
+def _tables(project: Project, conversion: Conversion, options: Options, only: str | None) -> list[TableColumns]:
     """Return the tables, and of these the columns, that a conversion is for."""
-    tables = project.tables()
+    tables = project.tables(only)
+    if options.range is not None and len(tables) > 1:
+        raise UnsupportedOperationError("--range is of one table, and these models have several: add --table NAME")
     if conversion not in {BIND, UNBIND}:
         return tables
     bound = [

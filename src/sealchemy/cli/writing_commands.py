@@ -1,41 +1,24 @@
 """The commands that write values, in place; `rewriting.py` does their work."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .commands import app
-from .options import (
-    Accept,
-    AsJson,
-    BatchSize,
-    DryRun,
-    FailIfKey,
-    LockTimeout,
-    MaxRows,
-    Models,
-    Pause,
-    Prefix,
-    Shard,
-    Url,
-    Verbose,
-)
+from .options import Accept, AsJson, FailIfKey, LockTimeout, Models, Prefix, Url, Verbose, takes_run_options
 
 
 @app.command()
+@takes_run_options
 def encrypt(
     models: Models = None,
     url: Url = None,
     prefix: Prefix = None,
     verbose: Verbose = 0,
-    dry_run: DryRun = False,
-    batch_size: BatchSize = 1000,
-    pause: Pause = 0,
-    lock_timeout: LockTimeout = 5,
-    max_rows: MaxRows = None,
-    shard: Shard = None,
     accept: Accept = None,
     as_json: AsJson = False,
+    *,
+    run: dict[str, Any],
 ) -> None:
     """Encrypt plaintext values, in place."""
     from sealchemy.rewrite import ENCRYPT
@@ -43,25 +26,21 @@ def encrypt(
     from . import rewriting
     from .project import Project
 
-    options = rewriting.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
-    rewriting.rewrite_tables(Project(models, url, prefix, verbose), ENCRYPT, options, accept or [], as_json=as_json)
+    rewriting.rewrite(Project(models, url, prefix, verbose), ENCRYPT, run, accept or [], as_json=as_json)
 
 
 @app.command()
+@takes_run_options
 def rekey(
     models: Models = None,
     url: Url = None,
     prefix: Prefix = None,
     verbose: Verbose = 0,
-    dry_run: DryRun = False,
-    batch_size: BatchSize = 1000,
-    pause: Pause = 0,
-    lock_timeout: LockTimeout = 5,
-    max_rows: MaxRows = None,
-    shard: Shard = None,
     accept: Accept = None,
     as_json: AsJson = False,
     fail_if_key: FailIfKey = None,
+    *,
+    run: dict[str, Any],
 ) -> None:
     """Encrypt the values under previous keys with the primary key, in place."""
     from sealchemy.rewrite import REKEY
@@ -70,27 +49,23 @@ def rekey(
     from .project import Project
 
     actions.require_key_ids(fail_if_key or [])
-    options = rewriting.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
     project = Project(models, url, prefix, verbose)
-    rewriting.rewrite_tables(project, REKEY, options, accept or [], as_json=as_json)
+    rewriting.rewrite(project, REKEY, run, accept or [], as_json=as_json)
     actions.exit_if_under_keys(project, fail_if_key or [])
 
 
 @app.command()
+@takes_run_options
 def bind(
     models: Models = None,
     url: Url = None,
     prefix: Prefix = None,
     verbose: Verbose = 0,
-    dry_run: DryRun = False,
-    batch_size: BatchSize = 1000,
-    pause: Pause = 0,
-    lock_timeout: LockTimeout = 5,
-    max_rows: MaxRows = None,
-    shard: Shard = None,
     accept: Accept = None,
     as_json: AsJson = False,
     undo: Annotated[bool, typer.Option("--undo", help="Turn bound values into unbound ones.")] = False,
+    *,
+    run: dict[str, Any],
 ) -> None:
     """Bind the encrypted values of columns with bind_to to their row, in place."""
     from sealchemy.rewrite import BIND, UNBIND
@@ -98,26 +73,22 @@ def bind(
     from . import rewriting
     from .project import Project
 
-    options = rewriting.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
     project = Project(models, url, prefix, verbose)
-    rewriting.rewrite_tables(project, UNBIND if undo else BIND, options, accept or [], as_json=as_json)
+    rewriting.rewrite(project, UNBIND if undo else BIND, run, accept or [], as_json=as_json)
 
 
 @app.command()
+@takes_run_options
 def decrypt(
     models: Models = None,
     url: Url = None,
     prefix: Prefix = None,
     verbose: Verbose = 0,
-    dry_run: DryRun = False,
-    batch_size: BatchSize = 1000,
-    pause: Pause = 0,
-    lock_timeout: LockTimeout = 5,
-    max_rows: MaxRows = None,
-    shard: Shard = None,
     accept: Accept = None,
     as_json: AsJson = False,
     allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help="Confirm that you mean it.")] = False,
+    *,
+    run: dict[str, Any],
 ) -> None:
     """Write the plaintext back, in place."""
     from sealchemy.errors import UnsupportedOperationError
@@ -131,8 +102,7 @@ def decrypt(
             "decrypt writes plaintext into the database, its logs and its backups. If that is what you want:"
             " sealchemy decrypt --allow-plaintext"
         )
-    options = rewriting.parse_options(dry_run, batch_size, pause, lock_timeout, max_rows, shard)
-    rewriting.rewrite_tables(Project(models, url, prefix, verbose), DECRYPT, options, accept or [], as_json=as_json)
+    rewriting.rewrite(Project(models, url, prefix, verbose), DECRYPT, run, accept or [], as_json=as_json)
 
 
 @app.command()
