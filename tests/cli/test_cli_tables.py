@@ -314,4 +314,9 @@ def test_invented_key_ids_do_not_fill_the_screen(project: Project) -> None:
     shown = project.ok("status")
     assert shown.count("(unknown)") == 11
     assert "30 more keys (unknown)" in shown
+    assert ", and 30 more keys" in project.run("plan").stdout
+    for name in ("check", "verify"):
+        done = project.run(name, SHOP_ROLLOUT="strict")
+        assert done.returncode == 1
+        assert len((done.stdout + done.stderr).splitlines()) < 20, done.stdout
     assert len(json.loads(project.ok("status", "--json"))[0]["keys"]) == 40

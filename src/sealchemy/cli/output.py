@@ -24,6 +24,7 @@ INTERRUPTED = 130  # 128 and the number of SIGINT
 _SECONDS_BETWEEN_LINES = 5.0
 _KEYS_OF_A_REASON = 20
 _UNKNOWN_KEYS = 10
+_REASONS = 10
 
 
 class _Rate(TextColumn):
@@ -140,7 +141,10 @@ def print_plan(console: Console, found: list[TablePlan], steps: list[str], accep
     for table in found:
         say(f"{table.table}: {table.rows:,} rows")
         for item in table.columns:
-            keys = "".join(f", {count:,} under key {key_id}" for key_id, count in sorted(item.status.keys.items()))
+            first = item.status.keys.most_common(_UNKNOWN_KEYS)
+            keys = "".join(f", {count:,} under key {key_id}" for key_id, count in first)
+            if more := len(item.status.keys) - len(first):
+                keys += f", and {more} more keys"
             say(f"  {item.status.column}: {item.state}, {item.status.plaintext:,} plaintext values{keys}")
         for finding in table.findings:
             accepted = finding.severity is Severity.ACCEPT and finding.label in accept
@@ -161,13 +165,15 @@ def report_as_json(step: str, report: Report) -> str:
 
 def print_failures(report: Report) -> None:
     """Print the values that could not be read: of each reason the first, and how many more there are."""
-    for (column, reason), keys in report.failures_by_reason().items():
+    listed = list(report.failures_by_reason().items())
+    for (column, reason), keys in listed[:_REASONS]:
         for key in keys[:_KEYS_OF_A_REASON]:
             print(f"{report.table} {Failure(key, column, reason)}")
         if len(keys) > _KEYS_OF_A_REASON:
             print(f"{report.table} and {len(keys) - _KEYS_OF_A_REASON} more {column}: {reason}")
-    if report.failed > len(report.failures):
-        print(f"and {report.failed - len(report.failures)} more")
+    more = report.failed - sum(len(keys) for _, keys in listed[:_REASONS])
+    if more > 0:
+        print(f"and {more} more")
 
 
 @contextmanager
