@@ -60,7 +60,9 @@ def test_a_longer_plaintext_is_refused_without_being_shown(plaintext: str) -> No
 
 def test_a_longer_value_is_refused_before_it_is_decoded() -> None:
     stored = LARGE.encrypt("x" * 5000, "a.b")
-    with pytest.raises(EnvelopeFormatError, match=rf"a\.b: the stored value has {len(stored)} characters.*size_limit of 1000"):
+    with pytest.raises(
+        EnvelopeFormatError, match=rf"a\.b: the stored value has {len(stored)} characters.*limit of 1000"
+    ):
         SMALL.decrypt(stored, "a.b")
     other = KeyRing(primary=Key.generate(), size_limit=1000)
     with pytest.raises(EnvelopeFormatError, match="size_limit of 1000"):
