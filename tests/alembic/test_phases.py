@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import Column, Index, Integer, MetaData, String, Table, Text, insert, select, text
 
 from sealchemy import EncryptedJSON, EncryptedString, Key, KeyRing, Rollout, attach_key_ring
+from sealchemy.alembic.rendering import MIXED
 from tests.support.alembic import Application
 
 if TYPE_CHECKING:
@@ -194,3 +195,15 @@ def test_without_a_key_ring_the_stage_is_strict(tmp_path: Path, make_engine: Cal
     engine = make_engine(f"sqlite:///{tmp_path / 'x.db'}")
     models(token=Text()).create_all(engine)
     assert ours(Application(tmp_path, engine, models()).autogenerate()) == ["encrypt_columns"]
+
+
+def test_a_revision_with_other_changes_says_that_they_are_committed(engine: Engine, tmp_path: Path) -> None:
+    application = project(tmp_path, engine, 5)
+    if engine.dialect.name != "sqlite":
+        assert MIXED not in application.autogenerate()
+        application.upgrade()
+    application.attributes["metadata"] = models(Column("note", String(20)))
+    script = application.autogenerate()
+    assert f"{MIXED}\n    # the values are taken for plaintext" in script
+    application.upgrade()
+    assert MIXED not in application.autogenerate()

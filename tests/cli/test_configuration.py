@@ -197,3 +197,14 @@ def test_a_folder_named_env_is_no_file(folder: Path) -> None:
     (folder / "pyproject.toml").write_text(TABLE)
     assert run(folder, "status").returncode == 0
     assert run(folder, "--version").returncode == 0
+
+
+def test_a_key_is_read_and_written_beside_the_file(folder: Path) -> None:
+    (folder / "pyproject.toml").write_text(TABLE)
+    (folder / ".env").write_text(f"SHOP_KEY={KEY.reveal()}\n")
+    below = folder / "one/two"
+    below.mkdir(parents=True)
+    assert KEY.id in run(below, "keys", SHOP_KEY="").stdout
+    refused = run(below, "generate-key", "--env")
+    assert (refused.returncode, "has a key already" in refused.stderr) == (1, True)
+    assert not (below / ".env").exists()

@@ -195,7 +195,9 @@ def _refuse_others(access: Access, column: ColumnElement[str], check: Encryption
     if check.is_bound:
         what, repair = "bound to their row", "bind_columns first, with every process in stage bind_migrate"
     raise RewriteError(
-        f"{access.target.name}.{column.name}: {count} values are not {what}, so the CHECK cannot be added; run {repair}"
+        f"{access.target.name}.{column.name}: {count} values are not {what}, so the CHECK cannot be added; run"
+        f" {repair}. If that has been run: `sealchemy verify` names the rows; find out who wrote them, run `sealchemy"
+        f" {'bind' if check.is_bound else 'encrypt'}` in that stage, then this again"
     )
 
 

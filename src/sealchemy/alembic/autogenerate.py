@@ -243,5 +243,7 @@ def put_in_order(_context: AutogenContext, upgrade: UpgradeOps) -> PriorityDispa
     others = [item for item in upgrade.ops if not (isinstance(item, ModifyTableOps) and item.is_empty())]
     first = [item for item in ours if isinstance(item, WidenColumnsOp | AllowPlaintextOp | DecryptColumnsOp)]
     last = [item for item in ours if item not in first]
+    for operation in ours if others else ():
+        operation.info["sealchemy_is_mixed"] = True
     upgrade.ops[:] = [*first, *others, *last]
     return PriorityDispatchResult.CONTINUE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from alembic.autogenerate.render import renderers  # not from alembic.autogenerate: this runs during its import
@@ -17,6 +18,9 @@ from .operations import ColumnsOp, RequireEncryptionOp, RewriteOp, StayWideOp, W
 if TYPE_CHECKING:  # Alembic loads this module while it is itself being imported
     from alembic.autogenerate.api import AutogenContext
     from alembic.operations.ops import UpgradeOps
+
+
+MIXED = "# commits the changes beside it: move it into a revision of its own, which can be run again"
 
 
 def render_item(kind: str, item: Any, context: AutogenContext) -> str | Literal[False]:
@@ -75,8 +79,7 @@ def _render_index(context: AutogenContext, operation: AddBlindIndexOp) -> list[s
     bind_to = {name: tuple(parts) for name, parts in operation.bind_to.items()}
     bound = f", bind_to={bind_to!r}" if bind_to else ""
     call = f"op.{operation.name}({str(operation.table_name)!r}, {operation.columns!r}, index={operation.index!r}"
-    comment = operation.info.get("sealchemy_comment")
-    return [*([comment] if comment else []), f"{call}{normalize}{bound}{schema})"]
+    return [*_comments(operation), f"{call}{normalize}{bound}{schema})"]
 
 
 @renderers.dispatch_for(ColumnsOp)
@@ -89,5 +92,11 @@ def _render(_context: AutogenContext, operation: ColumnsOp) -> list[str]:
         bind_to = f", bind_to={ {name: tuple(parts) for name, parts in operation.bind_to.items()}!r}"
     bound = ", bound=True" if operation.bound and isinstance(operation, RequireEncryptionOp) else ""
     call = f"op.{operation.name}({str(operation.table_name)!r}, {columns!r}{kinds}{bind_to}{bound}{schema})"
-    comment = operation.info.get("sealchemy_comment")
-    return [comment, call] if comment else [call]
+    return [*_comments(operation), call]
+
+
+def _comments(operation: ColumnsOp) -> Iterator[str]:
+    if operation.info.get("sealchemy_is_mixed"):
+        yield MIXED
+    if comment := operation.info.get("sealchemy_comment"):
+        yield comment

@@ -25,6 +25,12 @@ def find_file() -> Path | None:
     return None
 
 
+def env_file() -> Path:
+    """Return the `.env` of this folder, or where there is none the one beside `pyproject.toml`."""
+    here, path = Path.cwd() / ".env", find_file()
+    return here if here.exists() or path is None else path.parent / ".env"
+
+
 def read() -> dict[str, str]:
     """Return what `[tool.sealchemy]` says.
 

@@ -12,6 +12,7 @@ from sealchemy import Key, KeyFormatError
 from sealchemy._values.environment import is_prefix
 from sealchemy._values.key_text import PLACEHOLDER
 
+from . import configuration
 from .project import Project
 
 
@@ -24,13 +25,13 @@ def add_key(text: str, prefix: str | None) -> str:
     variable = Project(None, None, prefix, 0).key_variable
     if not is_prefix(variable):
         raise KeyFormatError("the prefix is the start of the variable names, such as MAILBOX: A-Z, 0-9 and _")
-    path, key = Path(".env").resolve(), Key.parse(text)  # a link stays one
+    path, key = configuration.env_file().resolve(), Key.parse(text)  # a link stays one
     if _has_key(path, variable):
         raise KeyFormatError(f"{path} has a key already, and every value encrypted with it would be lost; rotate it")
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
     path.chmod(0o600)
     set_key(path, variable, key.reveal(), quote_mode="never")
-    return f"key {key.id} is in .env as {variable}; keep a copy in your secret store, and .env out of git"
+    return f"key {key.id} is in {path} as {variable}; keep a copy in your secret store, and .env out of git"
 
 
 def _has_key(path: Path, variable: str) -> bool:

@@ -157,7 +157,7 @@ class Project:
     def _environment(self) -> dict[str, str]:
         """Return the variables of `.env` and of the process, which take precedence; an empty one is absent."""
         try:
-            both = (dotenv_values(".env"), os.environ)
+            both = (dotenv_values(configuration.env_file()), os.environ)
         except UnicodeDecodeError:  # it holds the file
             both = None
         if both is None:
