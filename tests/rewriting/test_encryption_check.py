@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sealchemy import EncryptedString, Key, KeyRing, RewriteError, Rollout
 from sealchemy._databases import sqlite_schema
 from sealchemy._databases.access import database_of, open_table
+from sealchemy._databases.mysql import MySQL
 from sealchemy._databases.table import TableColumns
 from sealchemy._rewriting.constraint import ExistingConstraint, constraint_name, existing_constraints
 from sealchemy.plan import plan
@@ -233,3 +234,22 @@ def test_a_column_that_ignores_case_is_tested_as_any_other(
     assert [item.is_strict for item in existing(engine)] == [True]
     with pytest.raises(DBAPIError):
         write(engine, VALUE.upper())
+
+
+@pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
+def test_a_sqlite_database_of_another_encoding_takes_encrypted_values(
+    make_engine: Callable[..., Any], tmp_path: Any, encoding: str
+) -> None:
+    engine = make_engine(f"sqlite:///{tmp_path / 'x.db'}", RING)
+    event.listen(engine, "connect", lambda driver, _: driver.execute(f"PRAGMA encoding = '{encoding}'"))
+    create(engine)
+    require(engine)
+    write(engine, VALUE)
+    for value in (f"{VALUE}\0", f"{VALUE}\0more", "plain"):
+        with pytest.raises(IntegrityError):
+            write(engine, value)
+
+
+def test_the_regular_expression_repeats_no_counted_group() -> None:
+    for check in MySQL.encryption_checks:
+        assert ",}" not in check.sql  # ICU keeps a frame for each repetition of {54,}

@@ -23,6 +23,7 @@ KEYS = {
     "bigint, backwards": ("id BIGINT", "10000 - i"),
     "text": ("id TEXT", "md5(i::text)"),
     "text in any language": ('id TEXT COLLATE "und-x-icu"', "chr(97 + mod(i, 26)) || 'é' || i"),
+    "text in the order of English": ('id TEXT COLLATE "en-x-icu"', "substr('oSaXbYcZ', 1 + mod(i, 8), 1) || i"),
     "uuid": ("id UUID", "md5(i::text)::uuid"),
     "timestamp": ("id TIMESTAMPTZ", "timestamptz '2024-01-01' + i * interval '1 second'"),
     "numeric": ("id NUMERIC", "i / 7.0"),

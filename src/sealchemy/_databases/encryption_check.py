@@ -15,6 +15,7 @@ ANY_ENCRYPTED_VALUE = f"{PREFIX}v1:{'?' * 12}:?*"
 ANY_BOUND_VALUE = f"{PREFIX}v1:{'?' * 12}:{ROW}?*"
 """The start of every encrypted value that is bound to its row, as such a pattern."""
 
+_SYMBOL = "[A-Za-z0-9+/]"
 SHORTEST = 54
 """The fewest symbols of base64 before the padding: those of 40 bytes, a nonce and the tag of an empty text."""
 
@@ -62,7 +63,8 @@ def quoted(dialect: Dialect, name: str) -> str:
 def by_regular_expression(before: str, after: str) -> Iterator[EncryptionCheck]:
     """Yield the conditions that consist of a regular expression, which uses neither backslashes nor apostrophes."""
     for bound, row in ((False, f"({ROW})?"), (True, ROW)):
-        pattern = f"{PREFIX}v1:[0-9a-f]{{12}}:{row}[A-Za-z0-9+/]{{{SHORTEST},}}={{0,2}}"
+        # Not {54,}: MySQL keeps a frame for each repetition of that, and refuses a value of 250 000 characters.
+        pattern = f"{PREFIX}v1:[0-9a-f]{{12}}:{row}{_SYMBOL}{{{SHORTEST}}}{_SYMBOL}*={{0,2}}"
         yield EncryptionCheck(before + pattern + after, is_bound=bound)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from .postgresql_columns import quoted_name
-from .table import KeyText, RangeEnds, Target
+from .table import KeyText, RangeEnds, RowKey, Target
 
 _BLOCKS_PER_RANGE = 20  # so that the largest of 64 ranges has less than twice the mean
 
@@ -40,7 +40,19 @@ def range_ends(connection: sa.Connection, target: Target, texts: Sequence[KeyTex
         else None
         for text in texts
     )
-    if low and high and not connection.scalar(sa.select(sa.tuple_(*low) < sa.tuple_(*high))):
-        return None
     first, last = (tuple(connection.execute(sa.select(*end)).one()) if end else None for end in (low, high))
+    if first and last and not _is_before(connection, target, first, last):
+        return None
     return first, last
+
+
+def _is_before(connection: sa.Connection, target: Target, first: RowKey, last: RowKey) -> bool:
+    """Return whether a key comes before another one in the collations of the columns, as in a walk."""
+    rows = [
+        sa.select(*(sa.cast(sa.literal(item, key.type), key.type) for item, key in zip(row, target.key, strict=True)))
+        for row in (first, last)
+    ]
+    no_rows = sa.select(*target.key).select_from(target.table).where(sa.false())
+    both = no_rows.union_all(*rows).subquery()
+    found = connection.execute(sa.select(*both.c).order_by(*both.c).limit(1)).one()
+    return first != last and tuple(found) == first

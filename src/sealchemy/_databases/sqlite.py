@@ -42,7 +42,7 @@ def _strict_check(*, bound: bool) -> EncryptionCheck:
     either = f"CASE substr({{}}, {after_header}, {len(ROW)}) WHEN '{ROW}' THEN {after_row} ELSE {after_header} END"
     base64 = f"rtrim(substr({{}}, {after_row if bound else either}), '=')"
     return EncryptionCheck(
-        f"typeof({{}}) <> 'blob' AND length({{}}) = length(CAST({{}} AS BLOB)) AND {{}} GLOB '{start}'"
+        f"typeof({{}}) <> 'blob' AND instr({{}}, char(0)) = 0 AND {{}} GLOB '{start}'"
         f" AND {base64} NOT GLOB '*[^A-Za-z0-9+/]*' AND length({base64}) >= {SHORTEST} AND {{}} NOT GLOB '*==='",
         is_bound=bound,
     )

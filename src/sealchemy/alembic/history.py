@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
+import tokenize
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -12,26 +12,34 @@ if TYPE_CHECKING:  # Alembic loads this module while it is itself being imported
     from alembic.autogenerate.api import AutogenContext
 
 
-def is_in_a_revision(context: AutogenContext, operation: str, table: str, column: str) -> bool:
-    """Return whether a revision calls an operation, such as `encrypt_columns`, for a column."""
+def is_in_a_revision(context: AutogenContext, operation: str, schema: str | None, table: str, column: str) -> bool:
+    """Return whether the upgrade of a revision calls an operation, such as `encrypt_columns`, for a column."""
     environment = context.migration_context and context.migration_context.environment_context
     if not environment:
         return False
     for script in environment.script.walk_revisions():
-        source = Path(script.path).read_text("utf-8") if script.path.endswith(".py") else ""
-        if operation not in source:
-            continue
-        for call in _calls(source, operation):
-            table_name, columns, *_ = [*(_value(item, script.module) for item in call.args), None, None]
-            if table_name == table and columns is not None and column in columns:
+        for call in _calls(script.path, operation):
+            named = {item.arg: item.value for item in call.keywords}
+            named |= dict(zip(("table_name", "columns"), call.args, strict=False))
+            values = {name: _value(value, script.module) for name, value in named.items()}
+            is_same = (values.get("table_name"), values.get("schema")) == (table, schema)
+            if is_same and column in (values.get("columns") or ()):
                 return True
     return False
 
 
-def _calls(source: str, name: str) -> Iterator[ast.Call]:
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == name:
-            yield node
+def _calls(path: str, name: str) -> Iterator[ast.Call]:
+    """Yield the calls of an operation in a file, but for those of its downgrade."""
+    if not path.endswith(".py"):
+        return
+    with tokenize.open(path) as file:
+        source = file.read()
+    for part in ast.parse(source).body if name in source else ():
+        if isinstance(part, ast.FunctionDef) and part.name.startswith("downgrade"):
+            continue
+        for node in ast.walk(part):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == name:
+                yield node
 
 
 def _value(node: ast.expr, module: ModuleType) -> Any:

@@ -12,6 +12,7 @@ from sealchemy._column.engine_keys import engine_keys
 from sealchemy._column.rollout import Rollout
 from sealchemy._databases.access import database_of, open_table
 from sealchemy._databases.encryption_check import ANY_BOUND_VALUE, ANY_ENCRYPTED_VALUE
+from sealchemy._databases.refused import explained
 from sealchemy._databases.table import TableColumns
 from sealchemy._rewriting.constraint import ExistingConstraint
 from sealchemy._values.codecs import Plaintext
@@ -57,10 +58,11 @@ class EncryptedTable:
     def due(self) -> dict[type[ColumnsOp], dict[str, str]]:
         """Return the columns for which the earliest of the steps is due, if one is."""
         due: dict[type[ColumnsOp], dict[str, str]] = {}
-        narrow = self._narrow_columns()
-        for name, context in self.columns.items():
-            if step := self._due(name, is_narrow=name in narrow):
-                due.setdefault(step, {})[name] = context
+        with explained(database_of(self.context.dialect), self.name):  # a role may not be allowed to read the table
+            narrow = self._narrow_columns()
+            for name, context in self.columns.items():
+                if step := self._due(name, is_narrow=name in narrow):
+                    due.setdefault(step, {})[name] = context
         return next(({step: due[step]} for step in STEPS if step in due), {})
 
     def _due(self, name: str, *, is_narrow: bool) -> type[ColumnsOp] | None:
@@ -101,7 +103,7 @@ class EncryptedTable:
         """Return whether a column is empty, and no revision has this operation for it."""
         if self._has(column(name).is_not(None)):
             return False
-        return not is_in_a_revision(self.context, operation.name, self.name, name)
+        return not is_in_a_revision(self.context, operation.name, self.schema, self.name, name)
 
     def _matches(self, name: str, pattern: str) -> ColumnElement[bool]:
         return database_of(self.context.dialect).matches(column(name, Text()), pattern)
