@@ -208,3 +208,13 @@ def test_a_key_is_read_and_written_beside_the_file(folder: Path) -> None:
     refused = run(below, "generate-key", "--env")
     assert (refused.returncode, "has a key already" in refused.stderr) == (1, True)
     assert not (below / ".env").exists()
+
+
+def test_a_file_above_that_anyone_can_write_is_not_followed(folder: Path) -> None:
+    (folder / "pyproject.toml").write_text(TABLE)
+    (folder / "pyproject.toml").chmod(0o666)
+    below = folder / "one"
+    below.mkdir()
+    refused = run(below, "plan")
+    assert (refused.returncode, "its models are not imported" in refused.stderr) == (1, True)
+    assert run(folder, "status").returncode == 0

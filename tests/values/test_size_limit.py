@@ -12,7 +12,9 @@ from sealchemy import (
     EncryptedString,
     EnvelopeFormatError,
     Key,
+    KeyFormatError,
     KeyRing,
+    KeyRingError,
     PlaintextTypeError,
     RewriteError,
     Rollout,
@@ -35,6 +37,20 @@ LONGEST = longest_plaintext(1000)
 def test_the_limit_is_16_mb_by_default() -> None:
     assert KeyRing(primary=KEY).size_limit == 16 * 2**20
     assert KeyRing.from_env("X", {"X_KEY": KEY.reveal()}, size_limit=5000).size_limit == 5000
+
+
+def test_the_limit_is_read_from_the_environment() -> None:
+    environ = {"X_KEY": KEY.reveal(), "X_SIZE_LIMIT": "5000"}
+    assert KeyRing.from_env("X", environ).size_limit == 5000
+    assert KeyRing.from_env("X", environ, size_limit=6000).size_limit == 6000
+    with pytest.raises(KeyFormatError, match="X_SIZE_LIMIT is a number"):
+        KeyRing.from_env("X", environ | {"X_SIZE_LIMIT": "16 MB"})
+
+
+@pytest.mark.parametrize("limit", [0, -5, 999, True, None, "x", float("inf")])
+def test_a_limit_that_is_none_is_refused(limit: Any) -> None:
+    with pytest.raises(KeyRingError, match="size_limit is a number of characters, 1000 or more"):
+        KeyRing(primary=KEY, size_limit=limit)
 
 
 @pytest.mark.parametrize("bound", [False, True])

@@ -50,6 +50,7 @@ ROW = "row:"
 PAYLOAD_MINIMUM = 24 + 16
 SIZE_LIMIT = 16 * 2**20
 """The longest encrypted value, in characters, unless a key ring says otherwise."""
+SMALLEST_LIMIT = 1000
 
 # ASCII classes and `fullmatch`: `$` would take a newline, `\d` and `\w` fullwidth digits and letters.
 _CONTEXT = re.compile(r"[A-Za-z0-9_.-]{1,128}")

@@ -26,7 +26,7 @@ _Result = TypeVar("_Result")
 
 def _variables(prefix: Any) -> list[str]:
     """Return the names of the variables that `read_keys` reads; none for a malformed prefix, which may be a key."""
-    names = ("KEY", "PREVIOUS_KEYS", "INDEX_KEY") if is_prefix(prefix) else ()
+    names = ("KEY", "PREVIOUS_KEYS", "INDEX_KEY", "SIZE_LIMIT") if is_prefix(prefix) else ()
     return [f"{prefix}_{name}{end}" for name in names for end in ("", "_FILE")]
 
 
@@ -67,6 +67,14 @@ def read_keys(prefix: Any, environ: Mapping[str, str], open_kms: OpenKms) -> tup
     found = _read_texts(prefix, environ)
     _ids(found)  # what is wrong is refused before a KMS is asked
     return _parse_all(partial(Key.parse, open_kms=cache(open_kms)), found)
+
+
+def read_size_limit(prefix: Any, environ: Mapping[str, str]) -> int | None:
+    """Return the number of characters that an encrypted value may have, if `<prefix>_SIZE_LIMIT` is set."""
+    text = str(environ.get(f"{prefix}_SIZE_LIMIT", "")) if is_prefix(prefix) else ""
+    if text and not re.fullmatch("[0-9]{1,12}", text):
+        raise KeyFormatError(f"{prefix}_SIZE_LIMIT is a number of characters, such as 16777216")
+    return int(text) if text else None
 
 
 def read_ids(prefix: str, environ: Mapping[str, str] | None = None) -> KeyIds:

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, NoReturn, Self
 
-from sealchemy.errors import KeyFormatError, PlaintextTypeError, UnknownKeyError
+from sealchemy.errors import KeyFormatError, KeyRingError, PlaintextTypeError, UnknownKeyError
 
 from . import batches, data_key, envelope
 from .codecs import RESERVED, TEXT, Codec
-from .environment import KeyIds, hidden, read_keys
+from .environment import KeyIds, hidden, read_keys, read_size_limit
 from .keys import Key
 from .kms import services
 from .secret import SecretString, hide
@@ -43,7 +43,10 @@ class KeyRing:
 
         Raises:
             KeyFormatError: two keys have one id.
+            KeyRingError: the size limit is none.
         """
+        if type(size_limit) is not int or size_limit < envelope.SMALLEST_LIMIT:
+            raise KeyRingError(f"size_limit is a number of characters, {envelope.SMALLEST_LIMIT} or more")
         self.size_limit = size_limit
         # Hidden unless they are keys: they may be the texts of keys.
         index_key = index_key if isinstance(index_key, Key) else hide(index_key)
@@ -66,7 +69,7 @@ class KeyRing:
         open_kms: services.OpenKms = services.open_kms,
         *,
         keep_secrets: bool = True,
-        size_limit: int = envelope.SIZE_LIMIT,
+        size_limit: int | None = None,
     ) -> Self:
         """Return the ring that the environment describes.
 
@@ -81,7 +84,7 @@ class KeyRing:
             open_kms: returns the key management service (KMS) for a URI; it is called once for each.
             keep_secrets: False to drop the bytes of each key once everything is derived from them: nothing in the
                 process can print or wrap it then. A memory dump still shows what encrypts and decrypts.
-            size_limit: see `KeyRing`.
+            size_limit: see `KeyRing`; by default `<prefix>_SIZE_LIMIT`, or 16 MB.
 
         Raises:
             MissingKeyError: no primary key.
@@ -90,6 +93,8 @@ class KeyRing:
         """
         prefix = hide(prefix)
         environ = hidden(prefix, environ)  # the frame of an error would show its values
+        if size_limit is None:
+            size_limit = read_size_limit(prefix, environ) or envelope.SIZE_LIMIT
         key_ring = cls(*read_keys(prefix, environ, open_kms), size_limit=size_limit)
         if not keep_secrets:
             for key in filter(None, (*key_ring._keys.values(), key_ring._index_key)):

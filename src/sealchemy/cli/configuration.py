@@ -5,6 +5,8 @@ SQLAlchemy is imported in the functions, so that `--help` does not wait for it.
 
 from __future__ import annotations
 
+import os
+import stat
 import tomllib
 from pathlib import Path
 
@@ -42,6 +44,11 @@ def read() -> dict[str, str]:
     path = find_file()
     if path is None:
         return {}
+    if not _is_trusted(path):
+        raise UnsupportedOperationError(
+            f"{path}: it is above this folder, and another user owns it or everyone can write it, so its models are not"
+            " imported; correct that, or pass --models, --prefix and --url in a folder with a .git"
+        )
     try:
         found = tomllib.loads(path.read_text("utf-8")).get("tool", {}).get("sealchemy", {})
     except (ValueError, OSError, AttributeError) as error:
@@ -57,6 +64,14 @@ def folders() -> list[str]:
     """Return the folder of the file, from which its models can be imported."""
     path = find_file()
     return [str(path.parent)] if path else []
+
+
+def _is_trusted(path: Path) -> bool:
+    """Return whether a file, whose models are imported, is here or belongs to this user."""
+    if path.parent == Path.cwd() or os.name != "posix":
+        return True
+    found = path.stat()
+    return found.st_uid in {0, os.getuid()} and not found.st_mode & stat.S_IWOTH
 
 
 def _find_problem(found: object) -> str | None:

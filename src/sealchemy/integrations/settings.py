@@ -38,6 +38,7 @@ class IntegrationSettings(BaseSettings):
     integration_token_encryption_key_file: SecretStr = SecretStr("")
     integration_token_encryption_previous_keys: SecretStr = SecretStr("")
     integration_token_encryption_previous_keys_file: SecretStr = SecretStr("")
+    integration_token_encryption_size_limit: SecretStr = SecretStr("")
     integration_token_encryption_rollout: Rollout = Rollout.STRICT
 
     def __init__(self, **values: Any) -> None:
@@ -82,6 +83,7 @@ class IntegrationSettings(BaseSettings):
             f"{PREFIX}_KEY_FILE": self.integration_token_encryption_key_file,
             f"{PREFIX}_PREVIOUS_KEYS": self.integration_token_encryption_previous_keys,
             f"{PREFIX}_PREVIOUS_KEYS_FILE": self.integration_token_encryption_previous_keys_file,
+            f"{PREFIX}_SIZE_LIMIT": self.integration_token_encryption_size_limit,
         }
         return KeyRing.from_env(PREFIX, {name: value.get_secret_value() for name, value in values.items()})
 
