@@ -116,7 +116,8 @@ def _empty_database(config: pytest.Config) -> Iterator[str]:
         server = config.workerinput.get("mariadb")
     else:
         server = config.stash[MARIADB].url if MARIADB in config.stash else None
-    if server is None:  # the header of the run says so too; .ci/run installs it where apt-get can
+    # No package of PyPI brings this server. The header of the run says so too; .ci/run installs it where apt-get can.
+    if server is None:
         pytest.skip(f"only root can install MariaDB, so its tests are optional. {mariadb.WHAT_TO_INSTALL}")
     name = f"t_{secrets.token_hex(6)}"
     engine = create_engine(server)

@@ -162,7 +162,7 @@ def check_encryption(bind: Any, metadata: MetaData) -> Awaitable[None] | None:
         tables = [item for item in metadata.sorted_tables if (item.name, item.schema) in names]
         if len({bind.get_bind(clause=table) for table in tables}) > 1:
             raise UnsupportedOperationError(
-                "check_encryption: this session has its tables in several databases; pass the engine of each, with the"
+                "check_encryption: the tables are bound to several databases; pass the engine of each, with the"
                 " MetaData of the tables in it"
             )
         bind = bind.connection(bind_arguments={"clause": tables[0]})

@@ -286,7 +286,7 @@ def test_plaintext_written_while_the_check_is_added_is_reported(
     other = create_engine(postgresql_url)
 
     def old_process(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if "ADD CONSTRAINT" in statement and "access" in statement:
+        if "ADD CONSTRAINT" in statement and "access" in statement and "DROP" not in statement:  # the first time
             with other.begin() as connection:
                 connection.execute(text("UPDATE grants SET access = 'plain' WHERE id = 2"))
 

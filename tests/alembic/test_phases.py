@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from alembic import command
 from sqlalchemy import Column, Index, Integer, MetaData, String, Table, Text, insert, select, text
 
 from sealchemy import EncryptedJSON, EncryptedString, Key, KeyRing, Rollout, attach_key_ring
@@ -130,6 +131,35 @@ def test_a_revision_that_takes_its_columns_from_a_constant_is_known(engine: Engi
     )
     application.upgrade()
     assert application.is_clean()
+
+
+CALLS = {
+    "a constant": ("op.encrypt_columns(TABLE, COLUMNS)", True),
+    "keywords": ("op.encrypt_columns(table_name='users', columns={'token': 'users.token'})", True),
+    "a loop": ("for name in ['users']: op.encrypt_columns(name, {'token': f'{name}.token'})", True),
+    "another table": ("op.encrypt_columns('others', {'token': 'others.token'})", False),
+    "another column": ("op.encrypt_columns('users', {'other': 'users.token'})", False),
+    "another schema": ("op.encrypt_columns('users', {'token': 'users.token'}, schema='s')", False),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_which_calls_of_a_revision_count(tmp_path: Path, make_engine: Callable[..., Engine], call: str) -> None:
+    engine = make_engine(f"sqlite:///{tmp_path / 'x.db'}", RING, rollout=Rollout.MIGRATE)
+    models(token=Text()).create_all(engine)
+    for position, (statement, counts) in {"upgrade": CALLS[call], "downgrade": (CALLS[call][0], False)}.items():
+        folder = tmp_path / position
+        folder.mkdir()
+        application = Application(folder, engine, models())
+        application.revision("pass", "pass")
+        path = application.folder / "versions/r0.py"
+        body = f"def {position}():\n    if op is None: pass\n    {statement}"
+        source = path.read_text().replace(f"def {position}():\n    pass", body)
+        path.write_text(f"# -*- coding: latin-1 -*-\nTABLE, COLUMNS = 'users', {{'token': 'users.token'}}\n{source}")
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DROP TABLE IF EXISTS alembic_version")
+        command.stamp(application.config(), "head")
+        assert application.is_clean() is counts, position
 
 
 def test_a_revision_for_another_table_does_not_count(engine: Engine, tmp_path: Path) -> None:

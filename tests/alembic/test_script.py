@@ -65,8 +65,8 @@ def test_a_script_requires_and_allows(
     assert check.is_strict
     with pytest.raises(DBAPIError, match="_encrypted"), engine.begin() as connection:
         connection.execute(insert(users), {column: "plain"})
-    if kind == "postgresql":
-        run(engine, [item for item in script(project, engine, "upgrade", "head") if "users" in item])  # again
+    with pytest.raises(DBAPIError):  # an existing CHECK of the name is never dropped: it may be another one
+        run(engine, [item for item in script(project, engine, "upgrade", "head") if "ADD CONSTRAINT" in item])
     run(engine, script(project, engine, "downgrade", "r0:base"))
     with engine.begin() as connection:
         connection.execute(insert(users), {column: "plain"})

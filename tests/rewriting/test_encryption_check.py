@@ -15,7 +15,7 @@ from sealchemy._databases import sqlite_schema
 from sealchemy._databases.access import database_of, open_table
 from sealchemy._databases.mysql import MySQL
 from sealchemy._databases.table import TableColumns
-from sealchemy._rewriting.constraint import ExistingConstraint, constraint_name, existing_constraints
+from sealchemy._rewriting.constraint import ExistingConstraint, _validate, constraint_name, existing_constraints
 from sealchemy.plan import plan
 from tests.support import constraint
 from tests.support.postgresql import require_extension
@@ -206,6 +206,23 @@ def test_values_written_meanwhile_keep_the_earlier_check(postgresql_url: str, ma
     with pytest.raises(RewriteError, match="written while"):
         require(engine)
     assert existing(engine) == before
+
+
+def test_a_killed_replacement_leaves_a_check_whatever_is_written(
+    postgresql_url: str, make_engine: Callable[..., Any]
+) -> None:
+    engine = make_engine(postgresql_url, RING)
+    create(engine)
+    write(engine, "sealchemy:v1:ABCDEFGHIJKL:SENTINEL")
+    today = database_of(engine.dialect).encryption_checks[0].on("token")
+    with engine.begin() as connection:  # as a run leaves it that was killed before it could validate
+        escaped = today.replace(":", "\\:")
+        connection.execute(
+            text(f"ALTER TABLE users ADD CONSTRAINT ck_users_token_encrypted CHECK ({escaped}) NOT VALID")
+        )
+    with open_table(engine, TableColumns("users", COLUMNS)) as access, pytest.raises(RewriteError, match="taken back"):
+        _validate(access, access.target.columns[0], "ck_users_token_encrypted", [])
+    assert [(item.is_validated, item.is_strict) for item in existing(engine)] == [(True, False)]
 
 
 @pytest.mark.parametrize("name", ["text", "a Token", 'To"ken', "COLLATE", "c", "Ünï", "100%s", "a:b"])

@@ -131,6 +131,7 @@ def test_a_range_does_not_read_the_rest_of_the_table(engine: Engine) -> None:
         ('[["10"], ["10"]]', "does not come before"),
         ('[["1", "2"], null]', "not primary keys of"),
         ('[["x"], null]', "not primary keys of"),
+        ('[["\\ud800"], null]', "not primary keys of"),
         ('[null, ["99999999999999999999"]]', "not primary keys of"),
     ],
 )

@@ -68,9 +68,10 @@ def pair(make_engine: Callable[..., Engine]) -> Iterator[Pair]:
     assert primary
     standby = None
     try:
+        reports = {"wal_receiver_status_interval": "1", "wal_retrieve_retry_interval": "200ms"}
+        standby = postgresql.start_standby(primary, primary_slot_name="standby", **reports)
         engine = make_engine(primary.url, RING, rollout=Rollout.MIGRATE)
         execute(engine, "SELECT pg_create_physical_replication_slot('standby', true)")
-        standby = postgresql.start_standby(primary, wal_receiver_status_interval="1", primary_slot_name="standby")
         connected = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn IS NOT NULL"
         _wait_for(lambda: count(engine, connected) == 1)
         yield Pair(engine, make_engine(standby.url), standby)
@@ -183,6 +184,15 @@ def test_limits_need_an_engine_and_postgresql(postgresql_url: str, make_engine: 
     for options in (Options(max_lag=5), Options(max_wal_retained=10**9)):
         with pytest.raises(UnsupportedOperationError, match="only PostgreSQL supports max_lag"):
             rewrite(ENCRYPT, sqlite, "t", COLUMNS, options=options)
+
+
+def test_a_pool_of_one_connection_is_too_small(postgresql_url: str) -> None:
+    engine = create_engine(postgresql_url, pool_size=1, max_overflow=0, pool_timeout=0.1)
+    attach_key_ring(engine, RING, rollout=Rollout.MIGRATE)
+    fill(engine, 10)
+    with pytest.raises(UnsupportedOperationError, match="second connection, and the pool"):
+        rewrite(ENCRYPT, engine, "t", COLUMNS, options=Options(max_lag=5))
+    engine.dispose()
 
 
 @pytest.mark.parametrize(

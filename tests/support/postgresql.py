@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,20 +83,25 @@ def start_any(**settings: str) -> Server | None:
 
 def start(binaries: Path, **settings: str) -> Server:
     """Start a new server on a free port, as an unprivileged user if this process is root, which PostgreSQL refuses."""
-    initdb = ["initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
-    return _start(binaries, initdb, settings)
+    return _start(binaries, None, settings)
 
 
 def start_standby(primary: Server, **settings: str) -> Server:
-    """Start a server that replays what another one writes; skip the test where there is no pg_basebackup."""
-    if not primary.binaries or not (primary.binaries / "pg_basebackup").exists():
-        pytest.skip("this PostgreSQL comes without pg_basebackup, and the test needs a standby")
-    url = primary.url.replace("postgresql+psycopg", "postgresql")
-    copy = ["pg_basebackup", "--write-recovery-conf", "--no-sync", "--checkpoint=fast", "--dbname", url]
-    return _start(primary.binaries, copy, settings)
+    """Start a server that replays what another one writes; that one is restarted, so that its files can be copied."""
+    assert primary.process
+    assert primary.folder
+    assert primary.binaries
+    primary.process.send_signal(primary.stop_signal)
+    primary.process.wait(timeout=_START_SECONDS)
+    host = make_url(primary.url)
+    source = f"host={host.host} port={host.port} user={host.username}"
+    try:
+        return _start(primary.binaries, primary.folder / "data", {"primary_conninfo": source, **settings})
+    finally:
+        primary.restart()
 
 
-def _start(binaries: Path, make_data: list[str], settings: dict[str, str]) -> Server:
+def _start(binaries: Path, copied: Path | None, settings: dict[str, str]) -> Server:
     folder = Path(tempfile.mkdtemp(prefix="sealchemy-pg-"))
     owner = _unprivileged_user()
     if owner:
@@ -104,10 +109,13 @@ def _start(binaries: Path, make_data: list[str], settings: dict[str, str]) -> Se
         binaries = _reachable(binaries, folder, owner)
     account = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if owner else {}
     data = folder / "data"
-    program, *arguments = make_data
-    subprocess.run(
-        [binaries / program, "-D", data, *arguments], check=True, stdout=subprocess.DEVNULL, cwd=folder, **account
-    )
+    locale = ["-E", "UTF8", "--no-locale", "--no-sync"]
+    make_data = [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", *locale]
+    if copied:
+        make_data = ["cp", "-a", copied, data]
+    subprocess.run(make_data, check=True, stdout=subprocess.DEVNULL, cwd=folder, **account)
+    if copied:
+        (data / "standby.signal").touch()
     port = _free_port()
     options = {
         "listen_addresses": "127.0.0.1",

@@ -61,10 +61,8 @@ class PostgreSQL(Database):
 
     @override
     def check_script(self, table: str, name: str, condition: str) -> Iterator[str]:
-        """Yield one that replaces a CHECK of that name, and one that validates it under a weak lock."""
-        yield (
-            f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}, ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID"
-        )
+        """Yield one that adds it, and one that validates it under a weak lock."""
+        yield f"ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID"
         yield f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}"
 
     @override

@@ -228,16 +228,17 @@ def _validate(access: Access, column: ColumnElement[str], name: str, replaced: S
         pass
     else:
         return
-    # Left in place, it would fail each update of the rows that violate it.
-    if replaced:
-        new = ExistingConstraint(name, is_validated=False, is_bound=False, is_strict=True)
-        weaker = _condition(access, bound=all(item.is_bound for item in replaced), strict=False)
-        _add(access, column, weaker, [new])
+    # Left in place, it would fail each update of the rows that violate it. Those of earlier releases may be true of all
+    # rows, and a run that was killed may have replaced one.
+    new = ExistingConstraint(name, is_validated=False, is_bound=False, is_strict=True)
+    weaker = _condition(access, bound=bool(replaced) and all(item.is_bound for item in replaced), strict=False)
+    _add(access, column, weaker, [new])
+    try:
         access.change_definition(validate)
-    else:
+    except IntegrityError:
         access.change_definition(partial(access.database.drop_check, access.connection, access.target, name))
     raise RewriteError(
-        f"{access.target.name}: plaintext was written while {name} was added, so it was dropped again; a process that"
+        f"{access.target.name}: plaintext was written while {name} was added, so it was taken back; a process that"
         " is not in stage strict still runs. Bring every process to stage migrate, run encrypt_columns in it, go to"
         " stage strict everywhere, then run this again"
     )

@@ -67,7 +67,7 @@ def ends(access: Access, text: str) -> RangeEnds:
             if found is not None:
                 return found
             problem = f"range {range_}: its first key does not come before the second one in {access.target.name}"
-        except DBAPIError:  # its text may quote the end
+        except (DBAPIError, ValueError):  # their texts may quote the end
             pass
     raise UnsupportedOperationError(problem)
 

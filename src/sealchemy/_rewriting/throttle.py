@@ -5,6 +5,7 @@ import time
 from threading import Event
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from sealchemy._databases.access import Access
 from sealchemy._databases.replication import Replication
@@ -57,6 +58,11 @@ class Throttle:
         try:
             with self._access.connection.engine.connect() as connection:
                 return replication.reason_to_wait(connection)
+        except PoolTimeoutError:
+            raise UnsupportedOperationError(
+                f"{self._access.target.name}: max_lag and max_wal_retained are watched on a second connection, and the"
+                " pool of the engine has none left; give it another one (pool_size, max_overflow)"
+            ) from None
         except DBAPIError as error:
             if not self._access.database.is_lost(error):
                 raise

@@ -22,8 +22,13 @@ def is_in_a_revision(context: AutogenContext, operation: str, schema: str | None
             named = {item.arg: item.value for item in call.keywords}
             named |= dict(zip(("table_name", "columns"), call.args, strict=False))
             values = {name: _value(value, script.module) for name, value in named.items()}
-            is_same = (values.get("table_name"), values.get("schema")) == (table, schema)
-            if is_same and column in (values.get("columns") or ()):
+            if None in (values.get("table_name"), values.get("columns")):  # in a loop, for example
+                columns = _texts(script.path)
+                is_same = table in columns
+            else:
+                columns = values["columns"]
+                is_same = (values["table_name"], values.get("schema")) == (table, schema)
+            if is_same and column in columns:
                 return True
     return False
 
@@ -32,14 +37,22 @@ def _calls(path: str, name: str) -> Iterator[ast.Call]:
     """Yield the calls of an operation in a file, but for those of its downgrade."""
     if not path.endswith(".py"):
         return
-    with tokenize.open(path) as file:
-        source = file.read()
-    for part in ast.parse(source).body if name in source else ():
+    for part in _parse(path).body:
         if isinstance(part, ast.FunctionDef) and part.name.startswith("downgrade"):
             continue
         for node in ast.walk(part):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == name:
                 yield node
+
+
+def _parse(path: str) -> ast.Module:
+    with tokenize.open(path) as file:
+        return ast.parse(file.read())
+
+
+def _texts(path: str) -> set[Any]:
+    """Return the constants in a file."""
+    return {node.value for node in ast.walk(_parse(path)) if isinstance(node, ast.Constant)}
 
 
 def _value(node: ast.expr, module: ModuleType) -> Any:
