@@ -218,3 +218,18 @@ def test_a_file_above_that_anyone_can_write_is_not_followed(folder: Path) -> Non
     refused = run(below, "plan")
     assert (refused.returncode, "its models are not imported" in refused.stderr) == (1, True)
     assert run(folder, "status").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("postgres://user:SENTINEL@127.0.0.1/shop", "for PostgreSQL it is postgresql+psycopg"),
+        ("oracle+oracledb://user:SENTINEL@127.0.0.1/shop", "pip install oracledb"),
+    ],
+)
+def test_a_driver_that_is_not_there_is_named(folder: Path, url: str, says: str) -> None:
+    done = run(folder, "status", "--models", "shop.models:Base", "--prefix", "SHOP", "--url", url)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "SENTINEL" not in done.stdout + done.stderr

@@ -181,7 +181,7 @@ def test_limits_need_an_engine_and_postgresql(postgresql_url: str, make_engine: 
     sqlite = make_engine("sqlite://", RING, rollout=Rollout.MIGRATE)
     with sqlite.begin() as connection:
         connection.execute(text("CREATE TABLE t (id INTEGER PRIMARY KEY, token TEXT)"))
-    for options in (Options(max_lag=5), Options(max_wal_retained=10**9)):
+    for options in (Options(max_lag=5), Options(max_wal_retained=10**9), Options(max_lag=5, dry_run=True)):
         with pytest.raises(UnsupportedOperationError, match="only PostgreSQL supports max_lag"):
             rewrite(ENCRYPT, sqlite, "t", COLUMNS, options=options)
 

@@ -101,7 +101,7 @@ class TestKey:
             (base64.b64encode(b"correct horse battery staple 123").decode(), "printable text"),
             (base64.b64encode(bytes(32)).decode(), "repeat"),
             (base64.b64encode(bytes(range(11)) + bytes(21)).decode(), "repeat"),
-            ("sealchemy-key-v2." + base64.urlsafe_b64encode(RAW).decode(), "characters|alphabets"),
+            ("sealchemy-key-v2." + base64.urlsafe_b64encode(RAW).decode(), "characters|alphabets|before its dot"),
         ],
     )
     def test_malformed_key_text_is_refused_and_not_shown(self, text: str, reason: str) -> None:

@@ -51,12 +51,24 @@ def test_empty_variables_count_as_absent() -> None:
     assert (ring.primary, ring.previous) == (ONE, ())
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("KEYS", "KEY"), ("PREVIOUS_KEY", "PREVIOUS_KEYS"), ("INDEX_KEYS_FILE", "INDEX_KEY_FILE")],
+)
+def test_a_variable_of_almost_the_same_name_is_a_warning(
+    name: str, meant: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    from_env(**{KEY: ONE.reveal(), f"{PREFIX}_{name}": TWO.reveal()})
+    assert caplog.messages == [f"{PREFIX}_{name} is not read; the name is {PREFIX}_{meant}"]
+
+
 WRONG = {
     "absent": ({}, MissingKeyError, KEY),
     "empty": ({KEY: ""}, MissingKeyError, KEY),
     "previous without primary": ({PREVIOUS: BASE64}, MissingKeyError, KEY),
     "placeholder": ({KEY: "replace-me-with-the-output-of-sealchemy-generate-key"}, KeyFormatError, KEY),
     "31 bytes": ({KEY: base64.b64encode(bytes(range(31))).decode()}, KeyFormatError, KEY),
+    "mistyped prefix": ({KEY: ONE.reveal().replace("sealchemy", "seelchemy")}, KeyFormatError, KEY),
     "hex": ({KEY: bytes(range(32)).hex()}, KeyFormatError, KEY),
     "stray characters": ({KEY: BASE64[:20] + " " + BASE64[20:]}, KeyFormatError, KEY),
     "trailing newline": ({KEY: BASE64 + "\n"}, KeyFormatError, KEY),

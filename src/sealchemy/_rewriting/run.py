@@ -112,6 +112,7 @@ class _Run:
         raise refused
 
     def _run(self) -> Report:
+        self.throttle = Throttle(self.access, self.options, self.interrupted)
         if not self.only_reads:
             self.access.require_transactions()
         if self.progress:
@@ -153,14 +154,14 @@ class _Run:
 
     def _write(self, work: Callable[[Span, int, int], Step]) -> int:
         """Return how many rows a walk wrote."""
-        written, throttle, began = 0, Throttle(self.access, self.options, self.interrupted), time.monotonic()
+        written, began = 0, time.monotonic()
         for step in self._until_stopped(self._walk().write(work, self._limit)):
             written += step.written
             self.report.rewritten += step.written
             self._report(step)
             self._tell(step)
             if step.written:
-                throttle.rest(time.monotonic() - began)
+                self.throttle.rest(time.monotonic() - began)
             began = time.monotonic()
         return written
 

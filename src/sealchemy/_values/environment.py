@@ -17,6 +17,11 @@ from .kms.services import OpenKms
 from .secret import SecretString, hide, reveal
 
 _FILE_SIZE_MAXIMUM = 65_536
+_MISNAMED = {
+    f"{name}{end}": f"{meant}{end}"
+    for name, meant in (("KEYS", "KEY"), ("PREVIOUS_KEY", "PREVIOUS_KEYS"), ("INDEX_KEYS", "INDEX_KEY"))
+    for end in ("", "_FILE")
+}
 _WRITABLE = "every user of this machine can write it, so the key in it may be someone else's (chmod 600)"
 
 logger = logging.getLogger("sealchemy")
@@ -32,7 +37,11 @@ def _variables(prefix: Any) -> list[str]:
 
 def hidden(prefix: Any, environ: Mapping[str, str] | None) -> dict[str, str]:
     """Return the values of the variables, hidden: the frame of an error would show them."""
-    return {name: _text((os.environ if environ is None else environ).get(name, "")) for name in _variables(prefix)}
+    environ = os.environ if environ is None else environ
+    for name, meant in _MISNAMED.items() if is_prefix(prefix) else ():
+        if f"{prefix}_{name}" in environ:
+            logger.warning("%s_%s is not read; the name is %s_%s", prefix, name, prefix, meant)
+    return {name: _text(environ.get(name, "")) for name in _variables(prefix)}
 
 
 def _text(value: object) -> Any:

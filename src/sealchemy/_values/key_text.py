@@ -57,6 +57,8 @@ def find_problem(text: object) -> str | None:
         return "the text of a key is a str"
     if text == PLACEHOLDER:
         return "it is still the placeholder of .env.example"
+    if "." in text and not text.startswith(_PREFIX):
+        return f"what stands before its dot is not {_PREFIX.rstrip('.')}"
     encoded = text.removeprefix(_PREFIX)
     if re.fullmatch(r"[A-Za-z0-9+/_=-]*", encoded) is None:
         return "it has characters that are not base64 (quotes, spaces, a second line?)"

@@ -3,6 +3,7 @@
 import sys
 
 _HINT = 'the command line needs {}: pip install "sealchemy[cli]"'
+_DEMO_HINT = 'the ready-made table needs {}: pip install "sealchemy[cli,integrations]"'
 
 try:
     from . import index_commands, integration_commands, key_commands, writing_commands  # noqa: F401 - they add commands to `app`
@@ -35,13 +36,17 @@ def main() -> None:
     try:
         _run()
     except ImportError as error:
-        line: str | None = _HINT.format(error.name) if error.name in {"dotenv", "rich"} else str(error)
+        hints: dict[str, str] = dict.fromkeys(("dotenv", "rich"), _HINT)
+        hints |= dict.fromkeys(("authlib", "pydantic", "pydantic_settings", "requests", "urllib3"), _DEMO_HINT)
+        hint = hints.get(error.name or "")
+        line = hint.format(error.name) if hint else str(error)
     except Exception as error:
         from .output import describe
 
-        line = describe(error)
-        if line is None:
+        found = describe(error)
+        if found is None:
             raise
+        line = found
     else:
         return
     print(f"sealchemy: {line}", file=sys.stderr)

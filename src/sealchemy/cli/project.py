@@ -14,7 +14,7 @@ from typing import NoReturn, TypeVar
 
 from dotenv import dotenv_values
 from sqlalchemy import URL, Engine, MetaData, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
 
 from sealchemy import KeyRing, MissingKeyError, Rollout, RolloutError, attach_key_ring
@@ -123,7 +123,18 @@ class Project:
     def engine(self) -> Engine:
         """Return an engine without keys."""
         url = self.url()
-        engine = make_engine(url, poolclass=NullPool, hide_parameters=True)
+        try:
+            engine = make_engine(url, poolclass=NullPool, hide_parameters=True)
+        except NoSuchModuleError:
+            raise UnsupportedOperationError(
+                f"the database's URL begins with {url.drivername}, which SQLAlchemy does not know; for PostgreSQL it is"
+                " postgresql+psycopg"
+            ) from None
+        except ModuleNotFoundError as error:
+            raise UnsupportedOperationError(
+                f"the database's URL begins with {url.drivername}, and its driver is not installed: pip install"
+                f" {error.name}, or name another driver"
+            ) from None
         database_of(engine.dialect).refuse_missing(url)
         redact_errors(engine)
         return engine

@@ -220,6 +220,8 @@ def _print_failures(error: RewriteError, conversion: Conversion, *, as_json: boo
 def _print_report(conversion: Conversion, options: Options, report: Report) -> None:
     if conversion is VERIFY:
         print(f"verify {report.table}: every value authenticates")
+    elif options.dry_run and not report.pending:
+        print(f"{conversion.name} {report.table}: nothing to do")
     elif options.dry_run:
         print(f"{conversion.name} {report.table}: {report.pending} rows would be rewritten; nothing was changed")
     elif conversion is REKEY:
