@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import URL, create_engine, event, make_url, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from sealchemy import ColumnDefinitionError, Key, KeyRing, RewriteError, Rollout, attach_key_ring
 from sealchemy.rewrite import DECRYPT, ENCRYPT, Conversion, rewrite
@@ -90,6 +93,47 @@ def test_a_trigger_whose_text_is_a_value(make: Callable[..., Engine], kind: str)
     sentence = refused(engine)
     assert "refuses the change: see `sealchemy plan`" in sentence
     assert "whose text is left out because it may show a value" in sentence
+
+
+@pytest.mark.parametrize("state", ["42501", "57014", "23505", "40001", "XX000"])
+def test_a_trigger_that_raises_with_a_code_of_the_server(make: Callable[..., Engine], state: str) -> None:
+    function = RAISE["postgresql"][0].replace("USING", f"USING ERRCODE = '{state}',")
+    engine = make("postgresql", "CREATE TABLE users (id INTEGER PRIMARY KEY, token TEXT)", function)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(RAISE["postgresql"][1])
+    with pytest.raises(RewriteError) as caught:
+        rewrite(ENCRYPT, engine, "users", COLUMNS)
+    assert_silent(caught.value, SENTINEL)
+    query = text("UPDATE users SET token = 'other'")
+    with engine.begin() as connection, pytest.raises(DBAPIError) as raised:
+        connection.execute(query)
+    assert_silent(raised.value, SENTINEL)
+
+
+async def _update(url: URL) -> str:
+    engine = attach_key_ring(create_async_engine(url), RING)
+    async with engine.connect() as connection:
+        with pytest.raises(DBAPIError) as raised:
+            await connection.execute(text("UPDATE users SET token = 'other'"))
+    await engine.dispose()
+    assert_silent(raised.value, SENTINEL)
+    return str(raised.value)
+
+
+def test_asyncpg_shows_no_text_of_a_trigger_either(make: Callable[..., Engine], postgresql_url: str) -> None:
+    function = RAISE["postgresql"][0].replace("USING", "USING ERRCODE = '42501',")
+    engine = make("postgresql", "CREATE TABLE users (id INTEGER PRIMARY KEY, token TEXT)", function)
+    url = make_url(postgresql_url)
+    path = str(url.query["options"]).removeprefix("-csearch_path=")
+    with engine.begin() as connection:
+        connection.exec_driver_sql(RAISE["postgresql"][1])
+        connection.exec_driver_sql(f'ALTER ROLE CURRENT_USER IN DATABASE "{url.database}" SET search_path TO {path}')
+    try:
+        shown = asyncio.run(_update(url.set(drivername="postgresql+asyncpg").difference_update_query(["options"])))
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f'ALTER ROLE CURRENT_USER IN DATABASE "{url.database}" RESET search_path')
+    assert "whose text is left out" in shown
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "sqlite", "mariadb"])
