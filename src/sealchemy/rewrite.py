@@ -82,7 +82,9 @@ def rewrite(  # noqa: PLR0913 - all but the first four are options
             values that are still being written, SIGINT, or an error of the database.
     """
     require_keys(conversion, bind, columns)
-    refuse_legacy_reader(conversion, legacy_reader)
+    refuse_legacy_reader(conversion, legacy_reader, options.jobs)
+    if options.sample is not None and conversion is not VERIFY:
+        raise UnsupportedOperationError(f"{conversion.name}: sample is for VERIFY; leave it out")
     bound = spread(columns, bind_to)
     require_binding(conversion, bound, columns)
     with open_table(bind, TableColumns(table, columns, schema, kinds, bound), options.lock_timeout) as access:

@@ -135,6 +135,8 @@ class Access:
                 is_lost = self.database.is_lost(error) and time.monotonic() < deadline
                 if not self.owns_connection or not (is_cut_off or is_lost):
                     raise
+                if is_lost and not self.connection.invalidated:
+                    self.connection.invalidate()
                 was_cut_off |= is_cut_off
                 logger.warning("%s: a transaction is run again (%s)", self.target.name, type(error.orig).__name__)
             time.sleep(random.uniform(0.5, 1) * pause)  # noqa: S311 - spreads the attempts

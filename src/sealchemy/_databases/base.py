@@ -15,8 +15,9 @@ from sealchemy._values.codecs import BYTES, JSON, TEXT, Plaintext
 from sealchemy.errors import UnsupportedOperationError
 
 from .definition import Definition
+from .parallel import Parallel
 from .replication import Replication
-from .table import KeyText, RangeEnds, RowKey, Target, without_collation
+from .table import RowKey, Target, without_collation
 
 ATTEMPTS = 10
 
@@ -54,6 +55,9 @@ class Database(Definition):
 
     locks_rows: ClassVar[bool] = True
     """Whether others may write while a transaction writes."""
+
+    parallel: ClassVar[Parallel] = Parallel()
+    """What runs that share a table ask."""
 
     has_snapshots: ClassVar[bool] = True
     """Whether a transaction can see the same rows throughout without making others wait."""
@@ -146,14 +150,6 @@ class Database(Definition):
     def replication(self, max_lag: float | None, max_wal_retained: int | None) -> Replication:
         """Return what tells whether standbys, or replication slots, are farther behind than that."""
         raise UnsupportedOperationError("only PostgreSQL supports max_lag and max_wal_retained; leave them out")
-
-    def boundaries(self, connection: sa.Connection, target: Target, parts: int) -> list[KeyText]:
-        """Return keys, as text, that divide a table into about equal parts; there may be fewer parts."""
-        raise UnsupportedOperationError("only PostgreSQL supports ranges; leave them out: one process is as fast")
-
-    def range_ends(self, connection: sa.Connection, target: Target, ends: Sequence[KeyText | None]) -> RangeEnds | None:
-        """Return the keys that such texts stand for; None if they are in the wrong order."""
-        raise UnsupportedOperationError("only PostgreSQL supports ranges; leave the range out: one process is as fast")
 
     def writer(self, connection: sa.Connection, target: Target, within: Sequence[sa.ColumnElement[bool]]) -> Writer:
         """Return the function that stores new values by primary key.

@@ -14,17 +14,18 @@ from typing_extensions import override
 
 from sealchemy._values.codecs import BYTES, TEXT, Plaintext
 
-from . import postgresql_ranges, postgresql_session, postgresql_vacuum, refusals
+from . import postgresql_session, postgresql_vacuum, refusals
 from .base import Database, Elements, TransactionOptions, Writer
 from .definition import NarrowColumn
 from .encryption_check import by_regular_expression, by_start, to_like
 from .postgresql_arrays import arrays_of, rows_as_table, same_keys, typed
 from .postgresql_columns import kind_of, quoted_name, to_text, types_of
 from .postgresql_keys import key_problem
+from .postgresql_parallel import PostgreSQLParallel
 from .postgresql_parts import parts
 from .postgresql_session import sqlstate
 from .replication import Replication
-from .table import KeyText, RangeEnds, RowKey, Target
+from .table import RowKey, Target
 
 # An ALTER TABLE waits for everyone who holds any lock on the table, and later statements wait behind it; VALIDATE waits
 # for strong locks only, so these come first.
@@ -48,6 +49,8 @@ class PostgreSQL(Database):
     """PostgreSQL 14 and later."""
 
     validates_separately = True
+
+    parallel = PostgreSQLParallel()
 
     encryption_checks = (
         *by_regular_expression('{}::text COLLATE "C" ~ \'^', "$'"),  # the cast is for citext, which ignores case
@@ -147,14 +150,6 @@ class PostgreSQL(Database):
     @override
     def replication(self, max_lag: float | None, max_wal_retained: int | None) -> Replication:
         return Replication(max_lag, max_wal_retained)
-
-    @override
-    def boundaries(self, connection: sa.Connection, target: Target, parts: int) -> list[KeyText]:
-        return postgresql_ranges.boundaries(connection, target, parts)
-
-    @override
-    def range_ends(self, connection: sa.Connection, target: Target, ends: Sequence[KeyText | None]) -> RangeEnds | None:
-        return postgresql_ranges.range_ends(connection, target, ends)
 
     @override
     def up_to(self, key: Elements, last: Elements) -> sa.ColumnElement[bool]:

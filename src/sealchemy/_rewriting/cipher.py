@@ -13,6 +13,7 @@ from sealchemy.errors import EnvelopeFormatError
 
 Values: TypeAlias = Sequence[Any]
 Rows: TypeAlias = Sequence[bytes] | None
+LegacyReader: TypeAlias = Callable[[str], str | bytes]
 
 
 class Cipher(NamedTuple):
@@ -29,7 +30,7 @@ class Cipher(NamedTuple):
     encrypt_unbound: Callable[[str], str]
     decrypt: Callable[[str], SecretString]
     current: str
-    legacy_reader: Callable[[str], str | bytes] | None
+    legacy_reader: LegacyReader | None
     row: list[bytes]
     encrypt_all: Callable[[Values, Rows], list[str]]
     encrypt_all_unbound: Callable[[Values, Rows], list[str]]
@@ -41,7 +42,7 @@ class Cipher(NamedTuple):
         key_ring: KeyRing,
         context: str,
         kind: Plaintext,
-        legacy_reader: Callable[[str], str | bytes] | None,
+        legacy_reader: LegacyReader | None,
         *,
         is_bound: bool,
         accepts_unbound: bool,

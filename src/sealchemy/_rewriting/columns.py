@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
+from sealchemy._column.engine_keys import engine_keys
+from sealchemy._column.rollout import Rollout
 from sealchemy._databases.access import Access
 from sealchemy._databases.table import RowKey
 from sealchemy._values import rows
 from sealchemy._values.secret import SecretString
 from sealchemy.errors import PlaintextTypeError, SealchemyError
 
-from .cipher import Cipher
+from .cipher import Cipher, LegacyReader
 from .conversions import DECRYPT, ENCRYPT, REKEY, VERIFY, Change, Conversion, NotAtOnceError
 from .page import Page
 
@@ -31,6 +33,23 @@ class Written:
 
 class Columns:
     """What a conversion does to the columns of a table."""
+
+    @classmethod
+    def of(cls, access: Access, conversion: Conversion, legacy_reader: LegacyReader | None = None) -> Self:
+        """Return it for an open table, with the keys and the rollout stages of its engine."""
+        keys, target = engine_keys(access.connection.dialect), access.target
+        ciphers = [
+            Cipher.of(
+                keys.require_ring(target.name),
+                context,
+                kind,
+                legacy_reader,
+                is_bound=bool(bind_to),
+                accepts_unbound=conversion is not VERIFY or keys.stage(context) is not Rollout.STRICT,
+            )
+            for context, kind, bind_to in zip(target.contexts, target.kinds, target.bind_to, strict=True)
+        ]
+        return cls(access, conversion, ciphers)
 
     def __init__(self, access: Access, conversion: Conversion, ciphers: Sequence[Cipher]) -> None:
         self._conversion, self._ciphers, self._target = conversion, ciphers, access.target

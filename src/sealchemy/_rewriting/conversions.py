@@ -217,3 +217,5 @@ UNBIND = Conversion(
 VERIFY = Conversion(
     "verify", pending=lambda _database, _ring, _stored: false(), convert=_verify, convert_all=_one_by_one
 )
+
+CONVERSIONS = {item.name: item for item in (ENCRYPT, REKEY, DECRYPT, BIND, UNBIND, VERIFY)}

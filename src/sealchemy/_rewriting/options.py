@@ -1,5 +1,6 @@
 """`Options`: the limits of a rewrite."""
 
+import re
 from dataclasses import dataclass
 
 from sealchemy.errors import UnsupportedOperationError
@@ -9,6 +10,9 @@ from .ranges import parse_range
 _DAY = 86_400
 _LARGEST_BATCH = 100_000
 _MOST_NICE = 100
+_MOST_JOBS = 100
+_LEAST_SAMPLE = 0.002
+_FUNCTION = re.compile(r"[\w.]+:\w+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,11 @@ class Options:
             by a hash of its primary key; on PostgreSQL.
         range: a line of JSON with the keys before and at the ends of the rows to work on, as `split` returns it; on
             PostgreSQL.
+        sample: for VERIFY, the share of the rows to look at, such as 0.01, in stretches at random places.
+        jobs: in how many processes to work at the same time, each on one range of the table after the other; on
+            PostgreSQL, and with an engine that can be made again from its URL.
+        engine_factory: for `jobs` with any other engine, a function that each process calls to get it, with its key
+            ring attached, as `package.module:function`.
         ddl_patience: seconds for which to keep trying a change of the table's definition that others' locks prevent;
             each attempt waits for half a second at most, since everyone who comes later waits behind it.
         dry_run: read, count and report; change nothing.
@@ -45,6 +54,9 @@ class Options:
     shard: tuple[int, int] | None = None
     range: str | None = None
     dry_run: bool = False
+    sample: float | None = None
+    jobs: int = 1
+    engine_factory: str | None = None
     ddl_patience: float = 300.0
 
     def __post_init__(self) -> None:
@@ -59,6 +71,15 @@ class Options:
         _require(self.max_wal_retained is None or self.max_wal_retained > 0, "max_wal_retained must be more than 0")
         _require(self.max_rows is None or self.max_rows >= 1, "max_rows must be 1 or more")
         _require(1 <= number <= count, "a shard is one of several, such as 2/8")
+        _require(self.sample is None or _LEAST_SAMPLE <= self.sample <= 1, "sample must be from 0.002 to 1")
+        _require(1 <= self.jobs <= _MOST_JOBS, "jobs must be from 1 to 100")
+        if self.jobs > 1:
+            part = self.max_rows is None and self.shard is None and self.range is None
+            _require(part, "jobs are for the whole table; leave max_rows, shard and range out")
+        if self.engine_factory is not None:
+            _require(self.jobs > 1, "engine_factory is for jobs; leave it out")
+            is_name = _FUNCTION.fullmatch(self.engine_factory) is not None
+            _require(is_name, "engine_factory is the name of a function, as package.module:function")
         if self.range is not None:
             parse_range(self.range)
 

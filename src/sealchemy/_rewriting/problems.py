@@ -1,16 +1,41 @@
 """What kept a run from doing everything, in sentences."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from sqlalchemy.exc import DBAPIError
 
 from sealchemy._column.rollout import Rollout
+from sealchemy._databases.access import Access
+from sealchemy._databases.refused import RefusedStatementError
+from sealchemy.errors import RewriteError
 
 from .conversions import BIND, REKEY, UNBIND, Conversion
 from .options import Options
 from .report import Report
 
+_Result = TypeVar("_Result")
+
 FURTHER_PASSES = 3
 _WRITING = {"bind": Rollout.BIND_MIGRATE, "unbind": Rollout.BIND_PREPARE}
 """The stage in which processes write what a conversion makes."""
+
+
+def explaining(work: Callable[[], _Result], access: Access, conversion: Conversion, report: Report) -> _Result:
+    """Do work; put the report into its errors, and turn those of the database into sentences."""
+    try:
+        return work()
+    except RewriteError as error:
+        error.report = error.report or report
+        raise
+    except DBAPIError as error:
+        columns = ", ".join(item.name for item in access.target.columns)
+        message = (
+            f"{conversion.name} {report.table} ({columns}): the database refused a statement:"
+            f" {access.database.explain(error)}; {report.rewritten} rows were done before and stay done"
+        )
+        refused = RefusedStatementError.of(message, error, report)
+    raise refused
 
 
 def describe_problems(

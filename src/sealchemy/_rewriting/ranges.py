@@ -49,7 +49,7 @@ def between(boundaries: list[KeyText]) -> list[Range]:
 def split(access: Access, parts: int) -> list[Range]:
     """Return ranges of about equal numbers of rows, at most so many, that are the whole table together."""
     with access.transaction(write=False):
-        return between(access.database.boundaries(access.connection, access.target, parts))
+        return between(access.database.parallel.boundaries(access.connection, access.target, parts))
 
 
 def ends(access: Access, text: str) -> RangeEnds:
@@ -63,7 +63,7 @@ def ends(access: Access, text: str) -> RangeEnds:
     if all(len(key) == len(access.target.key) for key in range_ if key is not None):
         try:
             with access.transaction(write=False):
-                found = access.database.range_ends(access.connection, access.target, range_)
+                found = access.database.parallel.range_ends(access.connection, access.target, range_)
             if found is not None:
                 return found
             problem = f"range {range_}: its first key does not come before the second one in {access.target.name}"

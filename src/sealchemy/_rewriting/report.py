@@ -52,6 +52,7 @@ class Report:
         stopped: what ended the run early, if anything did.
         left_behind: where old values may still be found, in sentences.
         key_id: the id of the primary key, under which values were written.
+        read: rows that were looked at, in a run that only reads.
     """
 
     table: str
@@ -62,12 +63,19 @@ class Report:
     stopped: Literal["max_rows", "interrupt"] | None = None
     left_behind: list[str] = field(default_factory=list)
     key_id: str | None = None
+    read: int = 0
 
     def add_failure(self, key: RowKey, column: str, error: SealchemyError) -> None:
         """Count a value that could not be read, and list it while the list is short."""
         self.failed += 1
         if len(self.failures) < _FAILURES_LISTED:
             self.failures.append(Failure(key, column, f"{type(error).__name__}: {error}"))
+
+    def add(self, other: "Report") -> None:
+        """Add the pending rows and the failures of a part of the table; those that it rewrote are counted elsewhere."""
+        self.pending += other.pending
+        self.failed += other.failed
+        self.failures += other.failures[: _FAILURES_LISTED - len(self.failures)]
 
     def describe_failures(self) -> str:
         """Return how many values could not be read, and why: the first keys of each reason."""

@@ -9,36 +9,36 @@ had locked, or put behind it, is found by light walks, which look at the start o
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from threading import Event
 from typing import TypeAlias
 
-from sqlalchemy import ColumnElement, and_, or_
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import and_, or_
 
 from sealchemy._column.engine_keys import engine_keys
-from sealchemy._column.rollout import Rollout
 from sealchemy._databases.access import Access, StillLockedError
 from sealchemy._databases.base import ATTEMPTS
-from sealchemy._databases.refused import RefusedStatementError
 from sealchemy._databases.table import RowKey
 from sealchemy.errors import RewriteError
 
-from .cipher import Cipher
+from .cipher import LegacyReader
 from .columns import Columns
 from .conversions import VERIFY, Conversion
 from .interrupt import interrupt_between_batches
+from .jobs import Jobs
 from .options import Options
 from .pages import Pages, Span
-from .problems import FURTHER_PASSES, describe_problems
+from .problems import FURTHER_PASSES, describe_problems, explaining
 from .ranges import ends
 from .report import Progress, Report
+from .sample import Sample
 from .steps import Steps
 from .throttle import Throttle
 from .walk import Step, Walk
 
 OnProgress: TypeAlias = Callable[[Progress], None]
+Work: TypeAlias = Callable[[Span, int, int], Step]
 
 
 def run(
@@ -46,73 +46,47 @@ def run(
     conversion: Conversion,
     options: Options,
     progress: OnProgress | None = None,
-    legacy_reader: Callable[[str], str | bytes] | None = None,
+    legacy_reader: LegacyReader | None = None,
 ) -> Report:
     """Rewrite the columns of an open table; see `sealchemy.rewrite.rewrite`."""
-    keys = engine_keys(access.connection.dialect)
-    key_ring = keys.require_ring(access.target.name)
-    access.require_text()
-    ciphers = [
-        Cipher.of(
-            key_ring,
-            context,
-            kind,
-            legacy_reader,
-            is_bound=bool(bind_to),
-            accepts_unbound=conversion is not VERIFY or keys.stage(context) is not Rollout.STRICT,
-        )
-        for context, kind, bind_to in zip(
-            access.target.contexts, access.target.kinds, access.target.bind_to, strict=True
-        )
-    ]
-    pending = [conversion.pending(access.database, key_ring, column) for column in access.target.columns]
     with interrupt_between_batches() as interrupted:
-        report = Report(access.target.name, key_id=key_ring.primary.id)
-        return _Run(access, conversion, ciphers, pending, options, progress, interrupted, report).run()
+        return Run(access, conversion, options, interrupted, progress, legacy_reader).run()
 
 
-class _Run:
+class Run:
     """One run over one table."""
 
     def __init__(
         self,
         access: Access,
         conversion: Conversion,
-        ciphers: Sequence[Cipher],
-        pending: Sequence[ColumnElement[bool]],
         options: Options,
-        progress: OnProgress | None,
         interrupted: Event,
-        report: Report,
+        progress: OnProgress | None = None,
+        legacy_reader: LegacyReader | None = None,
     ) -> None:
+        """Prepare it; raises `ColumnDefinitionError` for a column that is not text."""
+        key_ring = engine_keys(access.connection.dialect).require_ring(access.target.name)
+        access.require_text()
         self.access, self.database, self.conversion, self.options = access, access.database, conversion, options
-        self.progress, self.interrupted, self.report = progress, interrupted, report
-        tests = zip(access.target.columns, pending, strict=True)
+        self.progress, self.interrupted = progress, interrupted
+        self.report = Report(access.target.name, key_id=key_ring.primary.id)
+        tests = [(item, conversion.pending(self.database, key_ring, item)) for item in access.target.columns]
         self.is_pending = or_(*(and_(item.is_not(None), test) for item, test in tests))
         self.pages = Pages(access, options.shard, *([ends(access, options.range)] if options.range else []))
-        columns = Columns(access, conversion, ciphers)
+        columns = Columns.of(access, conversion, legacy_reader)
         self.steps = Steps(access, self.pages, columns, self.is_pending, options.batch_size)
         self.only_reads = options.dry_run or conversion is VERIFY
+        self.jobs = Jobs(access, conversion, options, interrupted, self.report) if options.jobs > 1 else None
+        self.throttle = Throttle(access, options, interrupted)
         self.total = self.done = self.unreached = 0
         self.has_more: bool | None = None
 
     def run(self) -> Report:
-        try:
-            return self._run()
-        except RewriteError as error:
-            error.report = error.report or self.report
-            raise
-        except DBAPIError as error:
-            columns = ", ".join(item.name for item in self.access.target.columns)
-            message = (
-                f"{self.conversion.name} {self.report.table} ({columns}): the database refused a statement:"
-                f" {self.database.explain(error)}; {self.report.rewritten} rows were done before and stay done"
-            )
-            refused = RefusedStatementError.of(message, error, self.report)
-        raise refused
+        """Rewrite the table, and return the report."""
+        return explaining(self._run, self.access, self.conversion, self.report)
 
     def _run(self) -> Report:
-        self.throttle = Throttle(self.access, self.options, self.interrupted)
         if not self.only_reads:
             self.access.require_transactions()
         if self.progress:
@@ -126,6 +100,7 @@ class _Run:
         if self.access.owns_connection and not self.only_reads and self.options.range is None:
             self.report.left_behind = self.database.finish(self.access.connection, self.access.target)
         self._is_stopped()
+        self.report.read = self.done if self.only_reads else 0
         if problems := describe_problems(self.report, self.conversion, self.options, found_last, unreached):
             raise RewriteError(f"{self.conversion.name} {self.report.table}: {'; '.join(problems)}", self.report)
         return self.report
@@ -135,7 +110,7 @@ class _Run:
 
     def _rewrite_everything(self) -> int:
         """Rewrite in as many walks as it takes, and return how many rows the last of them wrote."""
-        written, is_left, passes = self._write(self.steps.rewrite_and_authenticate), False, 1
+        written, is_left, passes = self.first_walk(self.steps.rewrite_and_authenticate), False, 1
         while not self._is_stopped():
             is_left = self._walk().is_anything_found(self.steps.find)
             if not is_left or passes > FURTHER_PASSES or (passes > 1 and not written):
@@ -152,14 +127,26 @@ class _Run:
                 self._report(step)
         return written
 
-    def _write(self, work: Callable[[Span, int, int], Step]) -> int:
+    def first_walk(self, work: Work) -> int:
+        """Authenticate every value, and write what is pending unless this run only reads; return how many rows."""
+        if self.only_reads:
+            self._read_everything()
+            return 0
+        if self.jobs is None:
+            return self._write(work)
+        before = self.report.rewritten
+        self.jobs.run(self.tell)
+        return self.report.rewritten - before
+
+    def _write(self, work: Work) -> int:
         """Return how many rows a walk wrote."""
+        self.throttle.wait()
         written, began = 0, time.monotonic()
         for step in self._until_stopped(self._walk().write(work, self._limit)):
             written += step.written
             self.report.rewritten += step.written
             self._report(step)
-            self._tell(step)
+            self.tell(step)
             if step.written:
                 self.throttle.rest(time.monotonic() - began)
             began = time.monotonic()
@@ -175,7 +162,8 @@ class _Run:
         for failure in step.failures:
             self.report.add_failure(*failure)
 
-    def _tell(self, step: Step) -> None:
+    def tell(self, step: Step) -> None:
+        """Report progress."""
         self.done += step.rows
         if self.progress and (step.rows or step.written):
             name = VERIFY.name if self.only_reads else self.conversion.name
@@ -219,19 +207,24 @@ class _Run:
                 return False
             raise
         self.report.rewritten += written
-        self._tell(Step(key, written=written))
+        self.tell(Step(key, written=written))
         return True
 
     def _read_everything(self) -> None:
         """Look at every value with the reader's own function: a prefix alone proves nothing."""
+        if self.jobs is not None:
+            self.jobs.run(self.tell)
+            return
         is_exact, read = self.database.has_exact_keys(self.access.target), 0
         before = 0 if is_exact else self.pages.count()
-        for step in self._until_stopped(self._walk().read(self.steps.survey)):
+        look = self.steps.survey if self.options.sample is None else Sample(self.steps, self.options.sample).look
+        for step in self._until_stopped(self._walk().read(look)):
             self._report(step)
             read += step.rows
             if self.only_reads:
-                self._tell(step)
-        self.unreached = 0 if is_exact else max(min(before, self.pages.count()) - read, 0)
+                self.tell(step)
+        is_whole = self.options.sample is None
+        self.unreached = 0 if is_exact or not is_whole else max(min(before, self.pages.count()) - read, 0)
 
     def _count_unreached(self) -> int:
         """Return the number of rows that were not reached: some keys may not compare as the table orders them."""

@@ -60,8 +60,13 @@ def require_binding(conversion: Conversion, bind_to: Mapping[str, Sequence[str]]
         )
 
 
-def refuse_legacy_reader(conversion: Conversion, legacy_reader: object) -> None:
-    """Raise `UnsupportedOperationError` for a reader that would be ignored."""
+def refuse_legacy_reader(conversion: Conversion, legacy_reader: object, jobs: int = 1) -> None:
+    """Raise `UnsupportedOperationError` for a reader that would be ignored, or that other processes need."""
+    if legacy_reader is not None and jobs > 1:
+        raise UnsupportedOperationError(
+            "a legacy reader cannot be given to other processes; leave jobs out, or start several processes of your own"
+            " with a range each (Options.range)"
+        )
     if legacy_reader is not None and conversion is not ENCRYPT:
         raise UnsupportedOperationError(
             f"a legacy reader is for ENCRYPT, and does nothing in {conversion.name}; leave it out"

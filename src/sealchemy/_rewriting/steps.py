@@ -33,6 +33,10 @@ class Steps:
         span = self._pages.start(span, count)
         return Step(span[1], rows=self._pages.count_within(span))
 
+    def skip(self, span: Span, count: int) -> Step:
+        """Cross rows without reading them."""
+        return Step(self._pages.start(span, count)[1])
+
     def find(self, span: Span, count: int) -> Step:
         span = self._pages.start(span, count)
         return Step(span[1], found=self._pages.has(span, self._is_pending))

@@ -33,7 +33,6 @@ class Throttle:
                     f"{access.target.name}: max_lag and max_wal_retained need an engine, since they are watched on a"
                     " second connection; pass the engine"
                 )
-            self.wait()
 
     def rest(self, seconds: float) -> None:
         """Rest after a transaction that took so many seconds, and while others need time."""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Accept, AsJson, DdlPatience, FailIfKey, Models, OnlyTable, Prefix, Url, Verbose
+from .options import Accept, AsJson, DdlPatience, FailIfKey, Jobs, Models, OnlyTable, Prefix, Url, Verbose
 
 app = typer.Typer(
     name="sealchemy",
@@ -144,12 +144,17 @@ def verify(
     prefix: Prefix = None,
     verbose: Verbose = 0,
     as_json: AsJson = False,
+    jobs: Jobs = 1,
+    sample: Annotated[
+        float | None, typer.Option(help="Look at this share of the rows only, such as 0.01, at random places.")
+    ] = None,
+    table: OnlyTable = None,
 ) -> None:
     """Authenticate every value, and list failures by primary key. Plaintext is a failure."""
     from . import rewriting
     from .project import Project
 
-    rewriting.verify_tables(Project(models, url, prefix, verbose), as_json=as_json)
+    rewriting.verify_tables(Project(models, url, prefix, verbose), jobs, sample, table, as_json=as_json)
 
 
 @app.command()

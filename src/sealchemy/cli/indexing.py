@@ -43,10 +43,13 @@ def reindex(project: Project, options: Options, accept: Sequence[str], *, as_jso
         raise SystemExit(1)
 
 
-def compare(project: Project, engine: Engine, *, as_json: bool) -> bool:
+def compare(project: Project, engine: Engine, only: str | None = None, *, as_json: bool) -> bool:
     """Compare every index with its secret, and return whether some row has another digest."""
     failed = False
+    tables = {(item.name, item.schema) for item in project.tables(only)}
     for columns in declared_indexes(project.metadata()):
+        if (columns.table, columns.schema) not in tables:
+            continue
         with open_table(engine, columns.wanted()) as access, _errors(as_json=as_json) as (progress, errors):
             report, problem = filling.compare(access, columns, progress)
             if problem is not None:

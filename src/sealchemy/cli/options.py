@@ -44,6 +44,7 @@ MaxWalRetained = Annotated[
 KeyRange = Annotated[
     str | None, typer.Option("--range", help="Only these rows: a line of `sealchemy plan --split`; on PostgreSQL.")
 ]
+Jobs = Annotated[int, typer.Option(help="Work in so many processes at the same time; on PostgreSQL.")]
 OnlyTable = Annotated[str | None, typer.Option("--table", help="Only this table of the models.")]
 
 RUN_OPTIONS: dict[str, tuple[Any, Any]] = {
@@ -57,6 +58,7 @@ RUN_OPTIONS: dict[str, tuple[Any, Any]] = {
     "max_rows": (MaxRows, None),
     "shard": (Shard, None),
     "range": (KeyRange, None),
+    "jobs": (Jobs, 1),
     "table": (OnlyTable, None),
 }
 """The options of every command that rewrites values, with their defaults."""

@@ -1,0 +1,176 @@
+"""What another process needs to work on the same table: the engine, the keys, the table and the options.
+
+It goes through a pipe, and stands neither in arguments nor in the environment, where others could read it.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from importlib import import_module
+from inspect import getclosurevars, isfunction
+from typing import Any
+
+from sqlalchemy import Engine, make_url
+from sqlalchemy.pool import NullPool
+
+from sealchemy._column.engine import attach_key_ring
+from sealchemy._column.engine_keys import engine_keys
+from sealchemy._column.rollout import Rollout
+from sealchemy._databases.access import Access
+from sealchemy._databases.async_drivers import make_engine
+from sealchemy._databases.table import TableColumns
+from sealchemy._values.key_ring import KeyRing
+from sealchemy._values.keys import Key
+from sealchemy.errors import KeyRingError, UnsupportedOperationError
+
+from .conversions import Conversion
+from .options import Options
+
+_OWN = ("sqlalchemy", "sealchemy")
+_DOOR = (
+    "name a function that returns the engine, with its key ring attached, in Options(engine_factory='package.module:f')"
+)
+
+
+def pack(access: Access, conversion: Conversion, options: Options) -> str:
+    """Return it as one line of JSON, which holds keys.
+
+    Raises:
+        UnsupportedOperationError: the engine cannot be made again from its URL; the text says why.
+    """
+    target, engine = access.target, access.connection.engine
+    keys = engine_keys(engine.dialect)
+    names = [item.name for item in target.columns]
+    factory = options.engine_factory
+    return json.dumps(
+        {
+            "conversion": conversion.name,
+            "table": {
+                "name": target.table.name,
+                "columns": dict(zip(names, target.contexts, strict=True)),
+                "schema": target.table.schema,
+                "kinds": {name: kind.name for name, kind in zip(names, target.kinds, strict=True)},
+                "bind_to": {name: parts for name, parts in zip(names, target.bind_to, strict=True) if parts},
+            },
+            "options": asdict(options) | {"jobs": 1, "engine_factory": None},
+            "engine": {"factory": factory} if factory else _describe_engine(engine),
+            "ring": None if factory else _describe_ring(keys.require_ring(target.name)),
+            "rollout": {context: keys.stage(context) for context in target.contexts},
+            "key_id": keys.require_ring(target.name).primary.id,
+            "identity": access.run(lambda: access.database.parallel.identity(access.connection, target), write=False),
+            "log_level": logging.getLogger("sealchemy").getEffectiveLevel(),
+        }
+    )
+
+
+def make_carried_engine(given: Mapping[str, Any]) -> Engine:
+    """Return the engine, with its key ring.
+
+    Raises:
+        UnsupportedOperationError: the function of `engine_factory` cannot be used.
+    """
+    if given["ring"] is None:
+        return _call_factory(given["engine"]["factory"], given["key_id"])
+    primary, *previous = map(Key.parse, given["ring"]["keys"])
+    ring = KeyRing(primary, previous, size_limit=given["ring"]["size_limit"])
+    engine = make_engine(
+        given["engine"]["url"],
+        connect_args=given["engine"]["connect_args"],
+        poolclass=NullPool,
+        hide_parameters=True,
+    )
+    return attach_key_ring(engine, ring, rollout={key: Rollout(stage) for key, stage in given["rollout"].items()})
+
+
+def carried_table(given: Mapping[str, Any]) -> TableColumns:
+    """Return the table and its columns."""
+    return TableColumns(**given["table"])
+
+
+def require_same(access: Access, given: Mapping[str, Any]) -> None:
+    """Raise `UnsupportedOperationError` if this table is not the one that was meant."""
+    with access.transaction(write=False):
+        found = access.database.parallel.identity(access.connection, access.target)
+    if found != given["identity"]:
+        raise UnsupportedOperationError(
+            f"{access.target.name}: the engine of engine_factory connects to another server, database or table"
+        )
+
+
+def _call_factory(name: str, key_id: str) -> Engine:
+    module, _, function = name.partition(":")
+    problem = None
+    try:
+        engine = getattr(import_module(module), function)()
+    except Exception as error:  # noqa: BLE001 - it is the user's code that runs here
+        problem, engine = f"{type(error).__name__}: {error}", None
+    if problem is None and not isinstance(engine, Engine):
+        problem = f"it returns {type(engine).__name__}, not an Engine"
+    if isinstance(engine, Engine):
+        ring = engine_keys(engine.dialect).key_ring
+        if ring is None or ring.primary.id != key_id:
+            problem = f"its engine has {f'key {ring.primary.id}' if ring else 'no key ring'}, not key {key_id}"
+    if problem is not None:
+        raise UnsupportedOperationError(f"engine_factory {name}: {problem}")
+    return engine  # type: ignore[no-any-return] # it was looked at
+
+
+def _describe_ring(ring: KeyRing) -> dict[str, Any]:
+    try:
+        return {"keys": [key.reveal() for key in (ring.primary, *ring.previous)], "size_limit": ring.size_limit}
+    except KeyRingError as error:
+        problem = f"jobs: the keys cannot be given to other processes: {error}; {_DOOR}"
+    raise UnsupportedOperationError(problem)
+
+
+def _describe_engine(engine: Engine) -> dict[str, Any]:
+    """Return the URL of an engine, and its connect_args; refuse whatever else makes its connections what they are."""
+    creator: Any = engine.pool._creator  # noqa: SLF001 - SQLAlchemy shows it nowhere else
+    arguments, expected = engine.dialect.create_connect_args(engine.url)
+    made = getclosurevars(creator).nonlocals if isfunction(creator) else {}
+    if getattr(creator, "__module__", None) != "sqlalchemy.engine.create" or "cparams" not in made:
+        _refuse("it was made with creator=")
+    given = {key: value for key, value in made["cparams"].items() if key not in expected or expected[key] != value}
+    if list(made.get("cargs_tup", ())) != list(arguments):
+        _refuse("a plugin changed the arguments of its connections")
+    if wrong := [key for key, value in given.items() if not isinstance(value, str | int | float | None)]:
+        _refuse(f"connect_args has {', '.join(sorted(wrong))}, which is neither text nor a number")
+    if options := set(engine.get_execution_options()) - {"isolation_level"}:
+        _refuse(f"it has the execution options {', '.join(sorted(options))}")
+    if listener := next(_listeners(engine), None):
+        _refuse(f"it has the listener {listener}")
+    return {"url": engine.url.render_as_string(hide_password=False), "connect_args": given}
+
+
+def _listeners(engine: Engine) -> Iterator[str]:
+    """Yield the functions of others that are called for the connections and the statements of an engine."""
+    for owner in (engine, engine.pool, engine.dialect):
+        dispatch: Any = owner.dispatch
+        for event in dispatch._event_names:  # noqa: SLF001 - SQLAlchemy shows them nowhere else
+            for listener in getattr(dispatch, event):
+                if name := _foreign(listener):
+                    yield f"{name} for {event}"
+
+
+def _foreign(function: Callable[..., Any]) -> str | None:
+    """Return the name of a function, or of one that SQLAlchemy wrapped, unless it is SQLAlchemy's or ours."""
+    module = getattr(function, "__module__", None) or ""
+    if module.partition(".")[0] not in _OWN:
+        return f"{module}.{getattr(function, '__qualname__', type(function).__name__)}"
+    if not isfunction(function) or module.startswith("sealchemy"):
+        return None
+    inner = [item for item in getclosurevars(function).nonlocals.values() if isfunction(item)]
+    return next(filter(None, map(_foreign, inner)), None)
+
+
+def _refuse(problem: str) -> None:
+    raise UnsupportedOperationError(f"jobs: this engine cannot be made again in other processes: {problem}; {_DOOR}")
+
+
+def parse(line: str) -> dict[str, Any]:
+    """Return what `pack` made, with a URL in place of its text."""
+    given: dict[str, Any] = json.loads(line)
+    if "url" in given["engine"]:
+        given["engine"]["url"] = make_url(given["engine"]["url"])
+    return given

@@ -1,0 +1,28 @@
+"""`Sample`: read a share of a table's rows, in stretches at random places, and skip the others."""
+
+import secrets
+
+from .pages import Span
+from .steps import Steps
+from .walk import Step
+
+_STRETCH = 100
+
+
+class Sample:
+    """What a walk does in place of reading every row: by turns it skips some, and reads 100; some in any table."""
+
+    def __init__(self, steps: Steps, share: float) -> None:
+        """Take the share of the rows to read; from 0.002 on, no statement skips more than 100 000 of them."""
+        self._steps, self._longest = steps, round(2 * _STRETCH * (1 - share) / share)
+        self._has_read = self._reads_next = False
+
+    def look(self, span: Span, _count: int) -> Step:
+        """Skip or read the next rows of a span."""
+        if not self._reads_next and self._longest:
+            step = self._steps.skip(span, 1 + secrets.randbelow(self._longest))
+            if step.high != span[1] or self._has_read:
+                self._reads_next = True
+                return step
+        self._reads_next, self._has_read = False, True
+        return self._steps.survey(span, _STRETCH)

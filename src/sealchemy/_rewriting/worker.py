@@ -1,0 +1,115 @@
+"""The process of one worker of `jobs.py`: `python -m sealchemy._rewriting.worker`.
+
+Standard input brings a line of settings, then a range on each line; its end stops the work after the transaction that
+it is in. Standard output takes the messages; what others print goes to standard error.
+"""
+
+import logging
+import os
+import pickle
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from queue import SimpleQueue
+from threading import Event, Lock, Thread
+from typing import Any, BinaryIO
+
+from sealchemy._databases.access import open_table
+from sealchemy._databases.async_drivers import NeedsEventLoopError, run
+from sealchemy.errors import SealchemyError
+
+from . import carried
+from .conversions import CONVERSIONS
+from .messages import Committing, Crossed, Finished, Logged, Message, Refused
+from .options import Options
+from .pages import Span
+from .problems import explaining
+from .report import Report
+from .run import Run
+from .walk import Step
+
+Send = Callable[[Message], None]
+
+
+class RangeRun(Run):
+    """The first walk over one range; what it leaves is done by the process that started this one."""
+
+    send: Send
+
+    def cross(self) -> Report:
+        """Cross the range, and return the report."""
+        explaining(partial(self.first_walk, self._announced), self.access, self.conversion, self.report)
+        return self.report
+
+    def _announced(self, span: Span, count: int, limit: int) -> Step:
+        step = self.steps.rewrite_and_authenticate(span, count, limit)
+        if step.written:
+            self.send(Committing(self.database.parallel.transaction_id(self.access.connection), step.written))
+        return step
+
+    def tell(self, step: Step) -> None:
+        """Tell what was committed."""
+        self.send(Crossed(step.rows, step.written))
+
+
+class _Handler(logging.Handler):
+    """Sends what sealchemy logs."""
+
+    def __init__(self, send: Send) -> None:
+        super().__init__()
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._send(Logged(record.levelno, record.getMessage()))
+
+
+def main() -> None:
+    """Work until standard input ends."""
+    with os.fdopen(os.dup(1), "wb") as output:
+        os.dup2(2, 1)
+        send = partial(_send, output, Lock())
+        given = carried.parse(sys.stdin.readline())
+        logger = logging.getLogger("sealchemy")
+        logger.addHandler(_Handler(send))
+        logger.setLevel(given["log_level"])
+        logger.propagate = False
+        ranges: SimpleQueue[str | None] = SimpleQueue()
+        interrupted = Event()
+        Thread(target=_read, args=(ranges, interrupted), daemon=True).start()
+        work = partial(_work, given, ranges, interrupted, send)
+        try:
+            try:
+                work()
+            except NeedsEventLoopError:  # nothing has been done by then
+                run(work)
+        except SealchemyError as error:
+            send(Refused(type(error).__name__, str(error)))
+
+
+def _send(output: BinaryIO, lock: Lock, message: Message) -> None:
+    with lock:
+        pickle.dump(message, output)
+        output.flush()
+
+
+def _read(ranges: SimpleQueue[str | None], interrupted: Event) -> None:
+    for line in sys.stdin:
+        ranges.put(line)
+    interrupted.set()
+    ranges.put(None)
+
+
+def _work(given: Mapping[str, Any], ranges: SimpleQueue[str | None], interrupted: Event, send: Send) -> None:
+    conversion, options = CONVERSIONS[given["conversion"]], Options(**given["options"])
+    engine = carried.make_carried_engine(given)
+    with open_table(engine, carried.carried_table(given), options.lock_timeout) as access:
+        carried.require_same(access, given)
+        for line in iter(ranges.get, None):
+            range_run = RangeRun(access, conversion, replace(options, range=line), interrupted)
+            range_run.send = send
+            send(Finished(range_run.cross()))
+
+
+if __name__ == "__main__":
+    main()
