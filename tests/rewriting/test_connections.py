@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sealchemy import Key, KeyRing, attach_key_ring
 from sealchemy._databases import access
+from sealchemy._rewriting import pipeline
 from sealchemy.rewrite import ENCRYPT, VERIFY, Options, rewrite
 from tests.support import postgresql
 from tests.support.tables import COLUMNS, grants, raw
@@ -77,7 +78,10 @@ def test_sessions_that_are_ended_cost_nothing(
     other.dispose()
 
 
-def test_a_server_that_restarts_is_waited_for() -> None:
+@pytest.mark.parametrize("connections", [1, 2])
+def test_a_server_that_restarts_is_waited_for(connections: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if connections > 1:
+        monkeypatch.setattr(pipeline, "_BYTES_OF_A_RANGE", 10_000)
     server = postgresql.start_any()
     if server is None:
         pytest.fail(postgresql.WHAT_TO_INSTALL)

@@ -24,9 +24,6 @@ from .table import TableColumns, Target, look_up
 
 _DATABASES: dict[str, Database] = {"postgresql": PostgreSQL(), "sqlite": SQLite(), "mysql": MySQL(), "mariadb": MySQL()}
 
-# Measured with a reader of 40 s: others keep 93 to 96 % of their throughput, against 19 % with waits of 5 s.
-_FIRST_WAITS, _LATER_WAITS, _FIRST_ATTEMPTS, _REST = 0.2, 0.5, 2, 2.0
-
 _PATIENCE_WITH_A_SERVER = 300.0  # seconds until it has restarted, and until it accepts connections again
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 
@@ -57,11 +54,13 @@ class StillLockedError(RewriteError):
 class Access:
     """A table, a connection to it, and how transactions on it begin, end and are run again.
 
-    On a connection that the caller passed in, everything happens in the transaction that it is in.
+    `wanted` is the table as the caller names it, and `target` what the database has of it. On a connection that the
+    caller passed in, everything happens in the transaction that it is in.
     """
 
     connection: Connection
     database: Database
+    wanted: TableColumns
     target: Target
     lock_timeout: float
     ddl_patience: float
@@ -86,8 +85,7 @@ class Access:
 
     def require_text(self) -> None:
         """Raise `ColumnDefinitionError` if a column is of a type that ciphertext, which is text, does not fit."""
-        with self.transaction(write=False):
-            found = self.database.columns_to_convert(self.connection, self.target)
+        found = self.run(partial(self.database.columns_to_convert, self.connection, self.target), write=False)
         for name, declared in found.items():
             raise ColumnDefinitionError(
                 f"table {self.target.name!r}: column {name} is {declared}, which is not text: turn it into text first"
@@ -161,46 +159,6 @@ class Access:
             f"{self.target.name}: others held its locks for too long; what was done before stays done; run it again"
         )
 
-    def change_definition(self, change: Callable[[], _Result]) -> _Result:
-        """Return the result of a change of the table's definition, such as ALTER TABLE, in a transaction.
-
-        Its lock waits for everyone who uses the table, and everyone who comes later waits behind it. So each attempt
-        waits only briefly, and others have the table to themselves in between.
-
-        Raises:
-            RewriteError: it could not get the lock in `ddl_patience` seconds.
-        """
-        if not self.owns_connection:
-            return change()
-        deadline, failures, holders, wait = time.monotonic() + self.ddl_patience, 0, "", _FIRST_WAITS
-        while True:
-            try:
-                with self.database.short_waits(self.connection, wait), self.transaction(write=True, lock_timeout=wait):
-                    return change()
-            except DBAPIError as error:
-                if not self.database.is_retryable(error):
-                    raise
-            failures += 1
-            with self.transaction(write=False):
-                longer = self.database.ddl_wait(self.connection, self.target)
-            wait = longer or (_FIRST_WAITS if failures < _FIRST_ATTEMPTS else _LATER_WAITS)
-            if failures == 1 or time.monotonic() >= deadline:
-                holders = self._describe_holders()
-            if failures == 1:
-                logger.warning("%s: its definition is locked by %s; waiting", self.target.name, holders)
-            if time.monotonic() >= deadline:
-                break
-            time.sleep(random.uniform(0.75, 1.25) * _REST)  # noqa: S311 - spreads the attempts
-        raise RewriteError(
-            f"{self.target.name}: its definition could not be changed in {self.ddl_patience:g} s: it is locked by"
-            f" {holders}; nothing was changed by this step. Let that end, then run it again, or wait for longer"
-            " (ddl_patience, --ddl-patience)"
-        )
-
-    def _describe_holders(self) -> str:
-        with self.transaction(write=False):
-            return "; ".join(self.database.lock_holders(self.connection, self.target)) or "another transaction"
-
 
 @contextmanager
 def open_table(
@@ -226,6 +184,7 @@ def open_table(
         connection = stack.enter_context(bind.connect()) if isinstance(bind, Engine) else bind
 
         def prepare() -> None:
+            connection.connection.commit()  # what a listener for new connections began
             # Whatever the engine's own level is: without transactions, locks protect nothing.
             connection.execution_options(isolation_level=database.isolation_level)
             stack.enter_context(database.session(connection, lock_timeout))
@@ -243,6 +202,7 @@ def open_table(
         yield Access(
             connection=connection,
             database=database,
+            wanted=wanted,
             target=target,
             lock_timeout=lock_timeout,
             ddl_patience=ddl_patience,

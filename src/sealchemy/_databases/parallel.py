@@ -13,6 +13,10 @@ from .table import KeyText, RangeEnds, Target
 class Parallel:
     """Ranges of a table, and the transactions of others; the base class refuses them."""
 
+    def size(self, connection: sa.Connection, target: Target) -> int:
+        """Return the bytes of a table in its files; 0 where several connections are of no use."""
+        return 0
+
     def boundaries(self, connection: sa.Connection, target: Target, parts: int) -> list[KeyText]:
         """Return keys, as text, that divide a table into about equal parts; there may be fewer parts."""
         self._refuse()

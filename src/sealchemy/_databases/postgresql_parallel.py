@@ -11,8 +11,8 @@ from .table import KeyText, RangeEnds, RowKey, Target
 
 _BLOCKS_PER_RANGE = 20  # so that the largest of 64 ranges has less than twice the mean
 
-_BLOCKS = """
-SELECT coalesce(sum(pg_relation_size(relid)), 0) / current_setting('block_size')::int
+_SIZE = """
+SELECT coalesce(sum(pg_relation_size(relid)), 0), current_setting('block_size')::int
 FROM (SELECT relid FROM pg_partition_tree(to_regclass(:name)) UNION SELECT to_regclass(:name)) AS tables
 """
 
@@ -27,10 +27,14 @@ class PostgreSQLParallel(Parallel):
     """Boundaries come from samples of the blocks, and transactions have ids that anyone can ask about."""
 
     @override
+    def size(self, connection: sa.Connection, target: Target) -> int:
+        return int(connection.scalar(sa.text(_SIZE), {"name": quoted_name(connection, target)}) or 0)
+
+    @override
     def boundaries(self, connection: sa.Connection, target: Target, parts: int) -> list[KeyText]:
         """Return at most `parts - 1` keys, from a sample of the table's blocks; it needs no statistics."""
-        blocks = int(connection.scalar(sa.text(_BLOCKS), {"name": quoted_name(connection, target)}) or 0)
-        percent = min(100.0, 100 * parts * _BLOCKS_PER_RANGE / max(blocks, 1))
+        size, block = connection.execute(sa.text(_SIZE), {"name": quoted_name(connection, target)}).one()
+        percent = min(100.0, 100 * parts * _BLOCKS_PER_RANGE / max(int(size) // block, 1))
         sample = sa.tablesample(target.table, sa.func.system(percent), name="sample")
         key = [sa.column(item.name, item.type) for item in target.key]
         part = sa.func.ntile(parts).over(order_by=key).label("sealchemy_part")
@@ -44,15 +48,13 @@ class PostgreSQLParallel(Parallel):
         return [tuple(row) for row in connection.execute(query)]
 
     @override
-    def range_ends(
-        self, connection: sa.Connection, target: Target, texts: Sequence[KeyText | None]
-    ) -> RangeEnds | None:
+    def range_ends(self, connection: sa.Connection, target: Target, ends: Sequence[KeyText | None]) -> RangeEnds | None:
         """Return the keys that texts stand for; None if they are in the wrong order."""
         low, high = (
             [sa.cast(sa.literal(item, sa.Text), key.type) for item, key in zip(text, target.key, strict=True)]
             if text
             else None
-            for text in texts
+            for text in ends
         )
         first, last = (tuple(connection.execute(sa.select(*end)).one()) if end else None for end in (low, high))
         if first and last and not _is_before(connection, target, first, last):

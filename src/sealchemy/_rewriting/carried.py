@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from inspect import getclosurevars, isfunction
 from typing import Any
@@ -39,29 +40,41 @@ def pack(access: Access, conversion: Conversion, options: Options) -> str:
     Raises:
         UnsupportedOperationError: the engine cannot be made again from its URL; the text says why.
     """
-    target, engine = access.target, access.connection.engine
-    keys = engine_keys(engine.dialect)
-    names = [item.name for item in target.columns]
-    factory = options.engine_factory
+    keys, factory, wanted = engine_keys(access.connection.dialect), options.engine_factory, access.wanted
+    identity = access.run(partial(identity_of, access), write=False)
     return json.dumps(
         {
             "conversion": conversion.name,
-            "table": {
-                "name": target.table.name,
-                "columns": dict(zip(names, target.contexts, strict=True)),
-                "schema": target.table.schema,
-                "kinds": {name: kind.name for name, kind in zip(names, target.kinds, strict=True)},
-                "bind_to": {name: parts for name, parts in zip(names, target.bind_to, strict=True) if parts},
+            "table": wanted._asdict()
+            | {
+                "columns": dict(wanted.columns),
+                "kinds": None if wanted.kinds is None else dict(wanted.kinds),
+                "bind_to": {name: list(parts) for name, parts in wanted.bind_to.items()},
             },
+            "identity": identity,
             "options": asdict(options) | {"jobs": 1, "engine_factory": None},
-            "engine": {"factory": factory} if factory else _describe_engine(engine),
-            "ring": None if factory else _describe_ring(keys.require_ring(target.name)),
-            "rollout": {context: keys.stage(context) for context in target.contexts},
-            "key_id": keys.require_ring(target.name).primary.id,
-            "identity": access.run(lambda: access.database.parallel.identity(access.connection, target), write=False),
+            "rollout": {context: keys.stage(context) for context in access.target.contexts},
+            "key_id": keys.require_ring(access.target.name).primary.id,
             "log_level": logging.getLogger("sealchemy").getEffectiveLevel(),
+            "engine": {"factory": factory} if factory else _describe_engine(access.connection.engine),
+            "ring": None if factory else _describe_ring(keys.require_ring(access.target.name)),
         }
     )
+
+
+def identity_of(access: Access) -> str:
+    """Return what tells the table from one of the same name elsewhere, in a transaction."""
+    return access.database.parallel.identity(access.connection, access.target)
+
+
+def parse(line: str) -> dict[str, Any]:
+    """Return what `pack` made, with the URL and the key ring in place of their texts."""
+    given: dict[str, Any] = json.loads(line)
+    if given["ring"] is not None:
+        given["engine"]["url"] = make_url(given["engine"]["url"])
+        primary, *previous = map(Key.parse, given["ring"].pop("keys"))
+        given["ring"] = KeyRing(primary, previous, **given["ring"])
+    return given
 
 
 def make_carried_engine(given: Mapping[str, Any]) -> Engine:
@@ -72,15 +85,15 @@ def make_carried_engine(given: Mapping[str, Any]) -> Engine:
     """
     if given["ring"] is None:
         return _call_factory(given["engine"]["factory"], given["key_id"])
-    primary, *previous = map(Key.parse, given["ring"]["keys"])
-    ring = KeyRing(primary, previous, size_limit=given["ring"]["size_limit"])
     engine = make_engine(
         given["engine"]["url"],
         connect_args=given["engine"]["connect_args"],
         poolclass=NullPool,
         hide_parameters=True,
     )
-    return attach_key_ring(engine, ring, rollout={key: Rollout(stage) for key, stage in given["rollout"].items()})
+    return attach_key_ring(
+        engine, given["ring"], rollout={key: Rollout(stage) for key, stage in given["rollout"].items()}
+    )
 
 
 def carried_table(given: Mapping[str, Any]) -> TableColumns:
@@ -91,7 +104,7 @@ def carried_table(given: Mapping[str, Any]) -> TableColumns:
 def require_same(access: Access, given: Mapping[str, Any]) -> None:
     """Raise `UnsupportedOperationError` if this table is not the one that was meant."""
     with access.transaction(write=False):
-        found = access.database.parallel.identity(access.connection, access.target)
+        found = identity_of(access)
     if found != given["identity"]:
         raise UnsupportedOperationError(
             f"{access.target.name}: the engine of engine_factory connects to another server, database or table"
@@ -166,11 +179,3 @@ def _foreign(function: Callable[..., Any]) -> str | None:
 
 def _refuse(problem: str) -> None:
     raise UnsupportedOperationError(f"jobs: this engine cannot be made again in other processes: {problem}; {_DOOR}")
-
-
-def parse(line: str) -> dict[str, Any]:
-    """Return what `pack` made, with a URL in place of its text."""
-    given: dict[str, Any] = json.loads(line)
-    if "url" in given["engine"]:
-        given["engine"]["url"] = make_url(given["engine"]["url"])
-    return given

@@ -10,6 +10,7 @@ from sqlalchemy import Boolean, ColumnElement, Connection, func, literal_column,
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from sealchemy._databases.access import Access, database_of
+from sealchemy._databases.definition_lock import change_definition
 from sealchemy._databases.encryption_check import EncryptionCheck, find_check, quoted
 from sealchemy._values.secret import hide
 from sealchemy.errors import ColumnDefinitionError, RewriteError
@@ -18,7 +19,6 @@ _NAME_LIMIT = 63
 _PASSES = 3  # two of them change something where bytes become text on MariaDB
 
 logger = logging.getLogger("sealchemy")
-
 
 AFTER_WIDENING = (
     "wide now. On PostgreSQL, open connections may fail with `cached plan must not change result type`, or `type of"
@@ -84,7 +84,7 @@ def allow_plaintext(access: Access) -> None:
     """Drop what `require_encryption` added."""
     for existing in _existing(access).values():
         for item in existing:
-            access.change_definition(partial(access.database.drop_check, access.connection, access.target, item.name))
+            change_definition(access, partial(access.database.drop_check, access.connection, access.target, item.name))
 
 
 def allow_unbound(access: Access) -> None:
@@ -143,7 +143,7 @@ def _widen_once(access: Access) -> list[str]:
         )
     problem = None
     try:
-        access.change_definition(lambda: access.connection.exec_driver_sql(str(statement)))
+        change_definition(access, lambda: access.connection.exec_driver_sql(str(statement)))
     except DBAPIError as error:
         problem = access.database.explain(error)
     if problem is not None:
@@ -215,7 +215,8 @@ def _add(
             " rename or drop it"
         )
     condition = str(_expression(access, column, check).compile(access.connection))
-    access.change_definition(partial(access.database.add_check, access.connection, access.target, name, condition, old))
+    add = partial(access.database.add_check, access.connection, access.target, name, condition, old)
+    change_definition(access, add)
     return name
 
 
@@ -223,7 +224,7 @@ def _validate(access: Access, column: ColumnElement[str], name: str, replaced: S
     """Scan the table under a lock that lets others read and write."""
     validate = partial(access.database.validate_check, access.connection, access.target, name)
     try:
-        access.change_definition(validate)
+        change_definition(access, validate)
     except IntegrityError:
         pass
     else:
@@ -234,9 +235,9 @@ def _validate(access: Access, column: ColumnElement[str], name: str, replaced: S
     weaker = _condition(access, bound=bool(replaced) and all(item.is_bound for item in replaced), strict=False)
     _add(access, column, weaker, [new])
     try:
-        access.change_definition(validate)
+        change_definition(access, validate)
     except IntegrityError:
-        access.change_definition(partial(access.database.drop_check, access.connection, access.target, name))
+        change_definition(access, partial(access.database.drop_check, access.connection, access.target, name))
     raise RewriteError(
         f"{access.target.name}: plaintext was written while {name} was added, so it was taken back; a process that"
         " is not in stage strict still runs. Bring every process to stage migrate, run encrypt_columns in it, go to"

@@ -7,6 +7,7 @@ columns as the database writes them as text; null is an open end.
 """
 
 import json
+from functools import partial
 from typing import NamedTuple
 
 from sqlalchemy.exc import DBAPIError
@@ -48,8 +49,8 @@ def between(boundaries: list[KeyText]) -> list[Range]:
 
 def split(access: Access, parts: int) -> list[Range]:
     """Return ranges of about equal numbers of rows, at most so many, that are the whole table together."""
-    with access.transaction(write=False):
-        return between(access.database.parallel.boundaries(access.connection, access.target, parts))
+    find = partial(access.database.parallel.boundaries, access.connection, access.target, parts)
+    return between(access.run(find, write=False))
 
 
 def ends(access: Access, text: str) -> RangeEnds:
@@ -62,13 +63,16 @@ def ends(access: Access, text: str) -> RangeEnds:
     problem = f"range {range_}: its ends are not primary keys of {access.target.name}"
     if all(len(key) == len(access.target.key) for key in range_ if key is not None):
         try:
-            with access.transaction(write=False):
-                found = access.database.parallel.range_ends(access.connection, access.target, range_)
+            find = partial(access.database.parallel.range_ends, access.connection, access.target, range_)
+            found = access.run(find, write=False)
             if found is not None:
                 return found
             problem = f"range {range_}: its first key does not come before the second one in {access.target.name}"
-        except (DBAPIError, ValueError):  # their texts may quote the end
+        except ValueError:
             pass
+        except DBAPIError as error:  # its text may quote the end
+            if access.database.is_lost(error):
+                raise
     raise UnsupportedOperationError(problem)
 
 

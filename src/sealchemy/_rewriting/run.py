@@ -10,6 +10,7 @@ had locked, or put behind it, is found by light walks, which look at the start o
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from threading import Event
 from typing import TypeAlias
@@ -29,6 +30,7 @@ from .interrupt import interrupt_between_batches
 from .jobs import Jobs
 from .options import Options
 from .pages import Pages, Span
+from .pipeline import Pipeline
 from .problems import FURTHER_PASSES, describe_problems, explaining
 from .ranges import ends
 from .report import Progress, Report
@@ -38,6 +40,7 @@ from .throttle import Throttle
 from .walk import Step, Walk
 
 OnProgress: TypeAlias = Callable[[Progress], None]
+OnStep: TypeAlias = Callable[[Step], None]
 Work: TypeAlias = Callable[[Span, int, int], Step]
 
 
@@ -69,7 +72,8 @@ class Run:
         key_ring = engine_keys(access.connection.dialect).require_ring(access.target.name)
         access.require_text()
         self.access, self.database, self.conversion, self.options = access, access.database, conversion, options
-        self.progress, self.interrupted = progress, interrupted
+        self.progress, self.interrupted, self.legacy_reader = progress, interrupted, legacy_reader
+        self.on_step: OnStep | None = None
         self.report = Report(access.target.name, key_id=key_ring.primary.id)
         tests = [(item, conversion.pending(self.database, key_ring, item)) for item in access.target.columns]
         self.is_pending = or_(*(and_(item.is_not(None), test) for item, test in tests))
@@ -132,11 +136,21 @@ class Run:
         if self.only_reads:
             self._read_everything()
             return 0
-        if self.jobs is None:
-            return self._write(work)
-        before = self.report.rewritten
-        self.jobs.run(self.tell)
+        before, pipeline = self.report.rewritten, Pipeline(self.access, self.options, self.interrupted, self.report)
+        if self.jobs is not None:
+            self.jobs.run(self.tell)
+        elif pipeline.is_possible():
+            pipeline.run(self._cross, self.tell)
+        else:
+            self._write(work)
         return self.report.rewritten - before
+
+    def _cross(self, access: Access, line: str, on_step: OnStep) -> Report:
+        options = replace(self.options, range=line)
+        part = Run(access, self.conversion, options, self.interrupted, None, self.legacy_reader)
+        part.on_step, part.throttle = on_step, self.throttle
+        part.first_walk(part.steps.rewrite_and_authenticate)
+        return part.report
 
     def _write(self, work: Work) -> int:
         """Return how many rows a walk wrote."""
@@ -164,6 +178,8 @@ class Run:
 
     def tell(self, step: Step) -> None:
         """Report progress."""
+        if self.on_step:
+            self.on_step(step)
         self.done += step.rows
         if self.progress and (step.rows or step.written):
             name = VERIFY.name if self.only_reads else self.conversion.name
@@ -212,19 +228,18 @@ class Run:
 
     def _read_everything(self) -> None:
         """Look at every value with the reader's own function: a prefix alone proves nothing."""
+        is_exact = self.database.has_exact_keys(self.access.target) or self.options.sample is not None
+        before, read = 0 if is_exact else self.pages.count(), 0
+        look = self.steps.survey if self.options.sample is None else Sample(self.steps, self.options.sample).look
         if self.jobs is not None:
             self.jobs.run(self.tell)
-            return
-        is_exact, read = self.database.has_exact_keys(self.access.target), 0
-        before = 0 if is_exact else self.pages.count()
-        look = self.steps.survey if self.options.sample is None else Sample(self.steps, self.options.sample).look
-        for step in self._until_stopped(self._walk().read(look)):
+            read = self.done
+        for step in self._until_stopped(self._walk().read(look)) if self.jobs is None else ():
             self._report(step)
             read += step.rows
             if self.only_reads:
                 self.tell(step)
-        is_whole = self.options.sample is None
-        self.unreached = 0 if is_exact or not is_whole else max(min(before, self.pages.count()) - read, 0)
+        self.unreached = 0 if is_exact else max(min(before, self.pages.count()) - read, 0)
 
     def _count_unreached(self) -> int:
         """Return the number of rows that were not reached: some keys may not compare as the table orders them."""

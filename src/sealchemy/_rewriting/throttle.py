@@ -2,7 +2,7 @@
 
 import logging
 import time
-from threading import Event
+from threading import Event, Lock
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -25,6 +25,7 @@ class Throttle:
     def __init__(self, access: Access, options: Options, interrupted: Event) -> None:
         self._access, self._options, self._interrupted = access, options, interrupted
         self._replication: Replication | None = None
+        self._lock = Lock()
         self._looked = self._logged = -_SECONDS_BETWEEN_LOGS
         if options.max_lag is not None or options.max_wal_retained is not None:
             self._replication = access.database.replication(options.max_lag, options.max_wal_retained)
@@ -41,6 +42,10 @@ class Throttle:
 
     def wait(self) -> None:
         """Wait while the limits of replication are exceeded; they are looked at once a second."""
+        with self._lock:  # two connections of a run wait together
+            self._wait()
+
+    def _wait(self) -> None:
         while self._replication and not self._interrupted.is_set():
             if time.monotonic() - self._looked < _SECONDS_BETWEEN_LOOKS:
                 return

@@ -27,6 +27,7 @@ from .pages import Span
 from .problems import explaining
 from .report import Report
 from .run import Run
+from .throttle import Throttle
 from .walk import Step
 
 Send = Callable[[Message], None]
@@ -47,10 +48,6 @@ class RangeRun(Run):
         if step.written:
             self.send(Committing(self.database.parallel.transaction_id(self.access.connection), step.written))
         return step
-
-    def tell(self, step: Step) -> None:
-        """Tell what was committed."""
-        self.send(Crossed(step.rows, step.written))
 
 
 class _Handler(logging.Handler):
@@ -105,9 +102,12 @@ def _work(given: Mapping[str, Any], ranges: SimpleQueue[str | None], interrupted
     engine = carried.make_carried_engine(given)
     with open_table(engine, carried.carried_table(given), options.lock_timeout) as access:
         carried.require_same(access, given)
+        throttle = Throttle(access, options, interrupted)
         for line in iter(ranges.get, None):
             range_run = RangeRun(access, conversion, replace(options, range=line), interrupted)
+            range_run.throttle = throttle
             range_run.send = send
+            range_run.on_step = lambda step: send(Crossed(step.rows, step.written))
             send(Finished(range_run.cross()))
 
 

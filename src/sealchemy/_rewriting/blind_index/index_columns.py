@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from sealchemy._column.blind_index.index_type import BlindIndex
 from sealchemy._databases.access import Access
+from sealchemy._databases.definition_lock import change_definition
 from sealchemy._databases.table import TableColumns, look_up
 
 
@@ -48,4 +49,4 @@ def add_column(access: Access, name: str) -> None:
     quote = access.connection.dialect.identifier_preparer
     table = quote.format_table(access.target.table)
     sql = f"ALTER TABLE {table} ADD COLUMN {quote.quote(name)} VARCHAR(64)"
-    access.change_definition(lambda: access.connection.exec_driver_sql(sql))
+    change_definition(access, lambda: access.connection.exec_driver_sql(sql))

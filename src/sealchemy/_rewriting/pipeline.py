@@ -1,0 +1,121 @@
+"""Rewrite on two connections at the same time: while the server works for one, this process encrypts for the other.
+
+The second one belongs to a thread. Both take one range of the table after the other.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from contextvars import copy_context
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
+from typing import TypeAlias
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool, QueuePool
+
+from sealchemy._databases.access import Access, open_table
+from sealchemy.errors import SealchemyError
+
+from .carried import identity_of
+from .options import Options
+from .ranges import split
+from .report import Report
+from .walk import Step
+
+_BYTES_OF_A_RANGE = 8_000_000
+_MOST_RANGES = 64
+_SECONDS_BETWEEN_LOOKS = 0.2
+
+Tell: TypeAlias = Callable[[Step], None]
+Cross: TypeAlias = Callable[[Access, str, Tell], Report]
+"""It crosses a range of the table, and is told each step."""
+
+
+class Pipeline:
+    """A run on two connections."""
+
+    def __init__(self, access: Access, options: Options, interrupted: Event, report: Report) -> None:
+        """Prepare it; `is_possible` finds the ranges."""
+        self._access, self._options, self._interrupted, self._report = access, options, interrupted, report
+        self._ranges: deque[str] = deque()
+        self._identity = ""
+        self._steps: SimpleQueue[Step] = SimpleQueue()
+        self._reports: list[Report] = []
+        self._errors: list[BaseException] = []
+
+    def is_possible(self) -> bool:
+        """Return whether the pool has a second connection, and the table is large enough; limits are for one."""
+        options, connection = self._options, self._access.connection
+        is_whole = options.range is None and options.shard is None and options.max_rows is None
+        if not is_whole or not self._access.owns_connection or not _has_another_connection(connection.engine):
+            return False
+        size = partial(self._access.database.parallel.size, connection, self._access.target)
+        count = min(self._access.run(size, write=False) // _BYTES_OF_A_RANGE, _MOST_RANGES)
+        if count > 1:
+            self._ranges.extend(map(str, split(self._access, count)))
+            self._identity = self._access.run(partial(identity_of, self._access), write=False)
+        return len(self._ranges) > 1
+
+    def run(self, cross: Cross, tell: Tell) -> None:
+        """Cross the whole table, and add what happened to the report; `tell` is called in this thread."""
+        second = Thread(target=copy_context().run, args=(self._work_on_second, cross), daemon=True)
+        second.start()
+        try:
+            self._work(self._access, cross, partial(self._tell, tell))
+            while second.is_alive():
+                second.join(_SECONDS_BETWEEN_LOOKS)
+                self._tell_of_second(tell)
+        except BaseException as error:
+            self._interrupted.set()
+            if isinstance(error, Exception):  # after a second Ctrl-C, nothing is waited for
+                second.join()
+            raise
+        self._tell_of_second(tell)
+        for report in self._reports:
+            self._report.add(report)
+        for raised in self._errors:
+            raise raised
+
+    def _tell(self, tell: Tell, step: Step) -> None:
+        self._report.rewritten += step.written
+        tell(step)
+        self._tell_of_second(tell)
+
+    def _tell_of_second(self, tell: Tell) -> None:
+        with suppress(Empty):
+            while True:
+                step = self._steps.get_nowait()
+                self._report.rewritten += step.written
+                tell(step)
+
+    def _work(self, access: Access, cross: Cross, tell: Tell) -> None:
+        with suppress(IndexError):  # the other one took the last range
+            while not self._interrupted.is_set():
+                self._reports.append(cross(access, self._ranges.popleft(), tell))
+
+    def _work_on_second(self, cross: Cross) -> None:
+        first = self._access
+        with ExitStack() as stack:
+            try:
+                second = stack.enter_context(open_table(first.connection.engine, first.wanted, first.lock_timeout))
+                identity = second.run(partial(identity_of, second), write=False)
+            except (SQLAlchemyError, SealchemyError):  # the first connection goes on, and meets what is the matter
+                return
+            try:
+                if identity == self._identity:
+                    self._work(second, cross, self._steps.put)
+            except BaseException as error:  # noqa: BLE001 - it is raised in the other thread
+                self._errors.append(error)
+                self._interrupted.set()
+
+
+def _has_another_connection(engine: Engine) -> bool:
+    pool = engine.pool
+    if engine.dialect.is_async or type(pool) not in {NullPool, QueuePool}:
+        return False
+    if isinstance(pool, QueuePool) and pool._max_overflow >= 0:  # noqa: SLF001 - it has no public name
+        return pool.checkedout() < pool.size() + pool._max_overflow  # noqa: SLF001
+    return True

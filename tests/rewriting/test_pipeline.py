@@ -1,0 +1,216 @@
+"""A large table is rewritten on two connections; what one of them meets, the other does not suffer from."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.pool import NullPool, StaticPool
+
+from sealchemy import Key, KeyRing, Rollout, attach_key_ring
+from sealchemy._rewriting import pipeline
+from sealchemy.rewrite import DECRYPT, ENCRYPT, REKEY, VERIFY, Options, Progress, RewriteError, rewrite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEY, OTHER = Key.generate(), Key.generate()
+COLUMNS = {"token": "t.token"}
+ROWS = 10_000
+
+
+@pytest.fixture(autouse=True)
+def _small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_BYTES_OF_A_RANGE", 50_000)
+
+
+@pytest.fixture
+def engine(postgresql_url: str, make_engine: Callable[..., Engine]) -> Engine:
+    engine = make_engine(postgresql_url, KeyRing(primary=KEY), rollout=Rollout.MIGRATE)
+    fill(engine)
+    return engine
+
+
+def fill(engine: Engine, key: str = "i") -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE IF EXISTS t")
+        connection.exec_driver_sql("CREATE TABLE t (id TEXT PRIMARY KEY, token TEXT)")
+        connection.exec_driver_sql(f"INSERT INTO t SELECT {key}, 'token-' || i FROM generate_series(1, {ROWS}) AS i")
+
+
+def count(engine: Engine, like: str = "sealchemy:%") -> int:
+    with engine.connect() as connection:
+        return connection.scalar(text("SELECT count(*) FROM t WHERE token LIKE :like"), {"like": like}) or 0
+
+
+class Writers:
+    """Which threads and which sessions have sent an UPDATE."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.threads: set[int] = set()
+        self.sessions: set[int] = set()
+        event.listen(engine, "before_cursor_execute", self._see)
+
+    def _see(self, connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE t SET"):
+            self.threads.add(threading.get_ident())
+            driver: Any = connection.connection.driver_connection
+            self.sessions.add(driver.info.backend_pid)
+
+
+def test_two_connections_do_the_work_of_one(engine: Engine) -> None:
+    writers, seen = Writers(engine), list[Progress]()
+    threads = set[int]()
+
+    def see(progress: Progress) -> None:
+        seen.append(progress)
+        threads.add(threading.get_ident())
+
+    assert rewrite(ENCRYPT, engine, "t", COLUMNS, progress=see, options=Options(batch_size=100)).rewritten == ROWS
+    assert (len(writers.threads), len(writers.sessions), count(engine)) == (2, 2, ROWS)
+    assert (threads, seen[-1].done, seen[-1].total) == ({threading.get_ident()}, ROWS, ROWS)
+    attach_key_ring(engine, KeyRing(primary=OTHER, previous=[KEY]), rollout=Rollout.MIGRATE)
+    assert rewrite(REKEY, engine, "t", COLUMNS).rewritten == ROWS
+    assert rewrite(VERIFY, engine, "t", COLUMNS).failed == 0
+    assert rewrite(DECRYPT, engine, "t", COLUMNS).rewritten == ROWS
+    assert count(engine, "token-%") == ROWS
+    assert not [item for item in threading.enumerate() if item is not threading.current_thread() and item.daemon]
+
+
+def test_the_reader_of_another_library_is_called_on_both(engine: Engine) -> None:
+    threads = set[int]()
+
+    def read(value: str) -> str:
+        threads.add(threading.get_ident())
+        return value.removeprefix("token-")
+
+    options = Options(batch_size=100)
+    assert rewrite(ENCRYPT, engine, "t", COLUMNS, legacy_reader=read, options=options).rewritten == ROWS
+    assert len(threads) == 2
+    assert rewrite(DECRYPT, engine, "t", COLUMNS).rewritten == ROWS
+    assert count(engine, "token-%") == 0
+
+
+@pytest.mark.parametrize(
+    ("pool", "sessions"),
+    [
+        ({"pool_size": 1, "max_overflow": 0}, 1),
+        ({"pool_size": 1, "max_overflow": 1}, 2),
+        ({"pool_size": 1, "max_overflow": -1}, 2),
+        ({"pool_size": 2, "max_overflow": 0}, 2),
+        ({"poolclass": NullPool}, 2),
+        ({"poolclass": StaticPool}, 1),
+    ],
+    ids=str,
+)
+def test_one_connection_is_enough(engine: Engine, pool: dict[str, Any], sessions: int) -> None:
+    own = create_engine(engine.url, **pool)
+    attach_key_ring(own, KeyRing(primary=KEY), rollout=Rollout.MIGRATE)
+    writers = Writers(own)
+    assert rewrite(ENCRYPT, own, "t", COLUMNS, options=Options(batch_size=100)).rewritten == ROWS
+    assert len(writers.sessions) == sessions
+    own.dispose()
+
+
+def test_a_connection_of_the_callers_and_limits_are_for_one(engine: Engine) -> None:
+    writers = Writers(engine)
+    for options in (Options(max_rows=50), Options(shard=(1, 9)), Options(range='[null, ["2"]]')):
+        rewrite(ENCRYPT, engine, "t", COLUMNS, options=options)
+    with engine.begin() as connection:
+        rewrite(ENCRYPT, connection, "t", COLUMNS)
+    assert (len(writers.threads), count(engine)) == (1, ROWS)
+
+
+def test_a_second_connection_that_cannot_be_made_is_done_without(engine: Engine) -> None:
+    own = create_engine(engine.url)
+    connections = itertools.count()
+
+    @event.listens_for(own, "do_connect")
+    def connect(_dialect: Any, _record: Any, _arguments: list[Any], options: dict[str, Any]) -> None:
+        if next(connections) >= 1:
+            options["port"] = "1"
+
+    attach_key_ring(own, KeyRing(primary=KEY), rollout=Rollout.MIGRATE)
+    assert rewrite(ENCRYPT, own, "t", COLUMNS).rewritten == ROWS
+    own.dispose()
+
+
+def test_a_second_connection_to_another_table_is_not_used(engine: Engine) -> None:
+    own = create_engine(engine.url)
+    connections = itertools.count()
+    with engine.begin() as connection:
+        schema = connection.exec_driver_sql("SELECT current_schema()").scalar()
+        connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {schema}_other CASCADE")
+        connection.exec_driver_sql(f"CREATE SCHEMA {schema}_other")
+        connection.exec_driver_sql(f"CREATE TABLE {schema}_other.t AS SELECT * FROM t")
+        connection.exec_driver_sql(f"ALTER TABLE {schema}_other.t ADD PRIMARY KEY (id)")
+
+    @event.listens_for(own, "connect")
+    def choose(driver: Any, _record: Any) -> None:
+        if next(connections) >= 1:  # as a tenant that is kept in the thread does
+            driver.execute(f"SET search_path TO {schema}_other")
+
+    attach_key_ring(own, KeyRing(primary=KEY), rollout=Rollout.MIGRATE)
+    assert rewrite(ENCRYPT, own, "t", COLUMNS).rewritten == ROWS
+    own.dispose()
+    with engine.begin() as connection:
+        query = f"SELECT count(*) FROM {schema}_other.t WHERE token LIKE 'token-%%'"
+        assert connection.exec_driver_sql(query).scalar() == ROWS
+        connection.exec_driver_sql(f"DROP SCHEMA {schema}_other CASCADE")
+
+
+@pytest.mark.parametrize("row", [1, ROWS])
+def test_an_error_on_either_connection_ends_both(engine: Engine, row: int) -> None:
+    fill(engine, key="lpad(i::text, 9, '0')")
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE t ADD CHECK (id::int <> {row} OR token LIKE 'token-%%')")
+    with pytest.raises(RewriteError, match="refused a statement") as raised:
+        rewrite(ENCRYPT, engine, "t", COLUMNS, options=Options(batch_size=100))
+    report: Any = raised.value.report
+    assert report.rewritten == count(engine) < ROWS
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+def test_failures_of_both_connections_are_reported(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE t SET token = 'sealchemy:v1:damaged' WHERE token LIKE 'token-1__'"))
+    with pytest.raises(RewriteError, match="100 values cannot be read") as raised:
+        rewrite(ENCRYPT, engine, "t", COLUMNS)
+    report: Any = raised.value.report
+    assert (report.failed, len(report.failures), report.rewritten) == (100, 100, ROWS - 100)
+
+
+def test_no_update_of_an_application_is_lost(engine: Engine) -> None:
+    written: dict[str, str] = {}
+    stop = threading.Event()
+
+    def write(first: int) -> None:
+        for number in itertools.count():
+            if stop.is_set():
+                return
+            key, value = str(number * 131 % (ROWS // 2) * 2 + first), f"token-new-{number}"
+            with engine.begin() as connection:
+                connection.execute(text("UPDATE t SET token = :value WHERE id = :key"), {"key": key, "value": value})
+                written[key] = value
+
+    threads = [threading.Thread(target=write, args=(first,)) for first in (1, 2)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    with contextlib.suppress(RewriteError):  # they write faster than it does
+        rewrite(ENCRYPT, engine, "t", COLUMNS, options=Options(batch_size=50))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    rewrite(ENCRYPT, engine, "t", COLUMNS)
+    rewrite(DECRYPT, engine, "t", COLUMNS)
+    with engine.connect() as connection:
+        found = {row.id: row.token for row in connection.execute(text("SELECT id, token FROM t"))}
+    assert len(written) > 100
+    assert {key: found[key] for key in written} == written
+    assert all(value == f"token-{key}" for key, value in found.items() if key not in written)
