@@ -12,7 +12,7 @@ FIGURES = structure.measure(structure.HERE)
 @pytest.mark.parametrize(
     ("name", "most"),
     [
-        ("lines of the core", 10200),
+        ("lines of the core", 10300),
         ("modules of more than 250 lines", 2),
         ("functions of more than 40 lines", 1),
         ("del statements", 12),

@@ -111,9 +111,10 @@ def test_the_reader_of_another_library_is_called_on_both(engine: Engine) -> None
 def test_one_connection_is_enough(engine: Engine, pool: dict[str, Any], sessions: int) -> None:
     own = create_engine(engine.url, **pool)
     attach_key_ring(own, KeyRing(primary=KEY), rollout=Rollout.MIGRATE)
-    writers = Writers(own)
+    writers, began = Writers(own), time.monotonic()
     assert rewrite(ENCRYPT, own, "t", COLUMNS, options=Options(batch_size=100)).rewritten == ROWS
     assert len(writers.sessions) == sessions
+    assert time.monotonic() - began < 25  # it has not waited for a connection, which takes 30 s
     own.dispose()
 
 
@@ -164,7 +165,7 @@ def test_a_second_connection_to_another_table_is_not_used(engine: Engine) -> Non
         connection.exec_driver_sql(f"DROP SCHEMA {schema}_other CASCADE")
 
 
-@pytest.mark.parametrize("row", [1, ROWS])
+@pytest.mark.parametrize("row", [1, 1000, 2500, 6000, ROWS])
 def test_an_error_on_either_connection_ends_both(engine: Engine, row: int) -> None:
     fill(engine, key="lpad(i::text, 9, '0')")
     with engine.begin() as connection:
@@ -176,9 +177,52 @@ def test_an_error_on_either_connection_ends_both(engine: Engine, row: int) -> No
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
+def test_an_error_of_a_callback_ends_the_run(engine: Engine) -> None:
+    def fail(_: Progress) -> None:
+        raise IndexError("list index out of range")
+
+    with pytest.raises(IndexError):
+        rewrite(ENCRYPT, engine, "t", COLUMNS, progress=fail)
+
+
+def test_a_listener_that_fails_for_the_second_connection_is_done_without(
+    engine: Engine, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    own, connections = create_engine(engine.url), itertools.count()
+
+    @event.listens_for(own, "connect")
+    def fail(_driver: Any, _record: Any) -> None:
+        if next(connections) >= 1:
+            raise LookupError("SENTINEL")
+
+    attach_key_ring(own, KeyRing(primary=KEY), rollout=Rollout.MIGRATE)
+    assert rewrite(ENCRYPT, own, "t", COLUMNS).rewritten == ROWS
+    assert "t: no second connection (LookupError)" in caplog.messages
+    assert "SENTINEL" not in "".join(capfd.readouterr())
+    own.dispose()
+
+
+def test_a_listener_for_new_connections_may_leave_a_transaction_open(engine: Engine) -> None:
+    own = create_engine(engine.url)
+    event.listen(own, "connect", lambda driver, _record: driver.execute("SET statement_timeout = '1min'"))
+    attach_key_ring(own, KeyRing(primary=KEY), rollout=Rollout.MIGRATE)
+    writers = Writers(own)
+    assert rewrite(ENCRYPT, own, "t", COLUMNS, options=Options(batch_size=100)).rewritten == ROWS
+    assert len(writers.sessions) == 2
+    own.dispose()
+
+
+def test_the_connection_that_watches_standbys_comes_first(engine: Engine) -> None:
+    own = create_engine(engine.url, pool_size=2, max_overflow=0, pool_timeout=3)
+    attach_key_ring(own, KeyRing(primary=KEY), rollout=Rollout.MIGRATE)
+    assert rewrite(ENCRYPT, own, "t", COLUMNS, options=Options(max_lag=100)).rewritten == ROWS
+    own.dispose()
+
+
 def test_failures_of_both_connections_are_reported(engine: Engine) -> None:
+    elsewhere = KeyRing(primary=KEY).encrypt("token", "another.context")
     with engine.begin() as connection:
-        connection.execute(text("UPDATE t SET token = 'sealchemy:v1:damaged' WHERE token LIKE 'token-1__'"))
+        connection.execute(text("UPDATE t SET token = :value WHERE token LIKE 'token-1__'"), {"value": elsewhere})
     with pytest.raises(RewriteError, match="100 values cannot be read") as raised:
         rewrite(ENCRYPT, engine, "t", COLUMNS)
     report: Any = raised.value.report

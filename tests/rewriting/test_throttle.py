@@ -12,6 +12,7 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
 
 from sealchemy import Key, KeyRing, Rollout, UnsupportedOperationError, attach_key_ring
+from sealchemy._rewriting import pipeline
 from sealchemy.rewrite import ENCRYPT, VERIFY, Options, Progress, Report, rewrite
 from tests.support import postgresql
 
@@ -102,7 +103,11 @@ def _wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_a_run_waits_for_a_standby_and_goes_on(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("connections", [1, 2])
+def test_a_run_waits_for_a_standby_and_goes_on(
+    pair: Pair, connections: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_BYTES_OF_A_RANGE", 100_000 if connections > 1 else 10**9)
     primary = pair.primary
     fill(primary, 20_000)
     execute(pair.standby, "SELECT pg_wal_replay_pause()")

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,40 @@ def nothing() -> None:
 def fails() -> Engine:
     """Raise an error."""
     raise LookupError("no such place")
+
+
+def tells_its_key() -> Engine:
+    """Raise an error that shows the key, as those of libraries for settings do."""
+    raise ValueError(os.environ["JOBS_KEY"])
+
+
+def ends() -> Engine:
+    """End the process with an exception."""
+    raise SystemExit(os.environ["JOBS_KEY"])
+
+
+def fails_in_a_step() -> Engine:
+    """Return an engine whose statements fail in a way that nobody foresaw."""
+    engine = plain()
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def fail(_connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE t SET"):
+            raise LookupError(os.environ["JOBS_KEY"])
+
+    return engine
+
+
+def killed_while_reading() -> Engine:
+    """Return an engine whose process is killed once, in the middle of a range."""
+    engine, statements = plain(), count()
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def die(*_: Any) -> None:
+        if next(statements) > 40 and _is_first(Path(os.environ["JOBS_FOLDER"], "killed")):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return engine
 
 
 def dies() -> Engine:

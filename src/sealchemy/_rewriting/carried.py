@@ -5,7 +5,7 @@ It goes through a pipe, and stands neither in arguments nor in the environment, 
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
@@ -23,12 +23,13 @@ from sealchemy._databases.async_drivers import make_engine
 from sealchemy._databases.table import TableColumns
 from sealchemy._values.key_ring import KeyRing
 from sealchemy._values.keys import Key
-from sealchemy.errors import KeyRingError, UnsupportedOperationError
+from sealchemy.errors import KeyRingError, SealchemyError, UnsupportedOperationError
 
 from .conversions import Conversion
 from .options import Options
 
-_OWN = ("sqlalchemy", "sealchemy")
+_LISTENERS = {"create_engine.<locals>.on_connect", "create_engine.<locals>.first_connect"}
+"""Those that SQLAlchemy adds to every engine."""
 _DOOR = (
     "name a function that returns the engine, with its key ring attached, in Options(engine_factory='package.module:f')"
 )
@@ -116,8 +117,10 @@ def _call_factory(name: str, key_id: str) -> Engine:
     problem = None
     try:
         engine = getattr(import_module(module), function)()
-    except Exception as error:  # noqa: BLE001 - it is the user's code that runs here
+    except (AttributeError, ImportError, SealchemyError) as error:
         problem, engine = f"{type(error).__name__}: {error}", None
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's code; its text may be a key
+        problem, engine = f"it raised {type(error).__name__}", None
     if problem is None and not isinstance(engine, Engine):
         problem = f"it returns {type(engine).__name__}, not an Engine"
     if isinstance(engine, Engine):
@@ -138,44 +141,69 @@ def _describe_ring(ring: KeyRing) -> dict[str, Any]:
 
 
 def _describe_engine(engine: Engine) -> dict[str, Any]:
-    """Return the URL of an engine, and its connect_args; refuse whatever else makes its connections what they are."""
-    creator: Any = engine.pool._creator  # noqa: SLF001 - SQLAlchemy shows it nowhere else
-    arguments, expected = engine.dialect.create_connect_args(engine.url)
-    made = getclosurevars(creator).nonlocals if isfunction(creator) else {}
-    if getattr(creator, "__module__", None) != "sqlalchemy.engine.create" or "cparams" not in made:
-        _refuse("it was made with creator=")
-    given = {key: value for key, value in made["cparams"].items() if key not in expected or expected[key] != value}
-    if list(made.get("cargs_tup", ())) != list(arguments):
-        _refuse("a plugin changed the arguments of its connections")
-    if wrong := [key for key, value in given.items() if not isinstance(value, str | int | float | None)]:
-        _refuse(f"connect_args has {', '.join(sorted(wrong))}, which is neither text nor a number")
+    if problem := _find_problem(engine):  # whose frame has the password, and is gone now
+        raise UnsupportedOperationError(
+            f"jobs: this engine cannot be made again in other processes: {problem}; {_DOOR}"
+        )
+    return {"url": engine.url.render_as_string(hide_password=False), "connect_args": _connect_args(engine)}
+
+
+def _find_problem(engine: Engine) -> str | None:
+    """Return what else than its URL and its connect_args makes the connections of an engine what they are."""
+    dialect, creator = engine.dialect, _creator(engine)
+    if getattr(creator, "__module__", None) != "sqlalchemy.engine.create" or "cparams" not in _closure(creator):
+        return "it was made with creator="
+    if type(dialect) is not engine.url.get_dialect() or not type(dialect).__module__.startswith("sqlalchemy."):
+        return f"its dialect is {type(dialect).__name__}, which is not one of SQLAlchemy's"
+    module = type(dialect).import_dbapi()
+    is_other = dialect.dbapi is not module and not (dialect.is_async and type(dialect.dbapi) is type(module))
+    if is_other or getattr(dialect, "client_encoding", None):
+        return "it was made with module= or client_encoding="
+    if list(_closure(creator)["cargs_tup"]) != list(dialect.create_connect_args(engine.url)[0]):
+        return "a plugin changed the arguments of its connections"
+    if wrong := [
+        key for key, value in _connect_args(engine).items() if not isinstance(value, str | int | float | None)
+    ]:
+        return f"connect_args has {', '.join(sorted(wrong))}, which is neither text nor a number"
     if options := set(engine.get_execution_options()) - {"isolation_level"}:
-        _refuse(f"it has the execution options {', '.join(sorted(options))}")
-    if listener := next(_listeners(engine), None):
-        _refuse(f"it has the listener {listener}")
-    return {"url": engine.url.render_as_string(hide_password=False), "connect_args": given}
+        return f"it has the execution options {', '.join(sorted(options))}"
+    listener = next(_listeners(engine), None)
+    return listener and f"it has the listener {listener}"
+
+
+def _creator(engine: Engine) -> Any:
+    return engine.pool._creator  # noqa: SLF001 - SQLAlchemy shows it nowhere else
+
+
+def _closure(function: Any) -> Mapping[str, Any]:
+    return getclosurevars(function).nonlocals if isfunction(function) else {}
+
+
+def _connect_args(engine: Engine) -> dict[str, Any]:
+    expected = engine.dialect.create_connect_args(engine.url)[1]
+    made = _closure(_creator(engine))["cparams"]
+    return {key: value for key, value in made.items() if key not in expected or expected[key] != value}
 
 
 def _listeners(engine: Engine) -> Iterator[str]:
     """Yield the functions of others that are called for the connections and the statements of an engine."""
     for owner in (engine, engine.pool, engine.dialect):
         dispatch: Any = owner.dispatch
-        for event in dispatch._event_names:  # noqa: SLF001 - SQLAlchemy shows them nowhere else
-            for listener in getattr(dispatch, event):
-                if name := _foreign(listener):
-                    yield f"{name} for {event}"
+        # An engine that another one was made of has joined them.
+        for part in (dispatch.local, dispatch.parent) if hasattr(dispatch, "parent") else (dispatch,):
+            for event in part._event_names:  # noqa: SLF001 - SQLAlchemy shows them nowhere else
+                for listener in getattr(part, event):
+                    if name := _foreign(listener):
+                        yield f"{name} for {event}"
 
 
-def _foreign(function: Callable[..., Any]) -> str | None:
-    """Return the name of a function, or of one that SQLAlchemy wrapped, unless it is SQLAlchemy's or ours."""
-    module = getattr(function, "__module__", None) or ""
-    if module.partition(".")[0] not in _OWN:
-        return f"{module}.{getattr(function, '__qualname__', type(function).__name__)}"
-    if not isfunction(function) or module.startswith("sealchemy"):
+def _foreign(listener: Any) -> str | None:
+    """Return the name of a listener, or of one that SQLAlchemy has wrapped, unless it is SQLAlchemy's own or ours."""
+    package, name = str(getattr(listener, "__module__", "")).partition(".")[0], getattr(listener, "__qualname__", "")
+    if package == "sealchemy" or (package == "sqlalchemy" and name in _LISTENERS):
         return None
-    inner = [item for item in getclosurevars(function).nonlocals.values() if isfunction(item)]
-    return next(filter(None, map(_foreign, inner)), None)
-
-
-def _refuse(problem: str) -> None:
-    raise UnsupportedOperationError(f"jobs: this engine cannot be made again in other processes: {problem}; {_DOOR}")
+    if package == "sqlalchemy":
+        inner = [item for item in _closure(listener).values() if callable(item) and not isinstance(item, type)]
+        if inner:
+            return next(filter(None, map(_foreign, inner)), None)
+    return f"{getattr(listener, '__module__', '')}.{name or type(listener).__name__}"

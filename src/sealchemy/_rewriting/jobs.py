@@ -20,11 +20,12 @@ from typing import Any, cast
 
 from sealchemy import errors
 from sealchemy._databases.access import Access
+from sealchemy._values.secret import hide
 from sealchemy.errors import RewriteError, SealchemyError, UnsupportedOperationError
 
 from . import carried
 from .conversions import Conversion
-from .messages import Committing, Crossed, Finished, Logged, Message, Refused
+from .messages import Committing, Crossed, Finished, Logged, Message, Refused, Unavailable
 from .options import Options
 from .ranges import split
 from .report import Report
@@ -43,9 +44,10 @@ Tell = Callable[[Step], None]
 class _Worker:
     """A process, the range that it works on, and what it has said about that."""
 
-    def __init__(self, settings: str, inbox: "SimpleQueue[tuple[_Worker, Message | None]]") -> None:
+    def __init__(self, pack: Callable[[], str], inbox: "SimpleQueue[tuple[_Worker, Message | None]]") -> None:
         self.range: str | None = None
         self.rows = 0
+        self.problem: str | None = None
         self.committing: list[Committing] = []
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "sealchemy._rewriting.worker"],
@@ -54,7 +56,7 @@ class _Worker:
             env=os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
             start_new_session=True,  # so that Ctrl-C interrupts this process alone, which stops the others
         )
-        self.send(settings)
+        self.send(hide(pack()))
         Thread(target=self._read, args=(inbox,), daemon=True).start()
 
     def send(self, line: str) -> None:
@@ -105,13 +107,13 @@ class Jobs:
             raise UnsupportedOperationError("jobs: this program is not run by a Python interpreter; leave jobs out")
         self._access, self._jobs, self._interrupted, self._report = access, options.jobs, interrupted, report
         self._waiting = deque(map(str, split(access, _RANGES)))
-        self._settings = partial(carried.pack, access, conversion, options)
-        self._settings()
+        self._pack = partial(carried.pack, access, conversion, options)
+        self._pack()  # refuses what cannot be carried
         self._workers: list[_Worker] = []
         self._inbox: SimpleQueue[tuple[_Worker, Message | None]] = SimpleQueue()
         self._deaths: Counter[str] = Counter()
         self._uncertain: list[Committing] = []
-        self._error: SealchemyError | None = None
+        self._refused: Refused | None = None
         self._is_stopping = False
 
     def run(self, tell: Tell) -> None:
@@ -123,7 +125,9 @@ class Jobs:
         try:
             for _ in range(min(self._jobs, len(self._waiting))):
                 self._start()
-            while self._workers:
+            while self._workers or (self._waiting and not self._is_stopping):
+                if not self._workers:  # one could not connect, and the others had ended
+                    self._start()
                 if self._interrupted.is_set():
                     self._stop()
                 with suppress(Empty):
@@ -132,13 +136,19 @@ class Jobs:
             for worker in self._workers:
                 worker.end(kill=True)
         self._report.rewritten += sum(item.written for item in self._uncertain if self._is_committed(item))
-        if self._error is not None:
-            raise self._error
+        if self._refused is not None:
+            raise _error_of(self._refused, self._report)
 
     def _start(self) -> None:
-        worker = _Worker(self._settings(), self._inbox)
-        self._workers.append(worker)
-        self._assign(worker)
+        try:
+            worker = _Worker(self._pack, self._inbox)
+        except OSError as error:
+            problem = f"a process cannot be started: {error.strerror}"
+        else:
+            self._workers.append(worker)
+            self._assign(worker)
+            return
+        raise RewriteError(f"{self._report.table}: {problem}; what was done stays done")
 
     def _assign(self, worker: _Worker) -> None:
         worker.range, worker.rows = None, 0
@@ -168,8 +178,10 @@ class Jobs:
             self._assign(worker)
         elif isinstance(message, Logged):
             logger.log(*message)
+        elif isinstance(message, Unavailable):
+            worker.problem = message.text
         elif isinstance(message, Refused):
-            self._fail(_error_of(message))
+            self._fail(message)
         else:
             self._ended(worker, tell)
 
@@ -180,17 +192,24 @@ class Jobs:
         if worker.range is None or self._is_stopping:
             return
         tell(Step((), -worker.rows))
-        self._deaths[worker.range] += 1
+        self._waiting.appendleft(worker.range)
         problem = f"{self._report.table}: the process for the range {worker.range} ended with status {status}"
+        if worker.problem is not None:
+            problem = worker.problem
+            if not self._workers:
+                self._fail(Refused("RewriteError", problem))
+                return
+            logger.warning("%s; the other processes go on", problem)
+            return
+        self._deaths[worker.range] += 1
         if self._deaths[worker.range] == _TRIES:
-            self._fail(RewriteError(f"{problem}, {_TRIES} times; what was done stays done"))
+            self._fail(Refused("RewriteError", f"{problem}, {self._deaths[worker.range]} times"))
             return
         logger.warning("%s; another one takes it", problem)
-        self._waiting.appendleft(worker.range)
         self._start()
 
-    def _fail(self, error: SealchemyError) -> None:
-        self._error = self._error or error
+    def _fail(self, refused: Refused) -> None:
+        self._refused = self._refused or refused
         self._stop()
 
     def _is_committed(self, item: Committing) -> bool:
@@ -209,6 +228,7 @@ class Jobs:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
-def _error_of(message: Refused) -> SealchemyError:
-    class_: type[SealchemyError] = getattr(errors, message.error, RewriteError)
-    return class_(message.text)
+def _error_of(refused: Refused, report: Report) -> SealchemyError:
+    class_: type[SealchemyError] = getattr(errors, refused.error, RewriteError)
+    done = f"; {report.rewritten} rows were done before and stay done" if class_ is RewriteError else ""
+    return class_(f"{refused.text}{done}")

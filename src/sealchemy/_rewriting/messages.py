@@ -32,6 +32,12 @@ class Refused(NamedTuple):
     text: str
 
 
+class Unavailable(NamedTuple):
+    """The process could not connect, which says nothing about its range."""
+
+    text: str
+
+
 class Logged(NamedTuple):
     """A line for the log."""
 
@@ -39,4 +45,4 @@ class Logged(NamedTuple):
     text: str
 
 
-Message = Committing | Crossed | Finished | Refused | Logged
+Message = Committing | Crossed | Finished | Refused | Unavailable | Logged

@@ -3,6 +3,7 @@
 The second one belongs to a thread. Both take one range of the table after the other.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -13,11 +14,9 @@ from threading import Event, Thread
 from typing import TypeAlias
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from sealchemy._databases.access import Access, open_table
-from sealchemy.errors import SealchemyError
 
 from .carried import identity_of
 from .options import Options
@@ -29,9 +28,11 @@ _BYTES_OF_A_RANGE = 8_000_000
 _MOST_RANGES = 64
 _SECONDS_BETWEEN_LOOKS = 0.2
 
+logger = logging.getLogger("sealchemy")
+
 Tell: TypeAlias = Callable[[Step], None]
-Cross: TypeAlias = Callable[[Access, str, Tell], Report]
-"""It crosses a range of the table, and is told each step."""
+Cross: TypeAlias = Callable[[Access, str, Tell, Callable[[Report], None]], None]
+"""It crosses a range of the table, tells each step, and reports in the end, also if that is an error."""
 
 
 class Pipeline:
@@ -50,7 +51,8 @@ class Pipeline:
         """Return whether the pool has a second connection, and the table is large enough; limits are for one."""
         options, connection = self._options, self._access.connection
         is_whole = options.range is None and options.shard is None and options.max_rows is None
-        if not is_whole or not self._access.owns_connection or not _has_another_connection(connection.engine):
+        more = 1 if options.max_lag is None and options.max_wal_retained is None else 2
+        if not is_whole or not self._access.owns_connection or not _has_connections(connection.engine, more):
             return False
         size = partial(self._access.database.parallel.size, connection, self._access.target)
         count = min(self._access.run(size, write=False) // _BYTES_OF_A_RANGE, _MOST_RANGES)
@@ -68,14 +70,16 @@ class Pipeline:
             while second.is_alive():
                 second.join(_SECONDS_BETWEEN_LOOKS)
                 self._tell_of_second(tell)
+            self._tell_of_second(tell)
         except BaseException as error:
             self._interrupted.set()
             if isinstance(error, Exception):  # after a second Ctrl-C, nothing is waited for
                 second.join()
             raise
-        self._tell_of_second(tell)
-        for report in self._reports:
-            self._report.add(report)
+        finally:
+            self._tell_of_second(lambda _step: None)
+            for report in self._reports:
+                self._report.add(report)
         for raised in self._errors:
             raise raised
 
@@ -92,9 +96,12 @@ class Pipeline:
                 tell(step)
 
     def _work(self, access: Access, cross: Cross, tell: Tell) -> None:
-        with suppress(IndexError):  # the other one took the last range
-            while not self._interrupted.is_set():
-                self._reports.append(cross(access, self._ranges.popleft(), tell))
+        while not self._interrupted.is_set():
+            try:
+                line = self._ranges.popleft()
+            except IndexError:  # the other one took the last range
+                return
+            cross(access, line, tell, self._reports.append)
 
     def _work_on_second(self, cross: Cross) -> None:
         first = self._access
@@ -102,7 +109,8 @@ class Pipeline:
             try:
                 second = stack.enter_context(open_table(first.connection.engine, first.wanted, first.lock_timeout))
                 identity = second.run(partial(identity_of, second), write=False)
-            except (SQLAlchemyError, SealchemyError):  # the first connection goes on, and meets what is the matter
+            except Exception as error:  # noqa: BLE001 - the first connection goes on, and meets what is the matter
+                logger.warning("%s: no second connection (%s)", first.target.name, type(error).__name__)
                 return
             try:
                 if identity == self._identity:
@@ -112,10 +120,10 @@ class Pipeline:
                 self._interrupted.set()
 
 
-def _has_another_connection(engine: Engine) -> bool:
+def _has_connections(engine: Engine, more: int) -> bool:
     pool = engine.pool
     if engine.dialect.is_async or type(pool) not in {NullPool, QueuePool}:
         return False
     if isinstance(pool, QueuePool) and pool._max_overflow >= 0:  # noqa: SLF001 - it has no public name
-        return pool.checkedout() < pool.size() + pool._max_overflow  # noqa: SLF001
+        return pool.checkedout() + more <= pool.size() + pool._max_overflow  # noqa: SLF001
     return True

@@ -21,8 +21,8 @@ _WRITING = {"bind": Rollout.BIND_MIGRATE, "unbind": Rollout.BIND_PREPARE}
 """The stage in which processes write what a conversion makes."""
 
 
-def explaining(work: Callable[[], _Result], access: Access, conversion: Conversion, report: Report) -> _Result:
-    """Do work; put the report into its errors, and turn those of the database into sentences."""
+def explaining(work: Callable[[], _Result], access: Access, conversion: Conversion, report: Report | None) -> _Result:
+    """Do work; put the report, if there is one, into its errors, and turn those of the database into sentences."""
     try:
         return work()
     except RewriteError as error:
@@ -31,11 +31,15 @@ def explaining(work: Callable[[], _Result], access: Access, conversion: Conversi
     except DBAPIError as error:
         columns = ", ".join(item.name for item in access.target.columns)
         message = (
-            f"{conversion.name} {report.table} ({columns}): the database refused a statement:"
-            f" {access.database.explain(error)}; {report.rewritten} rows were done before and stay done"
+            f"{conversion.name} {access.target.name} ({columns}): the database refused a statement:"
+            f" {access.database.explain(error)}{_done(report)}"
         )
         refused = RefusedStatementError.of(message, error, report)
     raise refused
+
+
+def _done(report: Report | None) -> str:
+    return f"; {report.rewritten} rows were done before and stay done" if report else ""
 
 
 def describe_problems(

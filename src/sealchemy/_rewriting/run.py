@@ -95,11 +95,7 @@ class Run:
             self.access.require_transactions()
         if self.progress:
             self.total = sum(step.rows for step in self._walk().read(self.steps.count))
-        found_last = 0
-        if self.only_reads:
-            self._read_everything()
-        else:
-            found_last = self._rewrite_everything()
+        found_last = self.first_walk() if self.only_reads else self._rewrite_everything()
         unreached = 0 if self._is_stopped() else self._count_unreached()
         if self.access.owns_connection and not self.only_reads and self.options.range is None:
             self.report.left_behind = self.database.finish(self.access.connection, self.access.target)
@@ -114,7 +110,7 @@ class Run:
 
     def _rewrite_everything(self) -> int:
         """Rewrite in as many walks as it takes, and return how many rows the last of them wrote."""
-        written, is_left, passes = self.first_walk(self.steps.rewrite_and_authenticate), False, 1
+        written, is_left, passes = self.first_walk(), False, 1
         while not self._is_stopped():
             is_left = self._walk().is_anything_found(self.steps.find)
             if not is_left or passes > FURTHER_PASSES or (passes > 1 and not written):
@@ -131,7 +127,7 @@ class Run:
                 self._report(step)
         return written
 
-    def first_walk(self, work: Work) -> int:
+    def first_walk(self, work: Work | None = None) -> int:
         """Authenticate every value, and write what is pending unless this run only reads; return how many rows."""
         if self.only_reads:
             self._read_everything()
@@ -142,15 +138,17 @@ class Run:
         elif pipeline.is_possible():
             pipeline.run(self._cross, self.tell)
         else:
-            self._write(work)
+            self._write(work or self.steps.rewrite_and_authenticate)
         return self.report.rewritten - before
 
-    def _cross(self, access: Access, line: str, on_step: OnStep) -> Report:
+    def _cross(self, access: Access, line: str, on_step: OnStep, on_end: Callable[[Report], None]) -> None:
         options = replace(self.options, range=line)
         part = Run(access, self.conversion, options, self.interrupted, None, self.legacy_reader)
         part.on_step, part.throttle = on_step, self.throttle
-        part.first_walk(part.steps.rewrite_and_authenticate)
-        return part.report
+        try:
+            part.first_walk()
+        finally:
+            on_end(part.report)
 
     def _write(self, work: Work) -> int:
         """Return how many rows a walk wrote."""
@@ -168,8 +166,8 @@ class Run:
 
     def _limit(self) -> int:
         """Return how many rows the next transaction may write."""
-        size, limit = self.options.batch_size, self.options.max_rows
-        return size if limit is None else min(size, limit - self.report.rewritten)
+        size, most = self.options.batch_size, self.options.max_rows
+        return size if most is None else min(size, most - self.report.rewritten)
 
     def _report(self, step: Step) -> None:
         self.report.pending += len(step.pending)
@@ -230,7 +228,8 @@ class Run:
         """Look at every value with the reader's own function: a prefix alone proves nothing."""
         is_exact = self.database.has_exact_keys(self.access.target) or self.options.sample is not None
         before, read = 0 if is_exact else self.pages.count(), 0
-        look = self.steps.survey if self.options.sample is None else Sample(self.steps, self.options.sample).look
+        share, is_rest = self.options.sample, self.pages.first is not None
+        look = self.steps.survey if share is None else Sample(self.steps, share, is_rest=is_rest).look
         if self.jobs is not None:
             self.jobs.run(self.tell)
             read = self.done

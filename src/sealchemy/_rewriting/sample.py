@@ -12,10 +12,13 @@ _STRETCH = 100
 class Sample:
     """What a walk does in place of reading every row: by turns it skips some, and reads 100; some in any table."""
 
-    def __init__(self, steps: Steps, share: float) -> None:
-        """Take the share of the rows to read; from 0.002 on, no statement skips more than 100 000 of them."""
+    def __init__(self, steps: Steps, share: float, *, is_rest: bool) -> None:
+        """Take the share of the rows to read; from 0.002 on, no statement skips more than 100 000 of them.
+
+        In the first range of a table, or a whole one, some are read in any case; `is_rest` says that it is another one.
+        """
         self._steps, self._longest = steps, round(2 * _STRETCH * (1 - share) / share)
-        self._has_read = self._reads_next = False
+        self._has_read, self._reads_next = is_rest, False
 
     def look(self, span: Span, _count: int) -> Step:
         """Skip or read the next rows of a span."""

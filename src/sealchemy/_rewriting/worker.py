@@ -8,20 +8,25 @@ import logging
 import os
 import pickle
 import sys
+import traceback
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Lock, Thread
 from typing import Any, BinaryIO
 
-from sealchemy._databases.access import open_table
+from sqlalchemy.exc import DBAPIError
+
+from sealchemy._databases.access import database_of, open_table
 from sealchemy._databases.async_drivers import NeedsEventLoopError, run
 from sealchemy.errors import SealchemyError
 
 from . import carried
 from .conversions import CONVERSIONS
-from .messages import Committing, Crossed, Finished, Logged, Message, Refused
+from .messages import Committing, Crossed, Finished, Logged, Message, Refused, Unavailable
 from .options import Options
 from .pages import Span
 from .problems import explaining
@@ -40,7 +45,7 @@ class RangeRun(Run):
 
     def cross(self) -> Report:
         """Cross the range, and return the report."""
-        explaining(partial(self.first_walk, self._announced), self.access, self.conversion, self.report)
+        explaining(partial(self.first_walk, self._announced), self.access, self.conversion, None)
         return self.report
 
     def _announced(self, span: Span, count: int, limit: int) -> Step:
@@ -66,7 +71,7 @@ def main() -> None:
     with os.fdopen(os.dup(1), "wb") as output:
         os.dup2(2, 1)
         send = partial(_send, output, Lock())
-        given = carried.parse(sys.stdin.readline())
+        given = carried.parse(sys.stdin.buffer.readline().decode())
         logger = logging.getLogger("sealchemy")
         logger.addHandler(_Handler(send))
         logger.setLevel(given["log_level"])
@@ -82,6 +87,10 @@ def main() -> None:
                 run(work)
         except SealchemyError as error:
             send(Refused(type(error).__name__, str(error)))
+        except Exception as error:  # noqa: BLE001 - its text may be a value
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
+            send(Refused("RewriteError", f"a process of this run failed: {where}"))
 
 
 def _send(output: BinaryIO, lock: Lock, message: Message) -> None:
@@ -91,16 +100,25 @@ def _send(output: BinaryIO, lock: Lock, message: Message) -> None:
 
 
 def _read(ranges: SimpleQueue[str | None], interrupted: Event) -> None:
-    for line in sys.stdin:
-        ranges.put(line)
-    interrupted.set()
-    ranges.put(None)
+    try:
+        for line in sys.stdin.buffer:
+            ranges.put(line.decode())
+    finally:
+        interrupted.set()
+        ranges.put(None)
 
 
 def _work(given: Mapping[str, Any], ranges: SimpleQueue[str | None], interrupted: Event, send: Send) -> None:
     conversion, options = CONVERSIONS[given["conversion"]], Options(**given["options"])
     engine = carried.make_carried_engine(given)
-    with open_table(engine, carried.carried_table(given), options.lock_timeout) as access:
+    with ExitStack() as stack:
+        try:
+            access = stack.enter_context(open_table(engine, carried.carried_table(given), options.lock_timeout))
+        except DBAPIError as error:
+            if not database_of(engine.dialect).is_lost(error):
+                raise
+            send(Unavailable(str(error)))
+            return
         carried.require_same(access, given)
         throttle = Throttle(access, options, interrupted)
         for line in iter(ranges.get, None):
