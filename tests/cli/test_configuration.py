@@ -233,3 +233,11 @@ def test_a_driver_that_is_not_there_is_named(folder: Path, url: str, says: str) 
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert "SENTINEL" not in done.stdout + done.stderr
+
+
+def test_the_commands_of_a_plan_have_no_gap_where_no_option_was_typed(folder: Path) -> None:
+    (folder / "pyproject.toml").write_text(TABLE)
+    lines = run(folder, "plan").stdout.splitlines()
+    commands = [line.partition(". ")[2].partition("  #")[0] for line in lines if ". sealchemy" in line]
+    assert commands
+    assert not [item for item in commands if item != item.rstrip() or "  " in item]

@@ -20,6 +20,7 @@ def steps(
         prefix: the start of the names of the key variables.
         accept: the labels of the findings that the operator accepts.
     """
+    command_options = f" {command_options}" if command_options else ""
     accepted = command_options + "".join(f" --accept {shlex.quote(label)}" for label in accept)
     columns = [column for table in found for column in table.columns]
     if any(not table.columns for table in found) or any(item.code == "binding" for item in _findings(found)):
@@ -37,18 +38,18 @@ def _all_steps(
     if not is_plain and _is_to_index(found):
         yield f"deploy everywhere with {prefix}_INDEX_KEY and {prefix}_ROLLOUT=migrate, or without lookups meanwhile"
         yield from _steps_to_index(found, accepted)
-        yield f"sealchemy verify {command_options}"
+        yield f"sealchemy verify{command_options}"
         yield f"deploy everywhere with {prefix}_ROLLOUT=strict"
     if is_plain or not (unbound or all(table.is_done for table in found)):
         yield from _steps_to_encrypt(found, command_options, accepted, prefix)
         if unbound:  # stage migrate reads both forms, and writes bound values
-            yield f"sealchemy bind {accepted}"
-            yield f"sealchemy status {command_options} --fail-if-unbound"
+            yield f"sealchemy bind{accepted}"
+            yield f"sealchemy status{command_options} --fail-if-unbound"
     elif unbound:
         yield from _steps_to_bind(found, command_options, accepted, prefix)
     if any(column.state != "required" for column in columns):
         yield f"deploy everywhere with {prefix}_ROLLOUT=strict"
-        yield f"sealchemy check {command_options}"
+        yield f"sealchemy check{command_options}"
         for table in found:
             left = [item.status for item in table.columns if item.state != "required"]
             for is_bound in (False, True):
@@ -57,23 +58,23 @@ def _all_steps(
                 more = f", bound=True{more}" if is_bound else more
                 if contexts:
                     yield f"in a revision of its own: op.require_encryption({table.table!r}, {contexts!r}{more})"
-    yield f"sealchemy scrub {command_options}  # once, after the last value was encrypted; it locks, see the playbook"
+    yield f"sealchemy scrub{command_options}  # once, after the last value was encrypted; it locks, see the playbook"
     keys = {key_id for column in columns for key_id in column.status.keys}
     if all(table.is_done for table in found):
         which = f"values are under {len(keys)} keys" if len(keys) > 1 else "if the key is not the primary one any more"
-        yield f"sealchemy rekey {accepted}  # {which}"
+        yield f"sealchemy rekey{accepted}  # {which}"
 
 
 def _steps_to_bind(found: Collection[TablePlan], options: str, accepted: str, prefix: str) -> Iterator[str]:
     yield f"deploy everywhere with {prefix}_ROLLOUT=bind_prepare"
-    yield f"sealchemy check {options}"
+    yield f"sealchemy check{options}"
     yield from _repairs(found)
     yield f"deploy everywhere with {prefix}_ROLLOUT=bind_migrate"
-    yield f"sealchemy check {options}"
+    yield f"sealchemy check{options}"
     values = sum(column.status.unbound for table in found for column in table.columns if column.status.bind_to)
-    yield f"sealchemy bind {accepted}  # {values:,} values, about {_describe_time(values / VALUES_A_SECOND)}"
-    yield f"sealchemy status {options} --fail-if-unbound"
-    yield f"sealchemy verify {options}"
+    yield f"sealchemy bind{accepted}  # {values:,} values, about {_describe_time(values / VALUES_A_SECOND)}"
+    yield f"sealchemy status{options} --fail-if-unbound"
+    yield f"sealchemy verify{options}"
 
 
 def _steps_to_encrypt(found: Collection[TablePlan], options: str, accepted: str, prefix: str) -> Iterator[str]:
@@ -82,22 +83,22 @@ def _steps_to_encrypt(found: Collection[TablePlan], options: str, accepted: str,
         if _is_to_index(found):
             yield f"sealchemy generate-key  # another one, for the blind index; set {prefix}_INDEX_KEY everywhere"
         yield f"deploy everywhere with {prefix}_ROLLOUT=prepare"
-        yield f"sealchemy check {options}"
+        yield f"sealchemy check{options}"
     if _is_to_index(found):
         yield from _steps_to_index(found, accepted)
     yield from _repairs(found)
     if any(column.is_narrow for table in found for column in table.columns):
-        yield f"sealchemy widen {options}  # then restart the application, or replace its connections"
+        yield f"sealchemy widen{options}  # then restart the application, or replace its connections"
     yield f"deploy everywhere with {prefix}_ROLLOUT=migrate"
-    yield f"sealchemy check {options}"
+    yield f"sealchemy check{options}"
     values = sum(column.status.plaintext for table in found for column in table.columns)
     size = sum(table.plaintext_bytes for table in found)
     seconds = sum(table.seconds for table in found)
     to_accept = [item for item in _findings(found) if item.severity is Severity.ACCEPT]
     for item in to_accept:
         yield f"disable {item.label} for the next command, or keep --accept {shlex.quote(item.label)}"
-    yield f"sealchemy encrypt {accepted}  # {values:,} values, {size:,} bytes, about {_describe_time(seconds)}"
-    yield f"sealchemy verify {options}"
+    yield f"sealchemy encrypt{accepted}  # {values:,} values, {size:,} bytes, about {_describe_time(seconds)}"
+    yield f"sealchemy verify{options}"
     if to_accept or any(table.obstacles() for table in found):
         yield "enable again what you disabled, and create the views again that you dropped"
 
@@ -119,7 +120,7 @@ def _is_to_index(found: Collection[TablePlan]) -> bool:
 
 def _steps_to_index(found: Collection[TablePlan], accepted: str) -> Iterator[str]:
     yield "end the last process that does not know the blind index: it would leave old digests behind"
-    yield f"sealchemy reindex {accepted}  # or op.add_blind_index, in a revision"
+    yield f"sealchemy reindex{accepted}  # or op.add_blind_index, in a revision"
     names = [f"{table.table}.{item.index}" for table in found for item in table.indexes]
     yield f"create the unique index that the models declare, if they do, and NOT NULL: {', '.join(names)}"
 
