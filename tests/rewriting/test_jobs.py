@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
+from sentry_sdk.integrations.sqlalchemy import SqlalchemyIntegration
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import Pool
@@ -102,8 +104,10 @@ def after(seconds: float, work: Callable[[], None]) -> None:
 def doing(work: Callable[[], None]) -> Iterator[None]:
     thread = threading.Thread(target=work)
     thread.start()
-    yield
-    thread.join()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 @pytest.mark.parametrize("key", list(KEYS))
@@ -223,7 +227,8 @@ def test_what_a_process_logs_is_logged_here(table: Engine, caplog: pytest.LogCap
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
             " AND query LIKE 'UPDATE t SET%' AND state = 'active' LIMIT 1"
         )
-        while not caplog.messages and count(table) < ROWS:
+        deadline = time.monotonic() + 60
+        while not caplog.messages and count(table) < ROWS and time.monotonic() < deadline:
             with table.connect() as connection:
                 connection.execute(text(query)).all()
 
@@ -366,6 +371,16 @@ def test_what_listens_to_every_engine_is_found(
         assert f"for {name}" in str(carried._find_problem(engine))
     finally:
         event.remove(target, name, listener)
+
+
+def test_what_only_watches_every_engine_is_no_obstacle(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
+    SqlalchemyIntegration.setup_once()  # as `sentry_sdk.init` does in every application that has SQLAlchemy
+    engine = make_engine(postgresql_url, KeyRing(primary=KEY))
+    SQLAlchemyInstrumentor().instrument(engine=engine)
+    try:
+        assert carried._find_problem(engine) is None
+    finally:
+        SQLAlchemyInstrumentor().uninstrument()
 
 
 def test_no_error_shows_what_goes_through_the_pipe(table: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

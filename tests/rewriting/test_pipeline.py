@@ -65,7 +65,7 @@ class Writers:
 
 def test_two_connections_do_the_work_of_one(engine: Engine) -> None:
     writers, seen = Writers(engine), list[Progress]()
-    threads = set[int]()
+    threads, before = set[int](), set(threading.enumerate())
 
     def see(progress: Progress) -> None:
         seen.append(progress)
@@ -79,7 +79,7 @@ def test_two_connections_do_the_work_of_one(engine: Engine) -> None:
     assert rewrite(VERIFY, engine, "t", COLUMNS).failed == 0
     assert rewrite(DECRYPT, engine, "t", COLUMNS).rewritten == ROWS
     assert count(engine, "token-%") == ROWS
-    assert not [item for item in threading.enumerate() if item is not threading.current_thread() and item.daemon]
+    assert set(threading.enumerate()) <= before
 
 
 def test_the_reader_of_another_library_is_called_on_both(engine: Engine) -> None:

@@ -28,6 +28,9 @@ from sealchemy.errors import KeyRingError, SealchemyError, UnsupportedOperationE
 from .conversions import Conversion
 from .options import Options
 
+_OBSERVERS = {"ddtrace", "elasticapm", "newrelic", "opentelemetry", "sentry_sdk"}
+"""Packages that only watch statements, most of them those of every engine."""
+
 _LISTENERS = {"create_engine.<locals>.on_connect", "create_engine.<locals>.first_connect"}
 """Those that SQLAlchemy adds to every engine."""
 _DOOR = (
@@ -200,7 +203,7 @@ def _listeners(engine: Engine) -> Iterator[str]:
 def _foreign(listener: Any) -> str | None:
     """Return the name of a listener, or of one that SQLAlchemy has wrapped, unless it is SQLAlchemy's own or ours."""
     package, name = str(getattr(listener, "__module__", "")).partition(".")[0], getattr(listener, "__qualname__", "")
-    if package == "sealchemy" or (package == "sqlalchemy" and name in _LISTENERS):
+    if package in {"sealchemy", *_OBSERVERS} or (package == "sqlalchemy" and name in _LISTENERS):
         return None
     if package == "sqlalchemy":
         inner = [item for item in _closure(listener).values() if callable(item) and not isinstance(item, type)]
