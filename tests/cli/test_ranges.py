@@ -27,9 +27,7 @@ PROGRAM = "#!/bin/sh\nexec {} -c 'from sealchemy.cli import main; main()' \"$@\"
 @pytest.fixture
 def project(tmp_path: Path, postgresql_url: str, make_engine: Callable[..., Engine]) -> Project:
     project = Project(tmp_path, postgresql_url, make_engine(postgresql_url))
-    with project.engine.begin() as connection:
-        rows = f"SELECT i, 'SENTINEL-' || i, NULL FROM generate_series(1, {ROWS}) AS i"
-        connection.execute(text(f'INSERT INTO "Integration" {rows}'))
+    project.fill_on_postgresql(ROWS)
     return project
 
 

@@ -479,9 +479,7 @@ def test_what_jobs_do_not_go_with_is_refused(table: Engine, make_engine: Callabl
 @pytest.fixture
 def project(tmp_path: Path, postgresql_url: str, make_engine: Callable[..., Engine]) -> Project:
     project = Project(tmp_path, postgresql_url, make_engine(postgresql_url))
-    with project.engine.begin() as connection:
-        rows = f"SELECT i, 'SENTINEL-' || i, NULL FROM generate_series(1, {ROWS}) AS i"
-        connection.execute(text(f'INSERT INTO "Integration" {rows}'))
+    project.fill_on_postgresql(ROWS)
     return project
 
 
@@ -534,7 +532,8 @@ def test_the_processes_end_with_the_one_that_started_them(project: Project) -> N
     before = sessions(project)
     command = slow_command(project)
     command.kill()
-    command.communicate()
+    _, err = command.communicate()  # the processes have it as well, so this waits for them
+    assert "Traceback" not in err
     deadline = time.monotonic() + 30
     while sessions(project) > before:
         assert time.monotonic() < deadline

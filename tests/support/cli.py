@@ -92,6 +92,13 @@ class Project:
                 ],
             )
 
+    def fill_on_postgresql(self, rows: int) -> None:
+        """Fill it in the server, which takes a moment for many rows."""
+        self.execute(
+            "INSERT INTO \"Integration\" SELECT i, 'SENTINEL-' || i, NULL FROM generate_series(1, :rows) AS i",
+            rows=rows,
+        )
+
     def execute(self, sql: str, **values: Any) -> None:
         with self.engine.begin() as connection:
             connection.execute(text(sql), values)

@@ -202,13 +202,15 @@ class Database(Definition):
         return None
 
     def explain(self, error: DBAPIError) -> str:
-        """Return why the database refused a statement, and what to do, without a value."""
+        """Return what the database refused and why, and what to do, without a value."""
         code, said = self.code_of(error), ""
         if error.hide_parameters and not error.params:  # the engine redacts its errors
             said = str(error.orig).strip().partition("\n")[0]
         names = f"{type(error.orig).__name__}{f' {code}' if code else ''}"
-        repair = "no connection to the server, or not any more" if self.is_lost(error) else self.refusals.get(code)
-        return "; ".join(filter(None, (f"{names}: {said}" if said else names, repair)))
+        what, repair = "the database refused a statement", self.refusals.get(code)
+        if self.is_lost(error):
+            what, repair = "there is no connection to the database", "check its URL, the user and the password"
+        return "; ".join(filter(None, (f"{what}: {names}{f': {said}' if said else ''}", repair)))
 
     def retry(self, transaction: Callable[[], _Result], attempts: int = ATTEMPTS) -> _Result:
         """Run a transaction, and run it again after a deadlock or a lock timeout."""

@@ -53,17 +53,23 @@ def key_problem(connection: sa.Connection, target: Target) -> str | None:
 def _unreadable_key(
     connection: sa.Connection, target: Target, item: sa.ColumnElement[Any], type_: TypeEngine[Any]
 ) -> str | None:
-    """Return the problem of values that Python's types cannot hold: infinity, years before 1, 24:00, NaN."""
+    """Return the problem of values that Python's types cannot hold: infinity, years before 1, 24:00, NaN.
+
+    Most of them come first or last in the order of the key, whose index has these.
+    """
+    first, last = (
+        sa.select(edge(item)).select_from(target.table).scalar_subquery() for edge in (sa.func.min, sa.func.max)
+    )
     if isinstance(type_, sa.Date | sa.DateTime):
-        limits = sa.text("'0001-01-01'"), sa.text("'9999-12-31'")
-        wrong = sa.or_(sa.not_(sa.func.isfinite(item)), item < limits[0], item > limits[1])
+        wrong = sa.select(sa.or_(first < sa.text("'0001-01-01'"), last > sa.text("'9999-12-31'")))
     elif isinstance(type_, sa.Time):
-        wrong = sa.cast(item, sa.Text).like("24:%")
+        is_midnight = sa.cast(item, sa.Text).like("24:%")
+        wrong = sa.select(sa.exists(sa.select(item).select_from(target.table).where(is_midnight)))
     elif isinstance(type_, sa.Numeric | sa.Float) and not isinstance(type_, sa.Integer):
-        wrong = sa.cast(item, sa.Text) == "NaN"
+        wrong = sa.select(last == sa.text("'NaN'"))
     else:
         return None
-    if connection.scalar(sa.select(sa.literal(1)).select_from(target.table).where(wrong).limit(1)):
+    if connection.scalar(wrong):
         return f"primary key {item.name} has a value that Python cannot hold, such as infinity or NaN; change it"
     return None
 

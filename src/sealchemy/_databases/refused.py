@@ -42,7 +42,7 @@ def explained(database: Database, table: str) -> Iterator[None]:
     except RefusedStatementError:
         raise
     except DBAPIError as error:
-        message = f"{table}: the database refused a statement: {database.explain(error)}"
+        message = f"{table}: {database.explain(error)}"
         refused = RefusedStatementError.of(message, error)
     else:
         return

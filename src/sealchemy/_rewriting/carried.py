@@ -20,7 +20,6 @@ from sealchemy._column.engine_keys import engine_keys
 from sealchemy._column.rollout import Rollout
 from sealchemy._databases.access import Access
 from sealchemy._databases.async_drivers import make_engine
-from sealchemy._databases.table import TableColumns
 from sealchemy._values.key_ring import KeyRing
 from sealchemy._values.keys import Key
 from sealchemy.errors import KeyRingError, SealchemyError, UnsupportedOperationError
@@ -33,6 +32,7 @@ _OBSERVERS = {"ddtrace", "elasticapm", "newrelic", "opentelemetry", "sentry_sdk"
 
 _LISTENERS = {"create_engine.<locals>.on_connect", "create_engine.<locals>.first_connect"}
 """Those that SQLAlchemy adds to every engine."""
+
 _DOOR = (
     "name a function that returns the engine, with its key ring attached, in Options(engine_factory='package.module:f')"
 )
@@ -98,11 +98,6 @@ def make_carried_engine(given: Mapping[str, Any]) -> Engine:
     return attach_key_ring(
         engine, given["ring"], rollout={key: Rollout(stage) for key, stage in given["rollout"].items()}
     )
-
-
-def carried_table(given: Mapping[str, Any]) -> TableColumns:
-    """Return the table and its columns."""
-    return TableColumns(**given["table"])
 
 
 def require_same(access: Access, given: Mapping[str, Any]) -> None:

@@ -148,7 +148,7 @@ def _widen_once(access: Access) -> list[str]:
         problem = access.database.explain(error)
     if problem is not None:
         raise ColumnDefinitionError(
-            f"{access.target.name}: the server refuses to widen {', '.join(columns)} ({problem}); this step"
+            f"{access.target.name}: the server refuses to widen {', '.join(columns)}: {problem}; this step"
             " changed nothing. An index, a foreign key, a default or another object is in the way: see `sealchemy plan`"
         )
     return columns

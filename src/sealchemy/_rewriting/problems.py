@@ -30,10 +30,7 @@ def explaining(work: Callable[[], _Result], access: Access, conversion: Conversi
         raise
     except DBAPIError as error:
         columns = ", ".join(item.name for item in access.target.columns)
-        message = (
-            f"{conversion.name} {access.target.name} ({columns}): the database refused a statement:"
-            f" {access.database.explain(error)}{_done(report)}"
-        )
+        message = f"{conversion.name} {access.target.name} ({columns}): {access.database.explain(error)}{_done(report)}"
         refused = RefusedStatementError.of(message, error, report)
     raise refused
 

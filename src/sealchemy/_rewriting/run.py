@@ -229,7 +229,7 @@ class Run:
         is_exact = self.database.has_exact_keys(self.access.target) or self.options.sample is not None
         before, read = 0 if is_exact else self.pages.count(), 0
         share, is_rest = self.options.sample, self.pages.first is not None
-        look = self.steps.survey if share is None else Sample(self.steps, share, is_rest=is_rest).look
+        look = self.steps.survey if share is None or share == 1 else Sample(self.steps, share, is_rest=is_rest).look
         if self.jobs is not None:
             self.jobs.run(self.tell)
             read = self.done

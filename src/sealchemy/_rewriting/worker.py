@@ -10,7 +10,7 @@ import pickle
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sealchemy._databases.access import database_of, open_table
 from sealchemy._databases.async_drivers import NeedsEventLoopError, run
+from sealchemy._databases.table import TableColumns
 from sealchemy.errors import SealchemyError
 
 from . import carried
@@ -67,8 +68,8 @@ class _Handler(logging.Handler):
 
 
 def main() -> None:
-    """Work until standard input ends."""
-    with os.fdopen(os.dup(1), "wb") as output:
+    """Work until standard input ends, or whoever reads standard output is gone: then nobody is left to be told."""
+    with suppress(BrokenPipeError), os.fdopen(os.dup(1), "wb") as output:
         os.dup2(2, 1)
         send = partial(_send, output, Lock())
         given = carried.parse(sys.stdin.buffer.readline().decode())
@@ -87,6 +88,8 @@ def main() -> None:
                 run(work)
         except SealchemyError as error:
             send(Refused(type(error).__name__, str(error)))
+        except BrokenPipeError:
+            raise
         except Exception as error:  # noqa: BLE001 - its text may be a value
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
@@ -113,7 +116,7 @@ def _work(given: Mapping[str, Any], ranges: SimpleQueue[str | None], interrupted
     engine = carried.make_carried_engine(given)
     with ExitStack() as stack:
         try:
-            access = stack.enter_context(open_table(engine, carried.carried_table(given), options.lock_timeout))
+            access = stack.enter_context(open_table(engine, TableColumns(**given["table"]), options.lock_timeout))
         except DBAPIError as error:
             if not database_of(engine.dialect).is_lost(error):
                 raise

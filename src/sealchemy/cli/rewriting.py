@@ -176,7 +176,7 @@ def _refuse_stage(project: Project, conversion: Conversion) -> None:
     if conversion is DECRYPT and stage not in {Rollout.PREPARE, Rollout.MIGRATE}:
         raise UnsupportedOperationError(
             f"decrypt: the rollout stage is {stage}, and processes in stage {stage} cannot read plaintext;"
-            f" set {variable}=migrate everywhere first, here too"
+            f" set {variable}=migrate everywhere first, then prepare, in which nothing is encrypted any more; here too"
         )
     if conversion is BIND and stage in {Rollout.PREPARE, Rollout.BIND_PREPARE}:
         raise UnsupportedOperationError(
@@ -220,7 +220,7 @@ def _print_failures(error: RewriteError, conversion: Conversion, *, as_json: boo
 
 
 def _print_report(conversion: Conversion, options: Options, report: Report) -> None:
-    if conversion is VERIFY and options.sample is not None:
+    if conversion is VERIFY and (options.sample or 1) < 1:
         print(f"verify {report.table}: the values of {report.read} rows authenticate; the others were not read")
     elif conversion is VERIFY:
         print(f"verify {report.table}: every value authenticates")
