@@ -168,14 +168,14 @@ class PostgreSQL(Database):
         def write(
             keys: Sequence[RowKey], values: Sequence[Sequence[str | None]], parameters: Mapping[str, Any]
         ) -> None:
-            are_plain, arrays = arrays_of(keys, values)
+            are_plain, arrays = arrays_of(target, keys, values)
             connection.execute(statement(are_plain), {**arrays, **parameters})
 
         return write
 
     @override
     def with_keys(self, query: sa.Select[Any], target: Target, keys: Sequence[RowKey]) -> sa.Select[Any]:
-        return query.where(*same_keys(target, rows_as_table(target))).params(arrays_of(keys, ())[1])
+        return query.where(*same_keys(target, rows_as_table(target))).params(arrays_of(target, keys, ())[1])
 
     @override
     def ddl_wait(self, connection: sa.Connection, target: Target) -> float | None:

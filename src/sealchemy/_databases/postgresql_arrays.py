@@ -16,32 +16,42 @@ from .table import RowKey, Target
 
 def rows_as_table(target: Target, are_plain: Sequence[bool] = ()) -> Any:
     """Return keys `k0`, ... and values `c0`, ... as a table in SQL, for the parameters of `arrays_of`."""
-    arrays: dict[str, Any] = {
-        f"k{index}": _Array(_parameter(f"k{index}", NullType()), ARRAY(item.type))
-        for index, item in enumerate(target.key)
-    }
+    arrays: dict[str, Any] = {}
+    for index, item in enumerate(target.key):
+        name = f"k{index}"
+        arrays[name] = sa.cast(_from_text(name), ARRAY(item.type)) if _is_integer(item) else _array(name, item.type)
     for index, is_plain in enumerate(are_plain):
         name = f"c{index}"
-        arrays[name] = (
-            _Array(_parameter(name, NullType()), ARRAY(sa.Text()))
-            if is_plain
-            else sa.func.string_to_array(_parameter(name, sa.Text()), ",", "")
-        )
+        arrays[name] = _array(name, sa.Text()) if is_plain else _from_text(name)
     return sa.func.unnest(*arrays.values()).table_valued(*arrays, name="new").render_derived()
 
 
 def arrays_of(
-    keys: Sequence[RowKey], values: Sequence[Sequence[str | None]]
+    target: Target, keys: Sequence[RowKey], values: Sequence[Sequence[str | None]]
 ) -> tuple[tuple[bool, ...], dict[str, Any]]:
     """Return the parameters of `rows_as_table` for keys and values, and before them whether these are plaintext.
 
-    Ciphertext, which has no comma, becomes one text: every driver sends that at a tenth of the cost.
+    Ciphertext and integers, which have no comma, become one text: every driver sends that at a tenth of the cost.
     """
-    parameters: dict[str, Any] = {f"k{index}": list(items) for index, items in enumerate(zip(*keys, strict=True))}
+    parameters: dict[str, Any] = {}
+    for index, (item, parts) in enumerate(zip(target.key, zip(*keys, strict=True), strict=True)):
+        parameters[f"k{index}"] = ",".join(map(str, parts)) if _is_integer(item) else list(parts)
     are_plain = tuple(StoredPlaintext in set(map(type, items)) for items in values)
     for index, (items, is_plain) in enumerate(zip(values, are_plain, strict=True)):
         parameters[f"c{index}"] = list(items) if is_plain else ",".join([item or "" for item in items])
     return are_plain, {_parameter(name).key: value for name, value in parameters.items()}
+
+
+def _is_integer(item: sa.ColumnElement[Any]) -> bool:
+    return type(item.type) in {sa.Integer, sa.BigInteger, sa.SmallInteger, sa.INTEGER, sa.BIGINT, sa.SMALLINT}
+
+
+def _from_text(name: str) -> sa.ColumnElement[Any]:
+    return sa.func.string_to_array(_parameter(name, sa.Text()), ",", "")
+
+
+def _array(name: str, type_: TypeEngine[Any]) -> sa.ColumnElement[Any]:
+    return _Array(_parameter(name, NullType()), ARRAY(type_))
 
 
 def _parameter(name: str, type_: TypeEngine[Any] | None = None) -> sa.BindParameter[Any]:
