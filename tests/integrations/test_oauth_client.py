@@ -396,8 +396,8 @@ def test_insecure_or_malformed_endpoints_are_refused(endpoint: str) -> None:
     [
         *(({"timeout": timeout}, "seconds") for timeout in (0, -1, float("inf"), float("nan"), 1e10, "10")),
         ({"client_id": ""}, "client_id is empty"),
-        ({"token_endpoint_auth_method": "client_secret_jwt"}, "client_secret_basic, client_secret_post or none"),
-        ({"client_secret": f"{CLIENT_SECRET}é"}, "not ASCII"),
+        ({"auth_method": "client_secret"}, "auth_method must be one of client_secret_basic, "),
+        ({"client_secret": f"{CLIENT_SECRET}é", "auth_method": "client_secret_basic_raw"}, "not ASCII"),
     ],
 )
 def test_invalid_arguments_are_refused(given: dict[str, Any], text: str) -> None:

@@ -18,6 +18,7 @@ from authlib.integrations.flask_oauth2 import AuthorizationServer, ResourceProte
 from authlib.oauth2.rfc6749 import ClientMixin, TokenMixin, grants
 from authlib.oauth2.rfc6750 import BearerTokenValidator
 from authlib.oauth2.rfc7009 import RevocationEndpoint
+from authlib.oauth2.rfc7523 import JWTBearerClientAssertion
 from authlib.oauth2.rfc7636 import CodeChallenge
 from flask import Flask, Response, current_app, jsonify, request
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -26,6 +27,7 @@ from sealchemy.integrations.oauth import OAuthClient
 
 if TYPE_CHECKING:
     import logging
+    import ssl
     from collections.abc import Callable, Iterator
 
 LATE = 2.0
@@ -50,16 +52,16 @@ class Client(ClientMixin):
         return True
 
     def check_client_secret(self, client_secret: str) -> bool:
-        return secrets.compare_digest(client_secret, CLIENT_SECRET)
+        return secrets.compare_digest(client_secret.encode(), _provider().client_secret.encode())
 
     def check_endpoint_auth_method(self, method: str, endpoint: str) -> bool:
-        return method in {"client_secret_basic", "client_secret_post"}
+        return method in _provider().auth_methods
 
     def check_response_type(self, response_type: str) -> bool:
         return response_type == "code"
 
     def check_grant_type(self, grant_type: str) -> bool:
-        return grant_type in {"authorization_code", "refresh_token"}
+        return grant_type in {"authorization_code", "client_credentials", "refresh_token"}
 
 
 @dataclass
@@ -141,6 +143,10 @@ class Provider:
         asked_by: by family, who has asked last, the query of the URL, and when, by `time.monotonic`.
         reuses: the family of each refresh token that was used twice, and who had used it before, and when.
         counts: number of requests per path, and of reused refresh tokens.
+        auth_methods: how the client may authenticate.
+        client_secret: the client's secret.
+        client_key: the public key that its JWTs are verified with, or the secret.
+        certificates: the subjects of the certificates that clients came with.
     """
 
     url: str = ""
@@ -157,6 +163,11 @@ class Provider:
     tokens: list[Token] = field(default_factory=list)
     codes: dict[str, Code] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    auth_methods: set[str] = field(default_factory=lambda: {"client_secret_basic", "client_secret_post"})
+    client_secret: str = CLIENT_SECRET
+    client_key: Any = None
+    certificates: list[str] = field(default_factory=list)
+    assertions: set[str] = field(default_factory=set)
 
     def client(self, **options: Any) -> OAuthClient:
         """Return a client with the registered credentials."""
@@ -208,10 +219,41 @@ def _provider() -> Provider:
     return current_app.config["PROVIDER"]
 
 
+AUTH_METHODS = ("client_secret_basic", "client_secret_post", "client_assertion_jwt", "tls_client_auth")
+
+
+class Assertion(JWTBearerClientAssertion):
+    """Authentication of clients by JWT (RFC 7523), each of which is taken once."""
+
+    def get_audiences(self) -> list[str]:
+        return [f"{_provider().url}/token", f"{_provider().url}/revoke"]
+
+    def validate_jti(self, claims: dict[str, Any], jti: str) -> bool:
+        is_new = jti not in _provider().assertions
+        _provider().assertions.add(jti)
+        return is_new
+
+    def resolve_client_public_key(self, client: Client) -> Any:
+        return _provider().client_key
+
+
+def _by_certificate(query_client: Callable[[str], Client | None], asked: Any) -> Client | None:
+    """Authenticate a client by the certificate of its connection (RFC 8705)."""
+    subject = request.environ.get("sealchemy.certificate")
+    client = query_client(asked.form.get("client_id"))
+    return client if subject and client and client.check_endpoint_auth_method("tls_client_auth", "token") else None
+
+
+class ClientCredentialsGrant(grants.ClientCredentialsGrant):
+    """Tokens for the client itself."""
+
+    TOKEN_ENDPOINT_AUTH_METHODS = AUTH_METHODS
+
+
 class CodeGrant(grants.AuthorizationCodeGrant):
     """Authorization codes, with PKCE."""
 
-    TOKEN_ENDPOINT_AUTH_METHODS = ("client_secret_basic", "client_secret_post")
+    TOKEN_ENDPOINT_AUTH_METHODS = AUTH_METHODS
 
     def save_authorization_code(self, code: str, request: Any) -> None:
         asked, data = request.payload, request.payload.data
@@ -232,7 +274,7 @@ class RefreshGrant(grants.RefreshTokenGrant):
     """Refresh tokens that can be used once."""
 
     INCLUDE_NEW_REFRESH_TOKEN = True
-    TOKEN_ENDPOINT_AUTH_METHODS = ("client_secret_basic", "client_secret_post")
+    TOKEN_ENDPOINT_AUTH_METHODS = AUTH_METHODS
 
     def authenticate_refresh_token(self, refresh_token: str) -> Token | None:
         provider = _provider()
@@ -261,7 +303,7 @@ class RefreshGrant(grants.RefreshTokenGrant):
 class Revocation(RevocationEndpoint):
     """Revocation of the whole token family."""
 
-    CLIENT_AUTH_METHODS = ("client_secret_basic", "client_secret_post")
+    CLIENT_AUTH_METHODS = AUTH_METHODS
 
     def query_token(self, token_string: str, token_type_hint: str | None) -> Token | None:
         known = (item for item in _provider().tokens if token_string in (item.access_token, item.refresh_token))
@@ -292,7 +334,10 @@ def _application(provider: Provider) -> Flask:
     server.register_token_generator("default", lambda **given: provider.make(given.get("scope") or ""))
     server.register_grant(CodeGrant, [CodeChallenge(required=True)])
     server.register_grant(RefreshGrant)
+    server.register_grant(ClientCredentialsGrant)
     server.register_endpoint(Revocation)
+    server.register_client_auth_method(Assertion.CLIENT_AUTH_METHOD, Assertion())
+    server.register_client_auth_method("tls_client_auth", _by_certificate)
     protector = ResourceProtector()
     protector.register_token_validator(Validator())
 
@@ -354,17 +399,28 @@ def logged_by_provider(record: logging.LogRecord) -> bool:
 
 
 class _SilentHandler(WSGIRequestHandler):
+    def make_environ(self) -> dict[str, Any]:
+        """Add the subject of the client's certificate."""
+        environ: dict[str, Any] = super().make_environ()
+        found = getattr(self.connection, "getpeercert", dict)()
+        if found:
+            environ["sealchemy.certificate"] = str(found["subject"])
+            self.server.app.config["PROVIDER"].certificates.append(str(found["subject"]))  # type: ignore[attr-defined]
+        return environ
+
     def log(self, *arguments: object) -> None:
         """Log nothing."""
 
 
 @contextmanager
-def running() -> Iterator[Provider]:
+def running(tls: ssl.SSLContext | None = None) -> Iterator[Provider]:
     """Run a provider during the `with` block."""
     provider = Provider()
-    server = make_server("127.0.0.1", 0, _application(provider), threaded=True, request_handler=_SilentHandler)
+    server = make_server(
+        "127.0.0.1", 0, _application(provider), threaded=True, request_handler=_SilentHandler, ssl_context=tls
+    )
     server.daemon_threads = True  # type: ignore[attr-defined]
-    provider.url = f"http://127.0.0.1:{server.server_port}"
+    provider.url = f"{'https' if tls else 'http'}://{'localhost' if tls else '127.0.0.1'}:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

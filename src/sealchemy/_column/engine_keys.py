@@ -21,6 +21,7 @@ from sealchemy.errors import (
     EnvelopeFormatError,
     KeyRingNotAttachedError,
     PlaintextFoundError,
+    SealchemyError,
     UnsupportedOperationError,
 )
 
@@ -32,6 +33,9 @@ logger = logging.getLogger("sealchemy")
 
 plaintext_reads: Counter[str] = Counter()
 """How often this process read plaintext, by context. It stays empty once a column is done."""
+
+unreadable_values: Counter[tuple[str, str]] = Counter()
+"""How many values this process could not read, by context and error: with a wrong key, all of them."""
 
 
 _WRITE_UNBOUND = frozenset({Rollout.PREPARE, Rollout.BIND_PREPARE})
@@ -81,14 +85,14 @@ class EngineKeys:
 
         Where the values are bound to their row, it takes a pair: the value, and the associated data of the row.
         """
-        return self._current(self._encryptors, self._make_encryptor, context, kind, bind_to)
+        return self._current(self._encryptors, self._make_encryptor, _count_nothing, context, kind, bind_to)
 
     def decryptor(self, context: str, kind: Plaintext, bind_to: tuple[str, ...] = ()) -> Callable[[Any], Any]:
         """Return a function that decodes a value with whatever ring is attached when it is called.
 
         Where the values are bound to their row, it takes a text: the stored value, and behind it the parts of the row.
         """
-        return self._current(self._decryptors, self._make_decryptor, context, kind, bind_to)
+        return self._current(self._decryptors, self._make_decryptor, _count_unreadable, context, kind, bind_to)
 
     def digester(self, context: str) -> Callable[[bytes], str]:
         """Return the function that makes the digests of a context now; raises `MissingKeyError` without a key."""
@@ -136,6 +140,7 @@ class EngineKeys:
         self,
         functions: dict[str, _Function],
         make: Callable[[str, Plaintext, tuple[str, ...]], _Function],
+        on_error: Callable[[str, BaseException], None],
         *column: Any,
     ) -> _Function:
         context, kind, bind_to = column
@@ -148,8 +153,9 @@ class EngineKeys:
         def current(value: Any) -> Any:
             try:
                 return functions[name](value)
-            except BaseException:
+            except BaseException as error:
                 value = hide(value)  # this frame is in the traceback
+                on_error(context, error)
                 raise
 
         return current
@@ -176,6 +182,16 @@ class EngineKeys:
         if stage is Rollout.STRICT:
             read = partial(refuse_unbound, context, read)
         return rows.text_decryptor(self.key_ring, context, kind.value, bind_to, read)
+
+
+def _count_nothing(_context: str, _error: BaseException) -> None:
+    pass  # what cannot be written is the caller's mistake
+
+
+def _count_unreadable(context: str, error: BaseException) -> None:
+    if isinstance(error, SealchemyError):
+        with _lock:
+            unreadable_values[context, type(error).__name__] += 1
 
 
 def _plaintext_writer(context: str, kind: Plaintext, longest: int) -> _Function:

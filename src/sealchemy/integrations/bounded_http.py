@@ -86,16 +86,29 @@ class Transport(HTTPAdapter):
     a request outlasted the lease of a refresh, another caller would send the same refresh token.
     """
 
-    def __init__(self, seconds: float) -> None:
-        """Give up `seconds` from now."""
-        self._seconds, self._deadline = seconds, time.monotonic() + seconds
+    def __init__(
+        self, seconds: float, *, verify: bool | str = True, certificate: str | tuple[str, str] | None = None
+    ) -> None:
+        """Give up `seconds` from now.
+
+        Args:
+            seconds: for the whole request.
+            verify: a file or folder with the authorities to trust, in place of those of `requests`.
+            certificate: a file with the client's certificate and its key, or one for each.
+        """
+        self.seconds, self._deadline = seconds, time.monotonic() + seconds
+        self._tls: dict[str, Any] = {"cert": certificate} | ({} if verify is True else {"verify": verify})
         self._sockets: list[socket.socket] = []
         super().__init__()
+
+    def is_over(self) -> bool:
+        """Return whether the time is over."""
+        return time.monotonic() >= self._deadline
 
     def watch(self, sock: socket.socket) -> None:
         """End this connection when the time is over; before anything is sent, if connecting took that long."""
         self._sockets.append(sock)
-        if time.monotonic() >= self._deadline:
+        if self.is_over():
             self._end()
 
     def _end(self) -> None:
@@ -127,9 +140,10 @@ class Transport(HTTPAdapter):
         alarm.daemon = True
         alarm.start()
         try:
-            response = super().send(request, **{**kwargs, "stream": True, "timeout": Timeout(total=self._seconds)})
+            given = {"stream": True, "timeout": Timeout(total=self.seconds), **self._tls}
+            response = super().send(request, **{**kwargs, **given})
             response._content = _whole(response)  # noqa: SLF001 - as `requests` sets it
-            if time.monotonic() >= self._deadline:
+            if self.is_over():
                 raise ReadTimeout  # the alarm looks like the end of the body
             return response
         finally:

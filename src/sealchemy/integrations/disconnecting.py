@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sealchemy import IntegrationError, IntegrationNotFoundError, SealchemyError
+from sealchemy.metrics import count_token_event
 
 from .integration_row import IntegrationRow
 from .refreshing import Waiting, release
@@ -57,12 +58,13 @@ class Disconnect:
                 if await runner.persistently(partial(row.remove, lease=waiting.lease, claim=claim)):
                     break
             await waiting.sleep(runner, None)
+        count_token_event("disconnected", row.provider)
         how = "revoked" if self._client.revocation_endpoint else "not revoked, the provider has no endpoint for it"
         logger.info("%s: disconnected; %s", row.label(claim.id), how)
 
     async def _revoke(self, claim: Claim) -> None:
-        token = claim.refresh_token or claim.access_token
-        if not token or not self._client.revocation_endpoint:
+        token = self._client.token_to_revoke(claim.access_token, claim.refresh_token)
+        if not token:
             return
         try:
             await self._runner.request(lambda: self._client.revoke(token))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from sqlalchemy import Column, Engine, MetaData, Table, Text, delete, false, inspect, select, update
 from sqlalchemy.orm import Session
@@ -100,6 +101,7 @@ class IntegrationRow:
             self._update(session, row.id, **rotated, **_freed(row, lease))
             return False
         values = {**fitting(self.model, grant.columns(row.now)), **WORKS, "refreshed_at": row.now}
+        values |= merged_details(session, self.model, self._find, grant)
         if row.reauthorization_required:  # another caller sent the same refresh token, and was refused
             values |= {"refresh_token": grant.refresh_token, "reauthorization_required": False}
         self._update(session, row.id, **values, **_freed(row, lease), updated_at=row.now)
@@ -114,26 +116,22 @@ class IntegrationRow:
         *,
         retry_after: float | None = None,
         is_dead: bool = False,
-    ) -> bool:
-        """Record a failure, if the row still has the tokens of the claim.
-
-        Returns:
-            whether the user must connect again: the grant is dead, or was refused too often.
-        """
+    ) -> Outcome:
+        """Record a failure, if the row still has the tokens of the claim."""
         row = self._lock(session)
         if row is None or row.refresh_token != claim.refresh_token:
             self.release(session, lease)
-            return False
+            return Outcome()
         if row.access_token != claim.access_token:  # as in `store`
             self._update(session, row.id, **({"refresh_token": None} if is_dead else {}), **_freed(row, lease))
-            return False
+            return Outcome()
         before = Failures(*(getattr(row, name) for name in Failures._fields))
         after = before.and_then(code, row.now, retry_after)
         values = {**after._asdict(), **_freed(row, lease)}
         if must_connect := is_dead or after.shows_a_dead_grant:
             values |= {"reauthorization_required": True, "updated_at": row.now}
         self._update(session, row.id, **values)
-        return must_connect
+        return Outcome(must_connect, is_new=must_connect and not row.reauthorization_required)
 
     def release(self, session: Session, lease: str) -> None:
         """Give up the lease, if it is still this one."""
@@ -177,7 +175,7 @@ class IntegrationRow:
         """Raise the error that tells the user to connect again."""
         code = snapshot.last_error
         reason = f"the provider refuses its grant ({code or 'revoked'})"
-        if not snapshot.has_refresh_token:
+        if not snapshot.is_renewable:
             what = "the provider rejected its access token" if code == REJECTED else "its access token has expired"
             reason = f"it has no refresh token, and {what}"
         raise ReauthorizationRequiredError(
@@ -220,6 +218,43 @@ class IntegrationRow:
     def _where(self, statement: Any) -> Any:
         m = self.model
         return statement.where(m.user_id == self.user_id, m.provider == self.provider, m.account == self.account)
+
+
+class Outcome(NamedTuple):
+    """What a failure has done to a row.
+
+    Attributes:
+        must_connect: the user must connect again: the grant is dead, or was refused too often.
+        is_new: the row did not say so before.
+    """
+
+    must_connect: bool = False
+    is_new: bool = False
+
+
+def merged_details(
+    session: Session, model: type[IntegrationMixin], find: Callable[[Any], Any], grant: TokenGrant
+) -> dict[str, Any]:
+    """Return the column `details` of a locked row with what a grant says added; nothing if that is not possible.
+
+    Args:
+        session: in the transaction that locked it.
+        model: of the row.
+        find: returns the query for a column of it.
+        grant: the new one.
+    """
+    if not grant.details or "details" not in inspect(model).columns:
+        return {}
+    try:
+        kept = session.scalar(find(model.details))
+    except SealchemyError as error:  # its tokens exist nowhere else
+        logger.error("details of an integration cannot be read (%s)", type(error).__name__)  # noqa: TRY400 - nor shown
+        return {}
+    if not isinstance(kept, dict | None):
+        logger.warning("details of an integration are no object, so nothing is added to them")
+        return {}
+    details = {**(kept or {}), **grant.details}
+    return {} if details == kept else {"details": details}
 
 
 WORKS: dict[str, Any] = Failures()._asdict()

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import quote
+
+from authlib.integrations.requests_client import OAuth2Session  # type: ignore[import-untyped]
+from requests import Response
 
 from sealchemy import (
     IntegrationError,
@@ -18,16 +26,22 @@ from sealchemy import (
 )
 from sealchemy._values.secret import hide
 
+from . import client_options
+from .bounded_http import Transport
+from .client_authentication import ClientAuthentication
+from .dead_grant import DeadGrant
 from .endpoints import check_endpoint, host_of
 from .failures import CLIENT_ERRORS
 from .provider_session import ProviderSession
-from .responses import DEAD_GRANT_ERRORS, DEAD_TOKEN_ERRORS, Refused, require_codes
-from .token_grant import TokenGrant, require_text
+from .request_form import RequestForm, Revocation, RevocationOptions
+from .responses import DEAD_GRANT_ERRORS, DEAD_TOKEN_ERRORS, Refused, parse, require_codes, with_nested
+from .token_grant import TokenGrant, lifetime, picked, require_text
 
 __all__ = ["AuthorizationRequest", "OAuthClient", "TokenGrant"]
 
-_AUTH_METHODS = {None, "client_secret_basic", "client_secret_post", "none"}
-_LONGEST_TIMEOUT = 300
+_LIVES_OF_REFRESH_TOKENS = ("refresh_token_expires_in", "refresh_expires_in", "x_refresh_token_expires_in")
+
+logger = logging.getLogger("sealchemy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +51,7 @@ class AuthorizationRequest:
     Attributes:
         url: the provider's page.
         state: compare it with the `state` of the callback; refuse the callback if it differs (RFC 6749, 10.12).
-        code_verifier: for `exchange_code` (RFC 7636).
+        code_verifier: for `exchange_code` (RFC 7636); empty if the provider does not take one.
     """
 
     url: str
@@ -49,8 +63,8 @@ class OAuthClient:
     """An application, as a provider knows it.
 
     It has neither connections nor state, so threads and processes can share it. Certificates are always verified;
-    `REQUESTS_CA_BUNDLE` names another authority. Its errors and log lines contain no token, no code, no client
-    secret, and no text from the provider except the error codes of RFC 6749.
+    `verify` or `REQUESTS_CA_BUNDLE` name another authority. Its errors and log lines contain no token, no code, no
+    client secret, no key, and no text from the provider except the error codes of RFC 6749.
     """
 
     def __init__(  # noqa: PLR0913 - providers differ in each of these
@@ -63,62 +77,116 @@ class OAuthClient:
         revocation_endpoint: str | None = None,
         scope: str | None = None,
         authorization_parameters: Mapping[str, str] | None = None,
+        auth_method: str | None = None,
         token_endpoint_auth_method: str | None = None,
-        timeout: float = 10.0,
+        private_key: str | None = None,
+        assertion_headers: Mapping[str, str] | None = None,
+        assertion_audience: str | None = None,
+        client_certificate: str | Path | Sequence[str | Path] | None = None,
+        verify: bool | str | Path = True,
+        headers: Mapping[str, str] | None = None,
+        token_params: Mapping[str, str] | None = None,
+        parameter_names: Mapping[str, str] | None = None,
+        body: str = "form",
+        use_pkce: bool = True,
+        refresh_grant_type: str = "refresh_token",
+        response_path: Sequence[str] = (),
+        revocation: RevocationOptions | None = None,
         dead_grant_errors: Collection[str] = (),
+        details: Sequence[str] = (),
+        timeout: float = 10.0,
+        requests_per_second: float = 10.0,
+        on_grant: Callable[[TokenGrant], Mapping[str, Any] | None] | None = None,
+        on_reauthorization_required: Callable[[DeadGrant], object] | None = None,
     ) -> None:
         """Describe the application. For well-known providers: `OAuthClient(..., **GOOGLE_CALENDAR)`.
 
         Args:
             client_id: from the provider.
-            client_secret: from the provider; None for a public client.
+            client_secret: from the provider; None for a public client, or one with a key.
             token_endpoint: `https://...`; `http://` only for this machine.
             authorization_endpoint: the page where users consent, for `authorization_request`.
-            revocation_endpoint: where tokens are revoked (RFC 7009); None if there is none.
+            revocation_endpoint: where tokens are revoked (RFC 7009); None if there is none. `{client_id}` in it is
+                replaced.
             scope: the scopes to request, separated by spaces.
             authorization_parameters: parameters that this provider needs in addition to the standard ones.
-            token_endpoint_auth_method: `client_secret_basic` (the default), `client_secret_post` or `none`.
-            timeout: seconds for one request, at most 300. If a process dies during a refresh, another caller takes
-                over 15 seconds after that time.
+            auth_method: how the application proves that it is the one (RFC 7591, section 2): `client_secret_basic` (the
+                default if there is a secret; form-encoded, as RFC 6749 says), `client_secret_basic_raw` (not encoded,
+                for servers that do not decode it), `client_secret_post`, `client_secret_jwt`, `private_key_jwt` (RFC
+                7523), `tls_client_auth`, `self_signed_tls_client_auth` (RFC 8705) or `none`.
+            token_endpoint_auth_method: the name of `auth_method` in version 0.1.
+            private_key: for `private_key_jwt`: PEM, of RSA or a curve P-256, P-384 or P-521.
+            assertion_headers: what the JWT has in its header besides, such as `kid`, or another `alg`.
+            assertion_audience: its `aud`, if that is not the endpoint.
+            client_certificate: a PEM file with a certificate and its key, or one for each, for TLS.
+            verify: a file or folder with the certificates of an authority of your own.
+            headers: of each request, such as `User-Agent`.
+            token_params: parameters of each request for a token, besides the standard ones or in place of them.
+            parameter_names: what the provider calls a standard parameter, such as `{"client_id": "client_key"}`.
+            body: of requests: `form`, as RFC 6749 says, or `json`.
+            use_pkce: whether to send a code challenge (RFC 7636); False only where a provider refuses one.
+            refresh_grant_type: how to get a new access token: `refresh_token`; `client_credentials` (RFC 6749, section
+                4.4), with the client's credentials alone; or `fb_exchange_token`, with the access token.
+            response_path: where in a response the object with the tokens is, such as `("authed_user",)`.
+            revocation: how this provider revokes, if not as RFC 7009 says.
             dead_grant_errors: codes with which this provider says that a grant is dead, in addition to those that mean
                 it everywhere; texts or numbers as text, anywhere in its response.
+            details: what else of a response is stored in the column `details`, such as `instance_url` or `team.name`;
+                `refresh_token_expires_at`, in ISO 8601, if the provider says how long a refresh token lives.
+            timeout: seconds for one request, at most 300. If a process dies during a refresh, another caller takes
+                over 15 seconds after that time.
+            requests_per_second: how often `refresh_due` asks.
+            on_grant: called with each grant before it is stored, when a user connects and at each refresh; what it
+                returns is stored in the column `details` as well. Its errors are logged, without their text.
+            on_reauthorization_required: called once when a user must connect again, in the process that found out,
+                after that is stored. Its errors are logged, without their text.
 
         Raises:
             IntegrationError: an endpoint without TLS, or an invalid argument.
         """
-        client_secret = hide(client_secret)
-        self._client_secret = client_secret
+        client_secret, private_key = hide(client_secret), hide(private_key)
         self.client_id = client_id
-        self.token_endpoint = token_endpoint
-        self.authorization_endpoint = authorization_endpoint
-        self.revocation_endpoint = revocation_endpoint
-        self.scope = scope
-        self.timeout = timeout
-        self._authorization_parameters = dict(authorization_parameters or {})
-        self._auth_method = token_endpoint_auth_method
-        self._dead = DEAD_GRANT_ERRORS | require_codes(dead_grant_errors)
-        check_endpoint(token_endpoint)
+        self.token_endpoint, self.authorization_endpoint = token_endpoint, authorization_endpoint
         for endpoint in (authorization_endpoint, revocation_endpoint):
             if endpoint is not None:
                 check_endpoint(endpoint)
-        self._check()
-
-    def _check(self) -> None:
-        problem = None
-        if not isinstance(self.timeout, int | float) or not 0 < self.timeout <= _LONGEST_TIMEOUT:
-            problem = (
-                f"timeout is {self.timeout!r}; give the seconds that one request may take, up to {_LONGEST_TIMEOUT}"
-            )
-        elif not isinstance(self.client_id, str) or not self.client_id:
-            problem = "client_id is empty; the provider gave you one when you registered the application"
-        elif not isinstance(self._client_secret, str | None):
-            problem = "client_secret is not text"
-        elif self._auth_method not in _AUTH_METHODS:
-            problem = "token_endpoint_auth_method must be client_secret_basic, client_secret_post or none"
-        elif self._auth_method != "client_secret_post" and not f"{self.client_id}{self._client_secret!s}".isascii():
-            problem = "the client's id or secret is not ASCII; use token_endpoint_auth_method='client_secret_post'"
-        if problem is not None:
-            raise IntegrationError(problem)
+        check_endpoint(token_endpoint)
+        client_options.require_timeout(timeout)
+        client_options.require_rate(requests_per_second)
+        client_options.require_choice("body", body, ("form", "json"))
+        client_options.require_choice("refresh_grant_type", refresh_grant_type, client_options.REFRESH_GRANT_TYPES)
+        client_options.require_callable("on_grant", on_grant)
+        client_options.require_callable("on_reauthorization_required", on_reauthorization_required)
+        if auth_method is not None and token_endpoint_auth_method is not None:
+            raise IntegrationError("auth_method and token_endpoint_auth_method are the same; pass one")
+        self.scope, self.timeout, self.requests_per_second = scope, timeout, requests_per_second
+        self.refresh_grant_type, self.on_reauthorization_required = refresh_grant_type, on_reauthorization_required
+        self._revocation, self._on_grant = Revocation.from_options(revocation), on_grant
+        self._authorization_parameters = client_options.texts("authorization_parameters", authorization_parameters)
+        self._use_pkce, self._path = use_pkce, client_options.names("response_path", response_path)
+        self._details = client_options.names("details", details)
+        self._dead = DEAD_GRANT_ERRORS | require_codes(dead_grant_errors)
+        certificate = client_options.certificate_files(client_certificate)
+        self._tls: dict[str, Any] = {"verify": client_options.authorities(verify), "certificate": certificate}
+        authenticate = partial(
+            ClientAuthentication,
+            client_id,
+            client_secret,
+            private_key=private_key,
+            has_certificate=certificate is not None,
+            assertion_headers=client_options.texts("assertion_headers", assertion_headers),
+            assertion_audience=assertion_audience,
+        )
+        method = auth_method or token_endpoint_auth_method
+        self._revoking = authenticate(self._revocation.auth_method or method)
+        self._form = RequestForm(
+            authenticate(method),
+            client_options.texts("headers", headers),
+            client_options.texts("token_params", token_params),
+            client_options.texts("parameter_names", parameter_names),
+            body,
+        )
+        self.revocation_endpoint = revocation_endpoint and revocation_endpoint.replace("{client_id}", quote(client_id))
 
     def __repr__(self) -> str:
         """Return the client id and the host, never the secret."""
@@ -132,18 +200,19 @@ class OAuthClient:
         """
         if self.authorization_endpoint is None:
             raise IntegrationError("this client has no authorization_endpoint; pass one to OAuthClient")
-        verifier = SecretString(secrets.token_urlsafe(48))
-        with self._session(self.authorization_endpoint, code_challenge_method="S256") as session:
+        verifier = SecretString(secrets.token_urlsafe(48) if self._use_pkce else "")
+        names = self._form.parameter_names
+        parameters = {"redirect_uri": redirect_uri, "scope": self.scope, **self._authorization_parameters}
+        with OAuth2Session(self.client_id, code_challenge_method="S256") as session:
             url, state = session.create_authorization_url(
                 self.authorization_endpoint,
-                redirect_uri=redirect_uri,
                 code_verifier=verifier,
-                scope=self.scope,
-                **self._authorization_parameters,
+                **{names.get(name, name): value for name, value in parameters.items()},
+                **({names["client_id"]: self.client_id} if "client_id" in names else {}),
             )
         return AuthorizationRequest(url, state, verifier)
 
-    def exchange_code(self, code: str, redirect_uri: str, code_verifier: str) -> TokenGrant:
+    def exchange_code(self, code: str, redirect_uri: str, code_verifier: str | None = None) -> TokenGrant:
         """Exchange the code of a callback for a grant (RFC 6749, section 4.1.3).
 
         Args:
@@ -157,19 +226,11 @@ class OAuthClient:
         """
         code, code_verifier = hide(code), hide(code_verifier)
         require_text("code", code)
-        require_text("code_verifier", code_verifier)
-        return self._grant(
-            lambda session: session.fetch_token(
-                self.token_endpoint,
-                grant_type="authorization_code",
-                code=code,
-                redirect_uri=redirect_uri,
-                code_verifier=code_verifier,
-                allow_redirects=False,
-            ),
-            code,
-            code_verifier,
-        )
+        fields = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri}
+        if self._use_pkce:
+            require_text("code_verifier", code_verifier)
+            fields["code_verifier"] = code_verifier
+        return self._grant(fields, code, code_verifier or "", path=self._path)
 
     def refresh(self, refresh_token: str) -> TokenGrant:
         """Exchange a refresh token for a grant (RFC 6749, section 6).
@@ -183,12 +244,37 @@ class OAuthClient:
         """
         refresh_token = hide(refresh_token)
         require_text("refresh_token", refresh_token)
-        return self._grant(
-            lambda session: session.fetch_token(
-                self.token_endpoint, grant_type="refresh_token", refresh_token=refresh_token, allow_redirects=False
-            ),
-            refresh_token,
-        )
+        return self._grant({"grant_type": "refresh_token", "refresh_token": refresh_token}, refresh_token)
+
+    def request_client_credentials(self) -> TokenGrant:
+        """Get a grant for the application itself (RFC 6749, section 4.4); raises as `refresh` does."""
+        return self._grant({"grant_type": "client_credentials", **({"scope": self.scope} if self.scope else {})})
+
+    def can_renew(self, access_token: object, refresh_token: object) -> bool:
+        """Return whether there is what `renew` needs."""
+        needed = {"refresh_token": refresh_token, "fb_exchange_token": access_token}.get(self.refresh_grant_type, True)
+        return bool(needed)
+
+    def renew(self, access_token: str | None, refresh_token: str | None) -> TokenGrant:
+        """Get a new grant for the tokens of a row, in the way of `refresh_grant_type`; raises as `refresh` does."""
+        access_token, refresh_token = hide(access_token), hide(refresh_token)
+        if self.refresh_grant_type == "client_credentials":
+            return self.request_client_credentials()
+        if self.refresh_grant_type == "fb_exchange_token":
+            require_text("access_token", access_token)
+            return self._grant(
+                {"grant_type": "fb_exchange_token", "fb_exchange_token": access_token}, hide(access_token)
+            )
+        require_text("refresh_token", refresh_token)
+        return self.refresh(hide(refresh_token))
+
+    def token_to_revoke(self, access_token: str | None, refresh_token: str | None) -> str | None:
+        """Return the token that ends a grant at this provider; None if there is none, or no endpoint."""
+        access_token, refresh_token = hide(access_token), hide(refresh_token)
+        first, second = refresh_token, access_token
+        if self._revocation.token == "access_token":  # noqa: S105 - a kind
+            first, second = second, first
+        return (first or second) if self.revocation_endpoint else None
 
     def revoke(self, token: str) -> None:
         """Revoke a token, and with a refresh token its grant (RFC 7009).
@@ -198,32 +284,53 @@ class OAuthClient:
         """
         token = hide(token)
         require_text("token", token)
-        if self.revocation_endpoint is None:
+        endpoint = self.revocation_endpoint
+        if endpoint is None:
             raise RevocationFailedError("this client has no revocation_endpoint")
-        session = self._session(self.revocation_endpoint, token, dead=frozenset())
-        refused = session.ask(
-            lambda session: session.parse(
-                session.revoke_token(self.revocation_endpoint, token=token, allow_redirects=False), needs_token=False
-            )
-        )
+        sent = [token, *self._revoking.secrets()]
+
+        def request(session: ProviderSession) -> object:
+            response = self._form.revoke(session, endpoint, token, self._revocation, self._revoking)
+            return parse(response, frozenset(), sent, needs_token=False)
+
+        refused = self._session(endpoint).ask(request)
         # Some providers respond with an error for a token that is dead already.
         if isinstance(refused, Refused) and refused.code not in DEAD_TOKEN_ERRORS:
             raise RevocationFailedError(
-                f"the token was not revoked: the provider at {host_of(self.revocation_endpoint)} {refused}",
-                code=refused.code,
+                f"the token was not revoked: the provider at {host_of(endpoint)} {refused}", code=refused.code
             )
 
-    def _grant(self, request: Callable[[ProviderSession], Any], *sent: str) -> TokenGrant:
-        asked_at = time.monotonic()
-        token = self._session(self.token_endpoint, *sent).ask(request)
+    def _grant(self, fields: Mapping[str, Any], *sent: str, path: Sequence[str] = ()) -> TokenGrant:
+        asked_at, endpoint = time.monotonic(), self.token_endpoint
+
+        def request(session: ProviderSession) -> object:
+            response: Response = self._form.ask_for_token(session, endpoint, fields)
+            return parse(response, self._dead, [*filter(None, sent), *self._form.authentication.secrets()], path=path)
+
+        token = self._session(endpoint).ask(request)
         if isinstance(token, Refused):
             self._raise(token)
         try:
-            return TokenGrant.from_response(token).requested_at(asked_at)
+            return self._complete(TokenGrant.from_response(with_nested(token, path)).requested_at(asked_at), token)
         except PlaintextTypeError as error:
             refused = Refused(f"sent an unusable grant: {error}", "unusable_response")
-        token = hide(token)
+        finally:
+            token = hide(token)  # this frame is in the traceback
         return self._raise(refused)
+
+    def _complete(self, grant: TokenGrant, response: Mapping[str, Any]) -> TokenGrant:
+        """Add what is kept besides the tokens, and never fail: the tokens exist nowhere else."""
+        details = picked(grant.response, self._details)
+        lives = (lifetime(grant.response.get(name)) for name in _LIVES_OF_REFRESH_TOKENS)
+        if self._details and (seconds := next(filter(None, lives), None)):
+            details["refresh_token_expires_at"] = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+        grant.keep(details, response)
+        if self._on_grant is not None:
+            try:
+                grant.keep({**grant.details, **(self._on_grant(grant) or {})}, response)
+            except Exception as error:  # noqa: BLE001 - its text may be a token
+                logger.error("on_grant failed: %s", type(error).__name__)  # noqa: TRY400 - the traceback too
+        return grant
 
     def _raise(self, refused: Refused) -> NoReturn:
         where = f"the provider at {host_of(self.token_endpoint)}"
@@ -231,20 +338,9 @@ class OAuthClient:
             raise ReauthorizationRequiredError(f"{where} {refused}: the user must connect again", code=refused.code)
         advice = ""
         if refused.code in {*CLIENT_ERRORS, "unauthorized_client"}:
-            advice = f"; check the secret of client {self.client_id!r} and its token_endpoint_auth_method"
+            advice = f"; check the secret of client {self.client_id!r} and its auth_method"
+            advice += self._form.authentication.advice()
         raise RefreshFailedError(f"no token: {where} {refused}{advice}", refused.retry_after, code=refused.code)
 
-    def _session(
-        self, endpoint: str, *sent: str, dead: frozenset[str] | None = None, **options: Any
-    ) -> ProviderSession:
-        return ProviderSession(
-            endpoint,
-            self.timeout,
-            self._dead if dead is None else dead,
-            [secret for secret in (*sent, self._client_secret) if secret],
-            client_id=self.client_id,
-            client_secret=self._client_secret,
-            token_endpoint_auth_method=self._auth_method,
-            revocation_endpoint_auth_method=self._auth_method,
-            **options,
-        )
+    def _session(self, endpoint: str) -> ProviderSession:
+        return ProviderSession(endpoint, Transport(self.timeout, **self._tls))

@@ -6,20 +6,26 @@ import logging
 import random
 import time
 import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Session
 
 from sealchemy import (
     ReauthorizationRequiredError,
     RefreshFailedError,
     SecretString,
 )
+from sealchemy.metrics import count_token_event
 
+from . import audit
+from .dead_grant import DeadGrant
 from .failures import REJECTED
-from .integration_row import IntegrationRow
+from .integration_row import IntegrationRow, Outcome
 from .snapshot import Claim, Snapshot
 from .sync_async import Runner, TimeLimitReachedError
 from .token_grant import TokenGrant
@@ -34,14 +40,28 @@ _LATEST = 5.0  # of these, the seconds that may pass before the request
 
 
 class Refresh:
-    """One caller who needs a token."""
+    """One caller who needs a token.
+
+    Attributes:
+        has_asked: whether the provider was asked.
+        failure: the code with which it refused the last time, or None.
+    """
 
     def __init__(
-        self, runner: Runner, row: IntegrationRow, client: OAuthClient, leeway: float, rejected: str | None
+        self, runner: Runner, row: IntegrationRow, client: OAuthClient, leeway: float, rejected: str | None = None
     ) -> None:
         self._runner, self._row, self._client = runner, row, client
         self._leeway, self._rejected = leeway, rejected
         self._waiting = Waiting(client)
+        self._number: object = None
+        self.has_asked = False
+        self.failure: str | None = None
+
+    async def hand_out(self, seconds: float | None, purpose: str) -> SecretString:
+        """Return a valid token, and tell the audit trail."""
+        token = await self.token(seconds)
+        audit.handed_out(self._number, self._row.provider, purpose)
+        return token
 
     async def token(self, seconds: float | None) -> SecretString:
         """Return a valid token.
@@ -69,7 +89,10 @@ class Refresh:
                 return await self._at_the_deadline(seconds or 0.0)
 
     async def _look(self) -> Snapshot:
-        return await self._runner.transaction(self._row.look)
+        snapshot = await self._runner.transaction(self._row.look)
+        self._number = snapshot.id
+        is_renewable = self._client.can_renew(snapshot.access_token, snapshot.is_renewable)
+        return replace(snapshot, is_renewable=is_renewable)
 
     def _ready(self, snapshot: Snapshot) -> SecretString | None:
         """Return the token if the provider need not, or may not, be asked for another one.
@@ -90,7 +113,7 @@ class Refresh:
         return valid
 
     def _refuse_now(self, snapshot: Snapshot, seconds: float) -> None:
-        if not snapshot.has_refresh_token:
+        if not snapshot.is_renewable:
             self._row.refuse(snapshot)
         raise RefreshFailedError(
             f"no token: {self._row.label(snapshot.id)}: the last attempts failed ({snapshot.last_error}); the provider"
@@ -109,30 +132,61 @@ class Refresh:
             now = await self._look()
             is_same = now.seen == snapshot.seen and not now.reauthorization_required
             return now.token(0.0, self._rejected) if is_same else None
-        if claim.refresh_token is None:
-            await self._without_refresh_token(claim)
+        if not self._client.can_renew(claim.access_token, claim.refresh_token):
+            code = REJECTED if not claim.is_expired else "expired_access_token"
+            await self._fail(runner.transaction, claim, code, is_dead=claim.is_expired)
             return None
-        return await self._ask(claim, claim.refresh_token, began)
+        return await self._ask(claim, began)
 
-    async def _without_refresh_token(self, claim: Claim) -> None:
-        code = REJECTED if not claim.is_expired else "expired_access_token"
-        fail = partial(self._row.fail, lease=self._waiting.lease, claim=claim, code=code, is_dead=claim.is_expired)
-        await self._runner.transaction(fail)
+    async def _fail(
+        self,
+        transaction: Callable[[Callable[[Session], Outcome]], Awaitable[Outcome]],
+        claim: Claim,
+        code: str,
+        *,
+        retry_after: float | None = None,
+        is_dead: bool = False,
+    ) -> bool:
+        """Record a failure, and return whether the user must connect again; who finds that out tells it, once."""
+        is_new = False
 
-    async def _ask(self, claim: Claim, sent: SecretString, began: float) -> SecretString | None:
+        def fail(session: Session) -> Outcome:
+            nonlocal is_new
+            lease = self._waiting.lease
+            outcome = self._row.fail(session, lease, claim, code, retry_after=retry_after, is_dead=is_dead)
+            is_new |= outcome.is_new  # also if it is run again, after a commit of unknown outcome
+            return outcome
+
+        outcome = await transaction(fail)
+        if is_new and outcome.must_connect:
+            await self._announce(DeadGrant(claim.id, self._row.user_id, self._row.provider, self._row.account, code))
+        return outcome.must_connect
+
+    async def _announce(self, grant: DeadGrant) -> None:
+        count_token_event("reauthorization_required", grant.provider, grant.code or "")
+        if self._client.on_reauthorization_required is None:
+            return
+        try:
+            await self._runner.request(partial(self._client.on_reauthorization_required, grant))
+        except Exception as error:  # noqa: BLE001 - whatever the application raises
+            label, name = self._row.label(grant.integration_id), type(error).__name__
+            logger.error("%s: on_reauthorization_required failed: %s", label, name)  # noqa: TRY400 - its text may be secret
+
+    async def _ask(self, claim: Claim, began: float) -> SecretString | None:
         """Ask the provider for a grant and store it; None if the row must be looked at again."""
         runner, row, lease = self._runner, self._row, self._waiting.lease
 
         def ask() -> TokenGrant | None:
             late = time.monotonic() - began > _LATEST  # the lease runs, even while the machine sleeps
-            return None if late else self._client.refresh(sent)
+            return None if late else self._client.renew(claim.access_token, claim.refresh_token)
 
+        self.has_asked, self.failure = True, None
         try:
             grant = await runner.request(ask)
         except ReauthorizationRequiredError as error:
             logger.warning("%s: %s", row.label(claim.id), error)
-            fail = partial(row.fail, lease=lease, claim=claim, code=error.code or "invalid_grant", is_dead=True)
-            await runner.persistently(fail)
+            self.failure = error.code or "invalid_grant"
+            await self._fail(runner.persistently, claim, self.failure, is_dead=True)
             return None
         except RefreshFailedError as error:
             return await self._after_failure(claim, error)
@@ -142,16 +196,16 @@ class Refresh:
         if not await runner.persistently(lambda session: row.store(session, lease, claim, grant)):
             return None
         logger.info("%s: refreshed in %.2f s", row.label(claim.id), time.monotonic() - began)
+        count_token_event("refreshed", row.provider)
         return SecretString(grant.access_token)
 
     async def _after_failure(self, claim: Claim, error: RefreshFailedError) -> SecretString | None:
         """Return the token that is stored if it is still valid, or raise the error."""
-        runner, row, lease = self._runner, self._row, self._waiting.lease
-        logger.warning("%s: %s", row.label(claim.id), error)
-        code = error.code or "unreachable"
-        fail = partial(row.fail, lease=lease, claim=claim, code=code, retry_after=error.retry_after)
+        logger.warning("%s: %s", self._row.label(claim.id), error)
+        self.failure = code = error.code or "unreachable"
+        count_token_event("refresh_failed", self._row.provider, code)
         try:
-            if await runner.transaction(fail):
+            if await self._fail(self._runner.transaction, claim, code, retry_after=error.retry_after):
                 return None
             valid = (await self._look()).token(0.0, self._rejected)
         except (DBAPIError, PoolTimeoutError, OSError) as problem:

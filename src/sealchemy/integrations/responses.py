@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import parse_qsl
 
 from requests import Response
 
@@ -33,13 +34,21 @@ DEAD_GRANT_ERRORS = frozenset(
 )
 """The codes that say of any provider's grant that it is dead, wherever they are in its response."""
 
-DEAD_TOKEN_ERRORS = frozenset({"invalid_grant", "invalid_token", "token_revoked"})
+DEAD_TOKEN_ERRORS = frozenset({"invalid_access_token", "invalid_grant", "invalid_token", "token_revoked"})
 """The codes with which revocation endpoints refuse a token that is dead already."""
 
+TOKEN_FIELDS = frozenset(
+    {"access_token", "expires_at", "expires_in", "id_token", "refresh_token", "scope", "token_type"}
+)
+"""What a response says of one pair of tokens."""
+
+_UNAUTHORIZED = 401  # of the application: RFC 6749, section 5.2
+_OF_THE_APPLICATION = {"access_denied", "invalid_request_error", "unauthorized_client"}  # Atlassian, Stripe, Keycloak
 _REPEATED_LATER = frozenset({408, 425, 429})  # HTTP statuses
 _SAFE = re.compile(r"[a-z_]{1,40}")  # a wider pattern would match tokens
 _MICROSOFT = re.compile(r"AADSTS[0-9]{1,10}(?![0-9])")
 _CODE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_LONGEST_INTEGER = 18  # digits that every JSON parser reads
 _LONGEST_WAIT = 24 * 3600.0
 
 
@@ -62,24 +71,24 @@ class Refused(Exception):  # noqa: N818 - never seen outside
 
 
 def parse(
-    response: Response, dead: AbstractSet[str], sent: Collection[str], *, needs_token: bool = True
+    response: Response,
+    dead: AbstractSet[str],
+    sent: Collection[str],
+    *,
+    needs_token: bool = True,
+    path: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return the JSON object of a response, or raise `Refused`.
+    """Return the whole object in a response, which is JSON or form-encoded, or raise `Refused`.
 
     Args:
         response: of a token or revocation endpoint.
         dead: the codes that say that the grant is dead.
         sent: the secrets of the request, which some responses repeat.
         needs_token: whether a response without an access token is none.
+        path: where in it the object with the tokens is; where there is one, those beside it are left out.
     """
-    status = response.status_code
-    try:
-        # Text that is not in UTF-8 costs no token beside it. Some tokens are numbers, which a float would round.
-        text = response.content.decode(json.detect_encoding(response.content), "surrogateescape")
-        body = json.loads(text, parse_int=_whole_number)
-    except (ValueError, RecursionError):  # some of them hold the body
-        body = None
-    said = body if isinstance(body, dict) else {}
+    status, body = response.status_code, _body(response)
+    said = with_nested(body, path) if isinstance(body, dict) else {}
     refused = None
     is_granted = needs_token and said.get("access_token") and status < 300  # noqa: PLR2004 - RFC 9110, section 15.3
     if status >= 300 or (said.get("error") and not is_granted):  # noqa: PLR2004 - RFC 9110, section 15.4
@@ -93,19 +102,54 @@ def parse(
     if refused is not None:
         body, said, response = None, {}, hide(response)  # error trackers print the variables of a frame
         raise refused
-    return said
+    return body if isinstance(body, dict) else {}
+
+
+def _body(response: Response) -> Any:
+    text = ""
+    try:
+        # Text that is not in UTF-8 costs no token beside it.
+        text = response.content.decode(json.detect_encoding(response.content), "surrogateescape")
+        return _with_text_tokens(json.loads(text, parse_int=_whole_number))
+    except (ValueError, RecursionError):  # some of them hold the body
+        is_form = "application/x-www-form-urlencoded" in response.headers.get("Content-Type", "").lower()
+        try:
+            return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=100)) if is_form else None
+        except ValueError:
+            return None
+
+
+def with_nested(body: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """Return an object with the tokens of one inside it, if there is one, and never some of each."""
+    found: Any = body
+    for name in path:
+        found = found.get(name) if isinstance(found, dict) else None
+    if found is body or not isinstance(found, dict):
+        return body
+    return {name: value for name, value in body.items() if name not in TOKEN_FIELDS} | found
 
 
 def _whole_number(digits: str) -> str | int:
-    return digits if digits.strip("-0") else 0
+    return int(digits) if len(digits) <= _LONGEST_INTEGER else digits
+
+
+def _with_text_tokens(body: Any) -> Any:
+    """Return a response in which tokens that are numbers are text."""
+    if not isinstance(body, dict):
+        return body
+    numbers = {name: body[name] for name in ("access_token", "refresh_token") if type(body.get(name)) is int}
+    return body | {name: str(number) if number else None for name, number in numbers.items()}
 
 
 def _refused(body: dict[str, Any], status: int, dead: AbstractSet[str], sent: Collection[str]) -> Refused:
     error = body.get("error")
-    if isinstance(error, dict):  # as the APIs of Google and Facebook have it
-        error = next((error[name] for name in ("status", "type", "code") if isinstance(error.get(name), str)), None)
+    if isinstance(error, dict):  # as the APIs of Google, Facebook and Dropbox have it
+        names = ("status", "type", "code", ".tag")
+        error = next((error[name] for name in names if isinstance(error.get(name), str)), None)
     if not isinstance(error, str):
         error = None
+    elif (first := error.partition(":")[0]) in NOT_OF_THE_GRANT:  # Dropbox says more behind it
+        error = first
     microsoft = _MICROSOFT.match(str(body.get("error_description")))
     number = microsoft.group() if microsoft else ""
     # What a response says of the moment, or of the application, is not contradicted by texts deep inside of it.
@@ -117,6 +161,8 @@ def _refused(body: dict[str, Any], status: int, dead: AbstractSet[str], sent: Co
         error = None
     known = min(found, key=lambda item: (item != error, item), default=error or number)
     shown = ", ".join(dict.fromkeys(filter(None, (known, number)))) or "with an error"
+    if status == _UNAUTHORIZED and not found and known in _OF_THE_APPLICATION:
+        known = "invalid_client"
     code = known if found else _code_at(status, known)
     return Refused(f"responded {shown} (HTTP status {status})", code, is_dead=bool(found))
 
@@ -143,8 +189,8 @@ def _texts(value: Any) -> Iterator[str]:
             pending += item.values()
         elif isinstance(item, list):
             pending += item
-        elif isinstance(item, str):
-            yield item
+        elif isinstance(item, str | int):
+            yield str(item)
 
 
 def _retry_after(value: str | None) -> float | None:

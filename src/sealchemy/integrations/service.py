@@ -58,6 +58,7 @@ def get_valid_token(  # noqa: PLR0913 - each has a default but four
     leeway: timedelta | float = 300.0,
     deadline: timedelta | float | None = None,
     rejected: str | None = None,
+    purpose: str = "",
     model: type[IntegrationMixin] = Integration,
 ) -> SecretString:
     """Return an access token that is valid for at least `leeway` from now, refreshing it if necessary.
@@ -83,6 +84,8 @@ def get_valid_token(  # noqa: PLR0913 - each has a default but four
             goes on without it. By default, until the refresh has ended.
         rejected: an access token that the provider has just refused (HTTP status 401); it is not returned again, unless
             the provider issues it again.
+        purpose: what the token is for, in the audit trail: the logger `sealchemy.audit` has a line for each token that
+            is handed out, with the id of the integration, the provider and this.
         model: the table, if it is not the ready-made one.
 
     Raises:
@@ -98,7 +101,7 @@ def get_valid_token(  # noqa: PLR0913 - each has a default but four
     """
     rejected = hide(rejected)
     row, runner = IntegrationRow(model, user_id, provider, account), BlockingRunner(session_factory, model)
-    return run(_refresh(runner, row, client, leeway, rejected).token(_seconds(deadline, "deadline")))
+    return run(_refresh(runner, row, client, leeway, rejected).hand_out(_seconds(deadline, "deadline"), purpose))
 
 
 async def get_valid_token_async(  # noqa: PLR0913 - as above
@@ -111,6 +114,7 @@ async def get_valid_token_async(  # noqa: PLR0913 - as above
     leeway: timedelta | float = 300.0,
     deadline: timedelta | float | None = None,
     rejected: str | None = None,
+    purpose: str = "",
     model: type[IntegrationMixin] = Integration,
 ) -> SecretString:
     """Do what `get_valid_token` does, with `async_sessionmaker(engine)`.
@@ -119,7 +123,7 @@ async def get_valid_token_async(  # noqa: PLR0913 - as above
     """
     rejected = hide(rejected)
     row, runner = IntegrationRow(model, user_id, provider, account), AsyncRunner(session_factory)
-    return await _refresh(runner, row, client, leeway, rejected).token(_seconds(deadline, "deadline"))
+    return await _refresh(runner, row, client, leeway, rejected).hand_out(_seconds(deadline, "deadline"), purpose)
 
 
 def disconnect_integration(

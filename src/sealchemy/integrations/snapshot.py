@@ -16,11 +16,14 @@ _SHARE_OF_A_LIFE = 0.5
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The row as it is read before anything is locked; it has no refresh token."""
+    """The row as it is read before anything is locked, without its refresh token.
+
+    `is_renewable` is whether there is something to get another access token with.
+    """
 
     id: Any
     access_token: SecretString | None
-    has_refresh_token: bool
+    is_renewable: bool
     expires_at: datetime | None
     refreshed_at: datetime | None
     reauthorization_required: bool
@@ -41,7 +44,7 @@ class Snapshot:
             return None
         if self.expires_at is None:
             return self.access_token
-        ahead = timedelta(seconds=leeway if self.has_refresh_token else 0)
+        ahead = timedelta(seconds=leeway if self.is_renewable else 0)
         if self.refreshed_at is not None:
             ahead = min(ahead, (self.expires_at - self.refreshed_at) * _SHARE_OF_A_LIFE)
         return self.access_token if self.expires_at > self.now + ahead else None

@@ -98,6 +98,11 @@ class BlockingRunner(_Persistence):
             self._bind = session.get_bind(self._model)
             return step(session)
 
+    def is_of_one_thread(self) -> bool:
+        """Return whether the connection of the last transaction belongs to its thread: a test, or one in memory."""
+        pool = getattr(self._bind, "pool", None)
+        return isinstance(self._bind, Connection) or isinstance(pool, SingletonThreadPool | StaticPool)
+
     async def request(self, call: Callable[[], _Result]) -> _Result:
         """Run a call to the provider."""
         return call()
@@ -108,9 +113,8 @@ class BlockingRunner(_Persistence):
 
     async def run_to_its_end(self, start: _Start[_Result], seconds: float | None) -> _Result:
         """Run steps where no exception of the caller's thread, such as that of a signal handler, reaches them."""
-        pool = getattr(self._bind, "pool", None)
-        if isinstance(self._bind, Connection) or isinstance(pool, SingletonThreadPool | StaticPool):
-            return await start()  # a connection that belongs to this thread: a test, or a database in memory
+        if self.is_of_one_thread():
+            return await start()
         future = _in_thread(lambda: run(start()))
         wait([future], seconds)
         if not future.done():

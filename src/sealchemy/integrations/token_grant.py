@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -18,6 +19,8 @@ from sealchemy._values.secret import has_lone_surrogate, hide, type_name
 _LONGEST_LIFE = 10 * 365 * 24 * 3600.0
 _EARLIEST = 1e9  # September 2001; some providers send a lifetime, or 0 for none
 _SCOPE = re.compile(r"[\x20-\x7e]{1,4096}")  # RFC 6749 3.3, and the width of the column
+_LONGEST_DETAIL = 64 * 1024  # bytes
+_FIELDS_IN_0_1 = 6
 _TOKEN_TYPE = re.compile(r"[\x21-\x7e]{1,32}")
 
 
@@ -34,6 +37,8 @@ class TokenGrant:
         expires_in: the same in seconds, as providers send it, from when the grant was requested, or this object made.
             It takes precedence over `expires_at`, and is counted by the clock of the database, so that no clock of an
             application matters.
+        details: what else of the response is stored in the column `details` of the row, by name.
+        response: the whole response, whose texts are `SecretString`s; it is not stored, nor kept in a pickle.
 
     Raises:
         PlaintextTypeError: a token is not text, is empty, or has no UTF-8 form.
@@ -48,6 +53,8 @@ class TokenGrant:
     scope: str | None
     expires_at: datetime | None
     expires_in: float | None
+    details: Mapping[str, Any] = field(repr=False, hash=False)
+    response: Mapping[str, Any] = field(repr=False, compare=False)
     _requested_at: float = field(init=False, repr=False, compare=False)
     """By `time.monotonic`, so of this process alone."""
 
@@ -60,6 +67,8 @@ class TokenGrant:
         scope: str | None = None,
         expires_at: datetime | None = None,
         expires_in: float | None = None,
+        details: Mapping[str, Any] | None = None,
+        response: Mapping[str, Any] | None = None,
     ) -> None:
         """Keep the tokens as `SecretString`s; written out, because a generated one would keep them as they are."""
         access_token, refresh_token = hide(access_token), hide(refresh_token)
@@ -69,6 +78,7 @@ class TokenGrant:
         object.__setattr__(self, "scope", scope)
         object.__setattr__(self, "expires_at", expires_at)
         object.__setattr__(self, "expires_in", expires_in)
+        self.keep(details or {}, response or {})
         object.__setattr__(self, "_requested_at", time.monotonic())
         _check("access_token", self.access_token)
         if self.refresh_token is not None:
@@ -101,19 +111,34 @@ class TokenGrant:
             "expires_at": _moment(token.get("expires_at")),
         }
         if given["expires_at"] is None:
-            given["expires_in"] = _lifetime(token.get("expires_in"))
+            given["expires_in"] = lifetime(token.get("expires_in"))
         if given["refresh_token"] is None and not given.get("expires_in"):
             given["expires_in"] = None  # some providers send 0 for a token that never expires
         tokens = [item for item in (given["access_token"], given["refresh_token"]) if isinstance(item, str) and item]
         given |= {name: None for name in ("scope", "token_type") if any(item in (given[name] or "") for item in tokens)}
         given["token_type"] = given["token_type"] or "Bearer"
+        given["response"] = token
         token = hide(token)
-        return cls(**given)
+        try:
+            return cls(**given)
+        finally:
+            given = {}  # this frame is in the traceback
 
     def requested_at(self, moment: float) -> Self:
         """Return this grant, whose `expires_in` counts from a moment by `time.monotonic`."""
         object.__setattr__(self, "_requested_at", moment)
         return self
+
+    def keep(self, details: Mapping[str, Any], response: Mapping[str, Any]) -> None:
+        """Keep what a response says besides; details that cannot be stored are left out."""
+        storable = {str(name): item for name, item in details.items() if _is_storable(item)}
+        storable = storable if _is_storable(storable) else {}
+        object.__setattr__(self, "details", _hide_texts(storable))
+        try:
+            hidden = _hide_texts(response)
+        except RecursionError:
+            hidden = {}
+        object.__setattr__(self, "response", hidden)
 
     def columns(self, now: datetime) -> dict[str, Any]:
         """Return the columns of an integration that a grant fills; those that it does not mention stay as they are.
@@ -143,12 +168,43 @@ class TokenGrant:
             self.scope,
             self.expires_at,
             self.seconds_left(),
+            self.details,
         ]
 
     def __setstate__(self, state: list[Any]) -> None:
-        """Count from now."""
-        for name, value in zip(self.__slots__, [*state, time.monotonic()], strict=True):
+        """Count from now; a pickle of version 0.1 has no details."""
+        state = [*state, *([{}] if len(state) == _FIELDS_IN_0_1 else []), {}, time.monotonic()]
+        for name, value in zip(self.__slots__, state, strict=True):
             object.__setattr__(self, name, value)
+
+
+def picked(response: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return what a response has under names such as `team.name`, by these names."""
+    found: dict[str, Any] = {}
+    for name in names:
+        value: Any = response
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            found[name] = value
+    return found
+
+
+def _hide_texts(value: Any) -> Any:
+    """Return a JSON value whose texts, but for the names, are `SecretString`s."""
+    if isinstance(value, str):
+        return hide(value)
+    if isinstance(value, Mapping):
+        return {name: _hide_texts(item) for name, item in value.items()}
+    return [_hide_texts(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _is_storable(value: Any) -> bool:
+    """Return whether the row can have this besides the tokens, which exist nowhere else, and must not fail for it."""
+    try:
+        return len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode()) <= _LONGEST_DETAIL
+    except (ValueError, TypeError, RecursionError):  # not JSON, or not in UTF-8
+        return False
 
 
 def fitting(model: type[Any], columns: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +254,7 @@ def _moment(value: object) -> datetime | None:
         return None
 
 
-def _lifetime(value: object) -> float | None:
+def lifetime(value: object) -> float | None:
     """Return the seconds, which some providers send as text, or as something else entirely."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None

@@ -16,7 +16,7 @@ from sealchemy._values.secret import hide
 
 from .failures import NOT_OF_THE_GRANT, REJECTED
 from .identity import require_identity
-from .integration_row import WORKS, label
+from .integration_row import WORKS, label, merged_details
 from .models import Integration, IntegrationMixin, UtcDateTime, utc_now
 from .token_grant import TokenGrant, fitting
 
@@ -83,9 +83,12 @@ def upsert_integration(
         )
         session.execute(of_row.where(refused).values(refresh_token=None))
         session.execute(of_row.values(**works, updated_at=model.updated_at))
+    if details := merged_details(session, model, lambda column: select(column).filter_by(**identity), grant):
+        of_row = update(model).filter_by(**identity).execution_options(synchronize_session=False)
+        session.execute(of_row.values(**details, updated_at=model.updated_at))
     query = select(model).filter_by(**identity).execution_options(populate_existing=True)
     integration = session.scalars(query).one()
-    session.expire(integration, ["access_token", "refresh_token"])
+    session.expire(integration, ["access_token", "refresh_token", *details])
     logger.info("%s: connected", label(integration.id, provider))
     return integration
 

@@ -1,0 +1,89 @@
+"""Check the arguments of `OAuthClient`."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sealchemy import IntegrationError
+
+_LONGEST_TIMEOUT = 300
+_MOST_REQUESTS = 1000.0
+REFRESH_GRANT_TYPES = ("refresh_token", "fb_exchange_token", "client_credentials")
+
+
+def require_timeout(timeout: object) -> None:
+    """Raise `IntegrationError` if a timeout is not a number of seconds, or too long."""
+    if not isinstance(timeout, int | float) or not 0 < timeout <= _LONGEST_TIMEOUT:
+        raise IntegrationError(
+            f"timeout is {timeout!r}; give the seconds that one request may take, up to {_LONGEST_TIMEOUT}"
+        )
+
+
+def require_rate(rate: object) -> None:
+    """Raise `IntegrationError` if a rate is not a number of requests."""
+    if not isinstance(rate, int | float) or not 0 < rate <= _MOST_REQUESTS:
+        raise IntegrationError(
+            f"requests_per_second is {rate!r}; give how often the provider may be asked, up to {_MOST_REQUESTS:g}"
+        )
+
+
+def require_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise `IntegrationError` if a value is none of these."""
+    if value not in choices:
+        raise IntegrationError(f"{name} must be one of {', '.join(choices)}")
+
+
+def texts(name: str, given: Mapping[str, str] | None) -> dict[str, str]:
+    """Return a dictionary of texts, or raise `IntegrationError`, without its values."""
+    found = given if given is not None else {}
+    if not isinstance(found, Mapping) or not all(isinstance(item, str) for pair in found.items() for item in pair):
+        raise IntegrationError(f"{name} takes a dictionary of text")
+    return dict(found)
+
+
+def names(name: str, given: Sequence[str]) -> tuple[str, ...]:
+    """Return names, or raise `IntegrationError`."""
+    if isinstance(given, str) or not all(isinstance(item, str) for item in given):
+        raise IntegrationError(f"{name} takes names, such as ('team.name',)")
+    return tuple(given)
+
+
+def require_callable(name: str, given: object) -> None:
+    """Raise `IntegrationError` if it cannot be called."""
+    if given is not None and not callable(given):
+        raise IntegrationError(f"{name} is {type(given).__name__}; pass a function")
+
+
+def authorities(verify: bool | str | Path) -> bool | str:  # noqa: FBT001 - as `requests` calls it
+    """Return True, or the file or folder of the authorities to trust; raises `IntegrationError` for anything else."""
+    if verify is True:
+        return True
+    if isinstance(verify, str | Path) and Path(verify).exists():
+        return str(verify)
+    raise IntegrationError(
+        "verify takes the file or folder with the certificates of your own authority, which must exist; certificates"
+        " are always verified"
+    )
+
+
+def certificate_files(given: str | Path | Sequence[str | Path] | None) -> str | tuple[str, str] | None:
+    """Return the file of a client's certificate and key, or one for each; raises `IntegrationError` for others."""
+    if given is None:
+        return None
+    files = [str(item) for item in ([given] if isinstance(given, str | Path) else given)]
+    try:
+        ssl.create_default_context().load_cert_chain(*files, password=_no_password)  # type: ignore[misc]
+    except (OSError, TypeError, ValueError) as error:
+        problem = type(error).__name__
+    else:
+        return files[0] if len(files) == 1 else (files[0], files[1])
+    raise IntegrationError(
+        "client_certificate takes a PEM file with the certificate and its key, without a password, or a pair of files:"
+        f" these cannot be read ({problem})"
+    )
+
+
+def _no_password() -> str:
+    raise ValueError
