@@ -8,7 +8,6 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import trustme
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -22,6 +21,7 @@ from joserfc.jwk import ECKey, OctKey, RSAKey
 from sealchemy import IntegrationError, ReauthorizationRequiredError, RefreshFailedError
 from sealchemy.integrations import OAuthClient
 from tests.support import provider as authlib_server
+from tests.support.authority import Authority
 from tests.support.leaks import assert_silent
 from tests.support.provider import CLIENT_ID, CLIENT_SECRET, Answer
 
@@ -60,7 +60,7 @@ def test_basic_is_form_encoded_and_raw_is_not(oauth_provider: Provider) -> None:
             client._form.authentication.add("https://x", {}, headers := {})
             sent.append(base64.b64decode(headers["Authorization"].removeprefix("Basic ")).decode())
             client.refresh("1//x")
-    assert sent == ["a+b%3Ac:s%3A%2541", "a b:c:s:%41"]
+    assert sent == ["a%20b%3Ac:s%3A%2541", "a b:c:s:%41"]
 
 
 @pytest.mark.parametrize("method", ["client_secret_post", "client_secret_basic"])
@@ -126,28 +126,6 @@ def test_an_assertion_is_short_lived_and_names_its_key(oauth_provider: Provider)
     assert claims["exp"] - claims["iat"] == 60
 
 
-class Authority:
-    """A certificate authority, and the files of what it issued."""
-
-    def __init__(self, folder: Path) -> None:
-        self.authority, self.folder = trustme.CA(), folder
-        self.file = str(folder / "authority.pem")
-        self.authority.cert_pem.write_to_path(self.file)
-
-    def files(self, name: str) -> tuple[str, str]:
-        issued = self.authority.issue_cert(name)
-        certificate, key = str(self.folder / f"{name}.pem"), str(self.folder / f"{name}.key")
-        issued.private_key_pem.write_to_path(key)
-        issued.cert_chain_pems[0].write_to_path(certificate)
-        return certificate, key
-
-    def context(self, requires: ssl.VerifyMode) -> ssl.SSLContext:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.file)
-        self.authority.issue_cert("localhost").configure_cert(context)
-        context.verify_mode = requires
-        return context
-
-
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
@@ -174,7 +152,7 @@ def test_a_client_certificate(strict_provider: Provider, authority: Authority, m
 
 def test_without_its_certificate_a_client_is_refused(strict_provider: Provider, authority: Authority) -> None:
     client = strict_provider.client(verify=authority.file)
-    with pytest.raises(RefreshFailedError, match="certificate of this client|could not be reached") as caught:
+    with pytest.raises(RefreshFailedError, match=r"certificate of this client|ended the TLS handshake") as caught:
         client.refresh(REFRESH)
     assert_silent(caught.value, REFRESH, CLIENT_SECRET)
 

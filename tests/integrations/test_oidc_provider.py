@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from joserfc.jwk import ECKey
 from sqlalchemy import create_engine, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -15,22 +16,26 @@ from sealchemy import (
     Key,
     KeyRing,
     ReauthorizationRequiredError,
+    RefreshFailedError,
     attach_key_ring,
 )
 from sealchemy.integrations import (
     Base,
     Integration,
+    OAuthClient,
     TokenGrant,
     disconnect_integration,
     get_valid_token,
     upsert_integration,
 )
 from tests.support import oidc_provider, processes
+from tests.support.authority import Authority
 from tests.support.integrations import WHOSE
 from tests.support.oidc_provider import CALLBACK, OidcProvider, consent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +132,45 @@ def test_a_disconnected_grant_is_revoked(place: Place) -> None:
         place.provider.client().refresh(refresh_token)
     with pytest.raises(IntegrationNotFoundError):
         place.token()
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with certificates, and the keys of a client."""
+    folder = tmp_path_factory.mktemp("keys")
+    authority, key = Authority(folder), ECKey.generate_key("P-256")
+    for name in ("localhost", "client.example"):
+        authority.files(name)
+    (folder / "jwks.json").write_text(json.dumps({"keys": [key.as_dict(private=False, kid="k1")]}))
+    (folder / "client.key").write_bytes(key.as_pem(private=True))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tls_provider(keys: Path) -> Iterator[OidcProvider]:
+    with oidc_provider.running(keys) as found:
+        yield found
+
+
+def client_with(provider: OidcProvider, keys: Path, name: str, **how: Any) -> OAuthClient:
+    return OAuthClient(name, None, f"{provider.url}/token", verify=keys / "authority.pem", **how)
+
+
+def test_private_key_jwt(tls_provider: OidcProvider, keys: Path) -> None:
+    how = {"auth_method": "private_key_jwt", "assertion_headers": {"kid": "k1"}}
+    key = (keys / "client.key").read_text()
+    right = client_with(tls_provider, keys, "client-jwt", **how, private_key=key)
+    assert right.request_client_credentials().access_token
+    other = ECKey.generate_key("P-256").as_pem(private=True).decode()
+    with pytest.raises(RefreshFailedError, match="invalid_client"):
+        client_with(tls_provider, keys, "client-jwt", **how, private_key=other).request_client_credentials()
+
+
+def test_a_client_certificate(tls_provider: OidcProvider, keys: Path) -> None:
+    how = {"auth_method": "tls_client_auth"}
+    files = (keys / "client.example.pem", keys / "client.example.key")
+    right = client_with(tls_provider, keys, "client-tls", **how, client_certificate=files)
+    assert right.request_client_credentials().access_token
+    files = (keys / "localhost.pem", keys / "localhost.key")  # of the same authority, but of another name
+    with pytest.raises(RefreshFailedError, match="invalid_client"):
+        client_with(tls_provider, keys, "client-tls", **how, client_certificate=files).request_client_credentials()

@@ -44,7 +44,7 @@ def stand_in(request: pytest.FixtureRequest) -> Iterator[Running]:
 
 @pytest.fixture
 def sessions(make_engine: Callable[..., Engine]) -> sessionmaker[Session]:
-    from sqlalchemy.orm import sessionmaker  # noqa: PLC0415 - its type is imported above for the type checker only
+    from sqlalchemy.orm import sessionmaker
 
     engine = make_engine()
     Base.metadata.create_all(engine)

@@ -79,10 +79,13 @@ def consent(address: str, user: str = "u1") -> dict[str, str]:
 
 
 @contextmanager
-def running() -> Iterator[OidcProvider]:
+def running(keys: Path | None = None) -> Iterator[OidcProvider]:
     """Run the server during the `with` block, or skip the test where there is no node.
 
     Where there is, a failed installation is a failure: the test would not be missed otherwise.
+
+    Args:
+        keys: a folder with the certificates of the server, and the public keys of clients; then it speaks TLS.
     """
     node, npm = _programs()
     if not node or not npm:  # left to the machine, as npm would ask one more registry for the server
@@ -94,12 +97,16 @@ def running() -> Iterator[OidcProvider]:
         if done.returncode:
             pytest.fail(f"npm cannot install oidc-provider:\n{done.stderr}")
         server = subprocess.Popen(
-            [node, _SERVER.name], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [node, _SERVER.name, *([str(keys)] if keys else [])],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
         try:
             assert server.stdout
             url = server.stdout.readline().strip()
-            assert url.startswith("http://127.0.0.1:"), "oidc-provider did not start"
+            assert url.startswith(("http://127.0.0.1:", "https://localhost:")), "oidc-provider did not start"
             yield OidcProvider(url)
         finally:
             server.terminate()

@@ -542,7 +542,7 @@ class Running:
             return json.loads(body)  # type: ignore[no-any-return]
         return {name: values[0] for name, values in parse_qs(body.decode(), keep_blank_values=True).items()}
 
-    def _require(self, is_right: bool, what: str) -> None:  # noqa: FBT001 - a condition
+    def _require(self, is_right: bool, what: str) -> None:
         if not is_right:
             self.problems.append(what)
 
@@ -563,7 +563,7 @@ def running(stand_in: StandIn) -> Iterator[Running]:
             self.end_headers()
             self.wfile.write(data.encode())
 
-        do_POST = do_DELETE = respond
+        do_POST = do_DELETE = respond  # noqa: N815 - as http.server calls them
 
         def log_message(self, *_arguments: object) -> None:
             """Log nothing."""

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote_plus
+from urllib.parse import quote
 
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, RSAKey
@@ -102,7 +102,7 @@ class ClientAuthentication:
         name, secret = self.client_id, self._secret or ""
         if self.method == "client_secret_basic":
             # Encoded, as RFC 6749 says (section 2.3.1): a secret with `:` or `%` is another one otherwise.
-            headers["Authorization"] = _basic(quote_plus(name), quote_plus(secret))
+            headers["Authorization"] = _basic(quote(name, safe=""), quote(secret, safe=""))
         elif self.method == "client_secret_basic_raw":
             headers["Authorization"] = _basic(name, secret)
         elif self.method.endswith("_jwt"):

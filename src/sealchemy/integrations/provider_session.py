@@ -55,7 +55,7 @@ class ProviderSession(Session):
             if isinstance(error, Timeout) or self._transport.is_over():
                 return Refused(f"did not respond within {self._transport.seconds:g} s", "timeout")
             if isinstance(error, SSLError):
-                return Refused(_certificate_problem(error), "untrusted_certificate")
+                return _tls_problem(error)
             if isinstance(error, ContentDecodingError):
                 return Refused("sent a compressed response, which is not accepted", "unusable_response")
             if isinstance(error, RequestException | HTTPError):
@@ -67,10 +67,13 @@ class ProviderSession(Session):
         raise interruption
 
 
-def _certificate_problem(error: SSLError) -> str:
-    if "ALERT" in str(error).upper():  # of TLS, from the other side
-        return "did not accept the certificate of this client, or got none"
-    return "has no certificate that this machine trusts"
+def _tls_problem(error: SSLError) -> Refused:
+    text = str(error).upper()
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return Refused("has no certificate that this machine trusts", "untrusted_certificate")
+    if "ALERT" in text:  # of TLS, from the other side
+        return Refused("did not accept the certificate of this client, or got none", "untrusted_certificate")
+    return Refused("ended the TLS handshake", "unreachable")
 
 
 def _as_it_is(request: PreparedRequest) -> PreparedRequest:
