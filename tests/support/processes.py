@@ -23,7 +23,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import sessionmaker
 from sqlalchemy.pool import NullPool
 
-from sealchemy import BlindIndex, Key, KeyRing, Rollout, attach_key_ring, rewrite
+from sealchemy import BlindIndex, IntegrationError, Key, KeyRing, Rollout, attach_key_ring, rewrite
 from sealchemy._databases.access import open_table
 from sealchemy._rewriting.blind_index.filling import fill
 from sealchemy._rewriting.blind_index.index_columns import IndexColumns
@@ -175,6 +175,22 @@ def writer(url: str, keys: list[str], label: str, context: str, rows: int, encry
         if url.startswith("sqlite"):
             time.sleep(0.001)  # SQLite allows one writer; without a pause, no other process gets its turn
     print(json.dumps({"count": count, "last": last}), flush=True)
+
+
+def dead_grants(url: str, keys: list[str], token_endpoint: str, count: int) -> None:
+    """Ask for a token in threads, and print `told` each time that the user must connect again."""
+    ring = KeyRing(primary=Key.parse(keys[0]))
+    sessions = sessionmaker(attach_key_ring(create_engine(url), ring))
+    client = OAuthClient(
+        CLIENT_ID, CLIENT_SECRET, token_endpoint, on_reauthorization_required=lambda _grant: print("told", flush=True)
+    )
+
+    def ask(_number: int) -> None:
+        with suppress(IntegrationError):
+            get_valid_token(sessions, user_id="u1", provider="google", client=client)
+
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(ask, range(count)))
 
 
 def callers(url: str, keys: list[str], token_endpoint: str, count: int) -> None:

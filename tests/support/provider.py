@@ -147,6 +147,7 @@ class Provider:
         client_secret: the client's secret.
         client_key: the public key that its JWTs are verified with, or the secret.
         certificates: the subjects of the certificates that clients came with.
+        discovery: the document that names its endpoints.
     """
 
     url: str = ""
@@ -168,6 +169,7 @@ class Provider:
     client_key: Any = None
     certificates: list[str] = field(default_factory=list)
     assertions: set[str] = field(default_factory=set)
+    discovery: dict[str, Any] = field(default_factory=dict)
 
     def client(self, **options: Any) -> OAuthClient:
         """Return a client with the registered credentials."""
@@ -325,6 +327,17 @@ def _save_token(token: dict[str, Any], asked: Any) -> None:
     _provider().save(token, asked.user, old.family if isinstance(old, Token) else None)
 
 
+def _add_what_is_no_standard(application: Flask, provider: Provider) -> None:
+    @application.post("/echo")
+    def echo() -> Any:
+        said = {"form": request.form, "json": request.get_json(silent=True), "headers": dict(request.headers)}
+        return jsonify(access_token="ya29.echo", echo=json.dumps(said))
+
+    @application.get("/.well-known/openid-configuration")
+    def discovery() -> Any:
+        return (provider.discovery, 200) if provider.discovery else ("", 404)
+
+
 def _application(provider: Provider) -> Flask:
     application = Flask("provider")
     application.config["PROVIDER"] = provider
@@ -338,6 +351,7 @@ def _application(provider: Provider) -> Flask:
     server.register_endpoint(Revocation)
     server.register_client_auth_method(Assertion.CLIENT_AUTH_METHOD, Assertion())
     server.register_client_auth_method("tls_client_auth", _by_certificate)
+    _add_what_is_no_standard(application, provider)
     protector = ResourceProtector()
     protector.register_token_validator(Validator())
 
