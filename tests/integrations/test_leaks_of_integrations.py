@@ -9,7 +9,9 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
+from joserfc.jwk import ECKey
 from sqlalchemy import create_engine, event, select, text, update
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
@@ -20,11 +22,13 @@ from sealchemy.cli import app
 from sealchemy.integrations import (
     Base,
     Integration,
+    IntegrationAuth,
     OAuthClient,
     TokenGrant,
     disconnect_integration,
     get_valid_token,
     get_valid_token_async,
+    refresh_due,
     sync_async,
     upsert_integration,
 )
@@ -199,6 +203,59 @@ def async_callers(scene: Scene) -> None:
     asyncio.run(ask(), debug=True)
 
 
+def other_ways_to_authenticate(scene: Scene) -> None:
+    key = ECKey.generate_key("P-256").as_pem(private=True).decode()
+    said = {**ECHO, "error": key.splitlines()[1], "id_token": "ya29.SENTINEL"}
+    for options in (
+        {"auth_method": "private_key_jwt", "private_key": key, "client_secret": None},
+        {"auth_method": "client_secret_jwt", "client_secret": f"{CLIENT_SECRET}-which-is-long-enough"},
+        {"auth_method": "client_secret_basic_raw", "body": "json", "headers": {"A": "b"}},
+        {"auth_method": "client_secret_post", "token_params": {"audience": "b"}, "response_path": ("user",)},
+    ):
+        client = scene.provider.client(**options)
+        scene.refused(Answer(400, said), Answer(200, {"user": said}), Answer(200, "access_token="), client=client)
+        scene.shown += f"{client!r}{vars(client)}"
+        assert key.splitlines()[1] not in scene.shown
+
+
+def what_is_said_besides(scene: Scene) -> None:
+    def on_grant(grant: TokenGrant) -> Any:
+        scene.shown += repr(grant) + repr(grant.response)
+        raise RuntimeError(grant.access_token)
+
+    def on_dead(_grant: Any) -> None:
+        raise RuntimeError("ya29.SENTINEL")
+
+    good = {"access_token": "ya29.SENTINEL-1", "refresh_token": "1//SENTINEL-1", "expires_in": 0}
+    scene.provider.answers = [Answer(200, {**good, "id_token": "SENTINEL-id"}), Answer(400, {"error": "invalid_grant"})]
+    client = scene.client(on_grant=on_grant, on_reauthorization_required=on_dead, details=("id_token",))
+    scene.token(client=client)
+    scene.fails(lambda: scene.token(client=client))
+
+
+def a_scheduler(scene: Scene) -> None:
+    bad = [Answer(400, {**ECHO, "error": "1//SENTINEL"}), Answer(200, "ya29.SENTINEL"), Answer(429, "ya29.SENTINEL")]
+    for answer in bad:
+        with scene.sessions.begin() as session:
+            session.execute(update(Integration).values(next_attempt_at=None))
+        scene.provider.answers = [answer]
+        scene.shown += repr(refresh_due(scene.sessions, {"google": scene.client()}))
+    with scene.sessions.begin() as session:
+        session.execute(update(Integration).values(next_attempt_at=None))
+        session.execute(text("UPDATE integrations SET refresh_token = access_token"))
+    scene.shown += repr(refresh_due(scene.sessions, {"google": scene.client()}))
+
+
+def requests_of_the_application(scene: Scene) -> None:
+    auth = IntegrationAuth(scene.sessions, **WHOSE, client=scene.client(), purpose="a purpose")
+    for url in ("/calendar", "/refuses"):
+        httpx.get(f"{scene.provider.url}{url}", auth=auth)
+    scene.provider.answers = [Answer(400, {**ECHO, "error": "invalid_grant"})]
+    scene.fails(lambda: httpx.get(f"{scene.provider.url}/refuses", auth=auth))
+    scene.fails(lambda: httpx.get("http://provider.example/", auth=auth))
+    scene.shown += f"{auth!r}{vars(auth)}"
+
+
 RINGS: dict[Any, KeyRing] = {}
 
 
@@ -229,6 +286,10 @@ def known_sessions(database_url: str) -> Any:
         a_grant_that_is_not_revoked,
         a_mark_that_is_cleared,
         async_callers,
+        other_ways_to_authenticate,
+        what_is_said_besides,
+        a_scheduler,
+        requests_of_the_application,
     ],
     ids=lambda path: path.__name__,
 )

@@ -27,7 +27,7 @@ from sealchemy import BlindIndex, IntegrationError, Key, KeyRing, Rollout, attac
 from sealchemy._databases.access import open_table
 from sealchemy._rewriting.blind_index.filling import fill
 from sealchemy._rewriting.blind_index.index_columns import IndexColumns
-from sealchemy.integrations import OAuthClient, get_valid_token, refreshing
+from sealchemy.integrations import OAuthClient, get_valid_token, refresh_due, refreshing
 
 from .provider import CLIENT_ID, CLIENT_SECRET
 
@@ -179,8 +179,7 @@ def writer(url: str, keys: list[str], label: str, context: str, rows: int, encry
 
 def dead_grants(url: str, keys: list[str], token_endpoint: str, count: int) -> None:
     """Ask for a token in threads, and print `told` each time that the user must connect again."""
-    ring = KeyRing(primary=Key.parse(keys[0]))
-    sessions = sessionmaker(attach_key_ring(create_engine(url), ring))
+    sessions = sessionmaker(attach_key_ring(create_engine(url), ring(keys)))
     client = OAuthClient(
         CLIENT_ID, CLIENT_SECRET, token_endpoint, on_reauthorization_required=lambda _grant: print("told", flush=True)
     )
@@ -191,6 +190,20 @@ def dead_grants(url: str, keys: list[str], token_endpoint: str, count: int) -> N
 
     with ThreadPoolExecutor(count) as pool:
         list(pool.map(ask, range(count)))
+
+
+def scheduler(url: str, keys: list[str], endpoints: str, providers: list[str]) -> None:
+    """Refresh what is due until there is nothing left, and print how many tokens were refreshed."""
+    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    sessions = sessionmaker(attach_key_ring(create_engine(url, **options), ring(keys)))
+    clients = {
+        name: OAuthClient("id", CLIENT_SECRET, f"{endpoints}/{name}", requests_per_second=200) for name in providers
+    }
+    done, report = 0, None
+    while report is None or report.refreshed:
+        report = refresh_due(sessions, clients, limit=50)
+        done += sum(report.refreshed.values())
+    print(json.dumps(done), flush=True)
 
 
 def callers(url: str, keys: list[str], token_endpoint: str, count: int) -> None:

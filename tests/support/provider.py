@@ -20,7 +20,7 @@ from authlib.oauth2.rfc6750 import BearerTokenValidator
 from authlib.oauth2.rfc7009 import RevocationEndpoint
 from authlib.oauth2.rfc7523 import JWTBearerClientAssertion
 from authlib.oauth2.rfc7636 import CodeChallenge
-from flask import Flask, Response, current_app, jsonify, request
+from flask import Flask, Response, current_app, jsonify, redirect, request
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from sealchemy.integrations.oauth import OAuthClient
@@ -148,6 +148,7 @@ class Provider:
         client_key: the public key that its JWTs are verified with, or the secret.
         certificates: the subjects of the certificates that clients came with.
         discovery: the document that names its endpoints.
+        authorizations: what came in that header to a page that wants none.
     """
 
     url: str = ""
@@ -170,6 +171,7 @@ class Provider:
     certificates: list[str] = field(default_factory=list)
     assertions: set[str] = field(default_factory=set)
     discovery: dict[str, Any] = field(default_factory=dict)
+    authorizations: list[str | None] = field(default_factory=list)
 
     def client(self, **options: Any) -> OAuthClient:
         """Return a client with the registered credentials."""
@@ -327,11 +329,34 @@ def _save_token(token: dict[str, Any], asked: Any) -> None:
     _provider().save(token, asked.user, old.family if isinstance(old, Token) else None)
 
 
-def _add_what_is_no_standard(application: Flask, provider: Provider) -> None:
+def _add_what_is_no_standard(application: Flask, provider: Provider, protector: ResourceProtector) -> None:
     @application.post("/echo")
     def echo() -> Any:
         said = {"form": request.form, "json": request.get_json(silent=True), "headers": dict(request.headers)}
         return jsonify(access_token="ya29.echo", echo=json.dumps(said))
+
+    @application.post("/upload")
+    @protector()
+    def upload() -> Any:
+        return str(len(request.get_data()))
+
+    @application.get("/refuses")
+    def refuses() -> Any:
+        provider.counts["/refuses"] += 1
+        return "", 401
+
+    @application.get("/here")
+    def here() -> Any:
+        return redirect(f"{provider.url}/calendar")
+
+    @application.get("/elsewhere")
+    def elsewhere() -> Any:
+        return redirect(f"{provider.url}/open".replace("127.0.0.1", "localhost"))
+
+    @application.get("/open")
+    def open_to_all() -> Any:
+        provider.authorizations.append(request.headers.get("Authorization"))
+        return "", 401
 
     @application.get("/.well-known/openid-configuration")
     def discovery() -> Any:
@@ -351,9 +376,9 @@ def _application(provider: Provider) -> Flask:
     server.register_endpoint(Revocation)
     server.register_client_auth_method(Assertion.CLIENT_AUTH_METHOD, Assertion())
     server.register_client_auth_method("tls_client_auth", _by_certificate)
-    _add_what_is_no_standard(application, provider)
     protector = ResourceProtector()
     protector.register_token_validator(Validator())
+    _add_what_is_no_standard(application, provider, protector)
 
     @application.get("/authorize")
     def authorize() -> Any:
