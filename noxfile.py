@@ -29,7 +29,7 @@ def lowest(session: nox.Session) -> None:
     """Run the tests with the lowest versions that pyproject.toml allows a user."""
     project = PYPROJECT["project"]
     extras = project["optional-dependencies"]
-    names = ("alembic", "cli", "integrations", "postgresql", "aws-kms", "azure-kv", "gcp-kms", "vault-transit")
+    names = ("alembic", "cli", "integrations", "otel", "postgresql", "aws-kms", "azure-kv", "gcp-kms", "vault-transit")
     wanted = [*project["dependencies"], *(item for name in names for item in extras[name])]
     found = [re.fullmatch(r"([A-Za-z0-9_-]+)(?:\[\w+\])?>=([0-9.]+)", item) for item in wanted]
     session.install("-e", ".[test]", *(f"{item[1]}=={item[2]}" for item in found if item))

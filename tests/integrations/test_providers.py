@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -134,6 +136,12 @@ def test_every_preset_has_a_stand_in_and_its_pages() -> None:
     for item in STAND_INS.values():
         assert item.pages
         assert all(page.startswith("https://") for page in item.pages)
+
+
+def test_the_page_of_providers_names_every_preset() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/providers.md").read_text()
+    names = {name for name in providers.__all__ if name != "Provider"} | {"discover"}
+    assert {name for name in names if not re.search(rf"`{name}[`(]", page)} == set()
 
 
 @pytest.mark.parametrize("shop", ["evil.example", "a.myshopify.com.evil.example", "evil.example/.myshopify.com", ""])
