@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from ._column.engine_keys import plaintext_reads, unreadable_values
+from ._column.counters import plaintext_reads, unreadable_values
 from .errors import UnsupportedOperationError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ The events are `handed_out`, `refreshed`, `refresh_failed`, `reauthorization_req
 that of the error, or empty.
 """
 
-_lock = threading.Lock()  # an increment of a Counter is none in a thread's eyes
+_lock = threading.Lock()  # Counter does not count exactly in several threads
 
 
 def count_token_event(event: str, provider: str, code: str = "") -> None:

@@ -57,7 +57,7 @@ def test_basic_is_form_encoded_and_raw_is_not(oauth_provider: Provider) -> None:
         provider.answers += [Answer(200, {"access_token": "a"})] * 2
         for method in ("client_secret_basic", "client_secret_basic_raw"):
             client = provider.client(client_id="a b:c", client_secret="s:%41", auth_method=method)
-            client._form.authentication.add("https://x", {}, headers := {})
+            client._requests.form.authentication.add("https://x", {}, headers := {})
             sent.append(base64.b64decode(headers["Authorization"].removeprefix("Basic ")).decode())
             client.refresh("1//x")
     assert sent == ["a%20b%3Ac:s%3A%2541", "a b:c:s:%41"]
@@ -117,7 +117,7 @@ def test_an_assertion_is_short_lived_and_names_its_key(oauth_provider: Provider)
         assertion_headers={"kid": "k1", "alg": "PS256"},
     )
     fields: dict[str, str] = {}
-    client._form.authentication.add("https://provider.example/token", fields, {})
+    client._requests.form.authentication.add("https://provider.example/token", fields, {})
     header, claims = (
         json.loads(base64.urlsafe_b64decode(part + "==")) for part in fields["client_assertion"].split(".")[:2]
     )

@@ -312,17 +312,17 @@ def test_counts_of_many_threads_are_exact() -> None:
 
 
 def test_a_form_encoded_response_is_read(oauth_provider: Provider) -> None:
-    form = "access_token=gho_SENTINEL%2B1&scope=repo%2Cgist&token_type=bearer"
+    form = "access_token=gho_SENTINEL-in-a-form%2B1&scope=repo%2Cgist&token_type=bearer"
     headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
     oauth_provider.answers += [Answer(200, form, headers), Answer(200, "error=bad_refresh_token", headers)]
     grant = oauth_provider.client().refresh("1//x")
-    assert (grant.access_token, grant.scope) == ("gho_SENTINEL+1", "repo,gist")
+    assert (grant.access_token, grant.scope) == ("gho_SENTINEL-in-a-form+1", "repo,gist")
     with pytest.raises(ReauthorizationRequiredError):
         oauth_provider.client().refresh("1//x")
     oauth_provider.answers.append(Answer(200, form, {"Content-Type": "text/html"}))
     with pytest.raises(RefreshFailedError) as caught:
         oauth_provider.client().refresh("1//x")
-    assert_silent(caught.value, "gho_SENTINEL")
+    assert_silent(caught.value, "gho_SENTINEL-in-a-form")
 
 
 def test_tokens_for_the_application_itself_are_renewed_without_a_refresh_token(

@@ -23,7 +23,7 @@ ROOMS = {
 """The private rooms, and the rooms that each may import."""
 
 PRIVATE = set(ROOMS)
-DOORS = {"rewrite", "status", "scrub", "plan", "logs", "kms"}
+DOORS = {"rewrite", "status", "scrub", "plan", "logs", "kms", "metrics"}
 ROOMS |= dict.fromkeys(DOORS, PRIVATE | DOORS)
 ROOMS |= dict.fromkeys(("alembic", "cli", "testing", "integrations"), PRIVATE | DOORS | {"sealchemy"})
 ROOMS["cli"] |= {"integrations"}

@@ -100,7 +100,8 @@ def test_every_variable_is_documented_and_in_the_example() -> None:
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    reference = (ROOT / "docs/reference/api.md").read_text() + (ROOT / "docs/reference/errors.md").read_text()
+    pages = ("api", "errors", "providers")
+    reference = "".join((ROOT / f"docs/reference/{page}.md").read_text() for page in pages)
     assert {name for name in (*sealchemy.__all__, *integrations.__all__) if name not in reference} == set()
 
 

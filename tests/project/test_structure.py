@@ -14,7 +14,7 @@ FIGURES = structure.measure(structure.HERE)
     [
         ("lines of the core", 10300),
         ("modules of more than 250 lines", 2),
-        ("functions of more than 40 lines", 1),
+        ("functions of more than 40 lines", 2),  # one of which is `OAuthClient(...)`, since providers differ in so much
         ("del statements", 12),
         ("dialect branches outside the databases", 0),
     ],

@@ -27,7 +27,7 @@ from sealchemy import BlindIndex, IntegrationError, Key, KeyRing, Rollout, attac
 from sealchemy._databases.access import open_table
 from sealchemy._rewriting.blind_index.filling import fill
 from sealchemy._rewriting.blind_index.index_columns import IndexColumns
-from sealchemy.integrations import OAuthClient, get_valid_token, refresh_due, refreshing
+from sealchemy.integrations import OAuthClient, get_valid_token, refresh_due, waiting
 
 from .provider import CLIENT_ID, CLIENT_SECRET
 
@@ -234,7 +234,7 @@ def dying(url: str, keys: list[str], token_endpoint: str, transactions: int, at_
             os._exit(9)
         return sessions()
 
-    refreshing._MARGIN = 4.0  # a shorter lease, to keep the tests fast
+    waiting._MARGIN = 4.0  # a shorter lease, to keep the tests fast
     client = OAuthClient(CLIENT_ID, CLIENT_SECRET, token_endpoint, timeout=0.5)
     if at_the_request:
         client.refresh = lambda _token: os._exit(9)  # type: ignore[method-assign]
@@ -265,7 +265,7 @@ def soaking(url: str, keys: list[str], token_endpoint: str, users: int) -> None:
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     engine = create_engine(url, poolclass=NullPool, **options)  # a signal may corrupt the state of a pool
     sessions = sessionmaker(attach_key_ring(engine, ring(keys)))
-    refreshing._MARGIN = 4.0  # a shorter lease, to see what follows a kill
+    waiting._MARGIN = 4.0  # a shorter lease, to see what follows a kill
     client = OAuthClient(CLIENT_ID, CLIENT_SECRET, f"{token_endpoint}?{os.getpid()}", timeout=1.0)
 
     def interrupt(*_: object) -> None:

@@ -3,7 +3,6 @@
 import logging
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NoReturn, TypeAlias
@@ -21,22 +20,15 @@ from sealchemy.errors import (
     EnvelopeFormatError,
     KeyRingNotAttachedError,
     PlaintextFoundError,
-    SealchemyError,
     UnsupportedOperationError,
 )
 
+from .counters import count_plaintext, count_unreadable, ignore
 from .rollout import Rollout
 
 _Function: TypeAlias = Callable[[Any], Any]
 
 logger = logging.getLogger("sealchemy")
-
-plaintext_reads: Counter[str] = Counter()
-"""How often this process read plaintext, by context. It stays empty once a column is done."""
-
-unreadable_values: Counter[tuple[str, str]] = Counter()
-"""How many values this process could not read, by context and error: with a wrong key, all of them."""
-
 
 _WRITE_UNBOUND = frozenset({Rollout.PREPARE, Rollout.BIND_PREPARE})
 _READ_PLAINTEXT = frozenset({Rollout.PREPARE, Rollout.MIGRATE})
@@ -85,14 +77,14 @@ class EngineKeys:
 
         Where the values are bound to their row, it takes a pair: the value, and the associated data of the row.
         """
-        return self._current(self._encryptors, self._make_encryptor, _count_nothing, context, kind, bind_to)
+        return self._current(self._encryptors, self._make_encryptor, ignore, context, kind, bind_to)
 
     def decryptor(self, context: str, kind: Plaintext, bind_to: tuple[str, ...] = ()) -> Callable[[Any], Any]:
         """Return a function that decodes a value with whatever ring is attached when it is called.
 
         Where the values are bound to their row, it takes a text: the stored value, and behind it the parts of the row.
         """
-        return self._current(self._decryptors, self._make_decryptor, _count_unreadable, context, kind, bind_to)
+        return self._current(self._decryptors, self._make_decryptor, count_unreadable, context, kind, bind_to)
 
     def digester(self, context: str) -> Callable[[bytes], str]:
         """Return the function that makes the digests of a context now; raises `MissingKeyError` without a key."""
@@ -184,16 +176,6 @@ class EngineKeys:
         return rows.text_decryptor(self.key_ring, context, kind.value, bind_to, read)
 
 
-def _count_nothing(_context: str, _error: BaseException) -> None:
-    pass  # what cannot be written is the caller's mistake
-
-
-def _count_unreadable(context: str, error: BaseException) -> None:
-    if isinstance(error, SealchemyError):
-        with _lock:
-            unreadable_values[context, type(error).__name__] += 1
-
-
 def _plaintext_writer(context: str, kind: Plaintext, longest: int) -> _Function:
     # What could not be encrypted later is refused.
     def write_plaintext(value: Any) -> Any:
@@ -258,9 +240,7 @@ def _accept_plaintext(context: str, kind: Plaintext, stored: Any) -> Any:
     except (TypeError, ValueError, RecursionError):  # some of them hold the value
         problem = kind.stored.find_problem(stored)
     else:
-        plaintext_reads[context] += 1
-        if plaintext_reads[context] == 1:
-            logger.warning("%s: read plaintext; logged once, plaintext_reads keeps counting", context)
+        count_plaintext(context)
         return value
     stored = hide(stored)
     raise EnvelopeFormatError(f"{context}: the stored value is neither encrypted nor plaintext of this type: {problem}")

@@ -10,7 +10,21 @@ from sealchemy import IntegrationError
 
 _LONGEST_TIMEOUT = 300
 _MOST_REQUESTS = 1000.0
-REFRESH_GRANT_TYPES = ("refresh_token", "fb_exchange_token", "client_credentials")
+
+
+def check(timeout: object, rate: object, body: object, refresh_grant_type: object) -> None:
+    """Raise `IntegrationError` if one of these is none."""
+    require_timeout(timeout)
+    if not isinstance(rate, int | float) or not 0 < rate <= _MOST_REQUESTS:
+        raise IntegrationError(
+            f"requests_per_second is {rate!r}; give how often the provider may be asked, up to {_MOST_REQUESTS:g}"
+        )
+    for name, value, choices in (
+        ("body", body, ("form", "json")),
+        ("refresh_grant_type", refresh_grant_type, ("refresh_token", "fb_exchange_token", "client_credentials")),
+    ):
+        if value not in choices:
+            raise IntegrationError(f"{name} must be one of {', '.join(choices)}")
 
 
 def require_timeout(timeout: object) -> None:
@@ -21,18 +35,18 @@ def require_timeout(timeout: object) -> None:
         )
 
 
-def require_rate(rate: object) -> None:
-    """Raise `IntegrationError` if a rate is not a number of requests."""
-    if not isinstance(rate, int | float) or not 0 < rate <= _MOST_REQUESTS:
-        raise IntegrationError(
-            f"requests_per_second is {rate!r}; give how often the provider may be asked, up to {_MOST_REQUESTS:g}"
-        )
+def one_of(auth_method: str | None, older_name: str | None) -> str | None:
+    """Return the method under either of its names, or raise `IntegrationError` if both are given."""
+    if auth_method is not None and older_name is not None:
+        raise IntegrationError("auth_method and token_endpoint_auth_method are the same; pass one")
+    return auth_method or older_name
 
 
-def require_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Raise `IntegrationError` if a value is none of these."""
-    if value not in choices:
-        raise IntegrationError(f"{name} must be one of {', '.join(choices)}")
+def require_callables(on_grant: object, on_reauthorization_required: object) -> None:
+    """Raise `IntegrationError` if one of these is given and cannot be called."""
+    for name, given in (("on_grant", on_grant), ("on_reauthorization_required", on_reauthorization_required)):
+        if given is not None and not callable(given):
+            raise IntegrationError(f"{name} is {type(given).__name__}; pass a function")
 
 
 def texts(name: str, given: Mapping[str, str] | None) -> dict[str, str]:
@@ -48,12 +62,6 @@ def names(name: str, given: Sequence[str]) -> tuple[str, ...]:
     if isinstance(given, str) or not all(isinstance(item, str) for item in given):
         raise IntegrationError(f"{name} takes names, such as ('team.name',)")
     return tuple(given)
-
-
-def require_callable(name: str, given: object) -> None:
-    """Raise `IntegrationError` if it cannot be called."""
-    if given is not None and not callable(given):
-        raise IntegrationError(f"{name} is {type(given).__name__}; pass a function")
 
 
 def authorities(verify: bool | str | Path) -> bool | str:  # noqa: FBT001 - as `requests` calls it

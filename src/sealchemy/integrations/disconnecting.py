@@ -10,9 +10,9 @@ from sealchemy import IntegrationError, IntegrationNotFoundError, SealchemyError
 from sealchemy.metrics import count_token_event
 
 from .integration_row import IntegrationRow
-from .refreshing import Waiting, release
 from .snapshot import Claim
 from .sync_async import Runner
+from .waiting import Waiting, release
 
 if TYPE_CHECKING:
     from .oauth import OAuthClient

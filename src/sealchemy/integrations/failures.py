@@ -76,6 +76,18 @@ class Failures(NamedTuple):
         return self.failures >= _REFUSALS_OF_A_DEAD_GRANT and is_refusal(self.last_error)
 
 
+class Outcome(NamedTuple):
+    """What a failure has done to a row.
+
+    Attributes:
+        must_connect: the user must connect again: the grant is dead, or was refused too often.
+        is_new: the row did not say so before.
+    """
+
+    must_connect: bool = False
+    is_new: bool = False
+
+
 def is_refusal(code: str | None) -> bool:
     """Return whether a provider refused a grant with this code, rather than the application or the moment."""
     return code is not None and code not in NOT_OF_THE_GRANT

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from sqlalchemy import Column, Engine, MetaData, Table, Text, delete, false, inspect, select, update
 from sqlalchemy.orm import Session
@@ -18,7 +17,8 @@ from sealchemy import (
 )
 from sealchemy._values.secret import hide
 
-from .failures import REJECTED, Failures
+from .details import merged_details
+from .failures import REJECTED, Failures, Outcome
 from .identity import require_identity
 from .models import IntegrationMixin, utc_now
 from .snapshot import Claim, Seen, Snapshot
@@ -101,7 +101,7 @@ class IntegrationRow:
             self._update(session, row.id, **rotated, **_freed(row, lease))
             return False
         values = {**fitting(self.model, grant.columns(row.now)), **WORKS, "refreshed_at": row.now}
-        values |= merged_details(session, self.model, self._find, grant)
+        values |= merged_details(session, self.model, self._find, grant.details)
         if row.reauthorization_required:  # another caller sent the same refresh token, and was refused
             values |= {"refresh_token": grant.refresh_token, "reauthorization_required": False}
         self._update(session, row.id, **values, **_freed(row, lease), updated_at=row.now)
@@ -218,43 +218,6 @@ class IntegrationRow:
     def _where(self, statement: Any) -> Any:
         m = self.model
         return statement.where(m.user_id == self.user_id, m.provider == self.provider, m.account == self.account)
-
-
-class Outcome(NamedTuple):
-    """What a failure has done to a row.
-
-    Attributes:
-        must_connect: the user must connect again: the grant is dead, or was refused too often.
-        is_new: the row did not say so before.
-    """
-
-    must_connect: bool = False
-    is_new: bool = False
-
-
-def merged_details(
-    session: Session, model: type[IntegrationMixin], find: Callable[[Any], Any], grant: TokenGrant
-) -> dict[str, Any]:
-    """Return the column `details` of a locked row with what a grant says added; nothing if that is not possible.
-
-    Args:
-        session: in the transaction that locked it.
-        model: of the row.
-        find: returns the query for a column of it.
-        grant: the new one.
-    """
-    if not grant.details or "details" not in inspect(model).columns:
-        return {}
-    try:
-        kept = session.scalar(find(model.details))
-    except SealchemyError as error:  # its tokens exist nowhere else
-        logger.error("details of an integration cannot be read (%s)", type(error).__name__)  # noqa: TRY400 - nor shown
-        return {}
-    if not isinstance(kept, dict | None):
-        logger.warning("details of an integration are no object, so nothing is added to them")
-        return {}
-    details = {**(kept or {}), **grant.details}
-    return {} if details == kept else {"details": details}
 
 
 WORKS: dict[str, Any] = Failures()._asdict()

@@ -2,61 +2,27 @@
 
 from __future__ import annotations
 
-import logging
-import secrets
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import quote
 
-from authlib.integrations.requests_client import OAuth2Session  # type: ignore[import-untyped]
-from requests import Response
-
-from sealchemy import (
-    IntegrationError,
-    PlaintextTypeError,
-    ReauthorizationRequiredError,
-    RefreshFailedError,
-    RevocationFailedError,
-    SecretString,
-)
+from sealchemy import IntegrationError, RevocationFailedError
 from sealchemy._values.secret import hide
 
 from . import client_options
+from .authorization_request import AuthorizationRequest
 from .bounded_http import Transport
 from .client_authentication import ClientAuthentication
 from .dead_grant import DeadGrant
 from .endpoints import check_endpoint, host_of
-from .failures import CLIENT_ERRORS
-from .provider_session import ProviderSession
+from .provider_requests import ProviderRequests
 from .request_form import RequestForm, Revocation, RevocationOptions
-from .responses import DEAD_GRANT_ERRORS, DEAD_TOKEN_ERRORS, Refused, parse, require_codes, with_nested
-from .token_grant import TokenGrant, lifetime, picked, require_text
+from .responses import DEAD_GRANT_ERRORS, require_codes
+from .token_grant import TokenGrant, require_text
 
 __all__ = ["AuthorizationRequest", "OAuthClient", "TokenGrant"]
-
-_LIVES_OF_REFRESH_TOKENS = ("refresh_token_expires_in", "refresh_expires_in", "x_refresh_token_expires_in")
-
-logger = logging.getLogger("sealchemy")
-
-
-@dataclass(frozen=True, slots=True)
-class AuthorizationRequest:
-    """Where to send the user, and the values to keep in their session until they come back.
-
-    Attributes:
-        url: the provider's page.
-        state: compare it with the `state` of the callback; refuse the callback if it differs (RFC 6749, 10.12).
-        code_verifier: for `exchange_code` (RFC 7636); empty if the provider does not take one.
-    """
-
-    url: str
-    state: str
-    code_verifier: str = field(repr=False)
 
 
 class OAuthClient:
@@ -147,27 +113,13 @@ class OAuthClient:
         client_secret, private_key = hide(client_secret), hide(private_key)
         self.client_id = client_id
         self.token_endpoint, self.authorization_endpoint = token_endpoint, authorization_endpoint
-        for endpoint in (authorization_endpoint, revocation_endpoint):
-            if endpoint is not None:
+        for endpoint in (token_endpoint, authorization_endpoint, revocation_endpoint):
+            if endpoint is not None or endpoint is token_endpoint:
                 check_endpoint(endpoint)
-        check_endpoint(token_endpoint)
-        client_options.require_timeout(timeout)
-        client_options.require_rate(requests_per_second)
-        client_options.require_choice("body", body, ("form", "json"))
-        client_options.require_choice("refresh_grant_type", refresh_grant_type, client_options.REFRESH_GRANT_TYPES)
-        client_options.require_callable("on_grant", on_grant)
-        client_options.require_callable("on_reauthorization_required", on_reauthorization_required)
-        if auth_method is not None and token_endpoint_auth_method is not None:
-            raise IntegrationError("auth_method and token_endpoint_auth_method are the same; pass one")
-        self.scope, self.timeout, self.requests_per_second = scope, timeout, requests_per_second
-        self.refresh_grant_type, self.on_reauthorization_required = refresh_grant_type, on_reauthorization_required
-        self._revocation, self._on_grant = Revocation.from_options(revocation), on_grant
-        self._authorization_parameters = client_options.texts("authorization_parameters", authorization_parameters)
-        self._use_pkce, self._path = use_pkce, client_options.names("response_path", response_path)
-        self._details = client_options.names("details", details)
-        self._dead = DEAD_GRANT_ERRORS | require_codes(dead_grant_errors)
-        certificate = client_options.certificate_files(client_certificate)
-        self._tls: dict[str, Any] = {"verify": client_options.authorities(verify), "certificate": certificate}
+        client_options.check(timeout, requests_per_second, body, refresh_grant_type)
+        client_options.require_callables(on_grant, on_reauthorization_required)
+        method = client_options.one_of(auth_method, token_endpoint_auth_method)
+        certificate, how = client_options.certificate_files(client_certificate), Revocation.from_options(revocation)
         authenticate = partial(
             ClientAuthentication,
             client_id,
@@ -177,15 +129,26 @@ class OAuthClient:
             assertion_headers=client_options.texts("assertion_headers", assertion_headers),
             assertion_audience=assertion_audience,
         )
-        method = auth_method or token_endpoint_auth_method
-        self._revoking = authenticate(self._revocation.auth_method or method)
-        self._form = RequestForm(
-            authenticate(method),
-            client_options.texts("headers", headers),
-            client_options.texts("token_params", token_params),
-            client_options.texts("parameter_names", parameter_names),
-            body,
+        self._names = client_options.texts("parameter_names", parameter_names)
+        self._requests = ProviderRequests(
+            RequestForm(
+                authenticate(method),
+                client_options.texts("headers", headers),
+                client_options.texts("token_params", token_params),
+                self._names,
+                body,
+            ),
+            how,
+            authenticate(how.auth_method or method),
+            partial(Transport, timeout, verify=client_options.authorities(verify), certificate=certificate),
+            DEAD_GRANT_ERRORS | require_codes(dead_grant_errors),
+            client_options.names("details", details),
+            on_grant,
         )
+        self.scope, self.timeout, self.requests_per_second = scope, timeout, requests_per_second
+        self.refresh_grant_type, self.on_reauthorization_required = refresh_grant_type, on_reauthorization_required
+        self._authorization_parameters = client_options.texts("authorization_parameters", authorization_parameters)
+        self._use_pkce, self._path = use_pkce, client_options.names("response_path", response_path)
         self.revocation_endpoint = revocation_endpoint and revocation_endpoint.replace("{client_id}", quote(client_id))
 
     def __repr__(self) -> str:
@@ -200,17 +163,13 @@ class OAuthClient:
         """
         if self.authorization_endpoint is None:
             raise IntegrationError("this client has no authorization_endpoint; pass one to OAuthClient")
-        verifier = SecretString(secrets.token_urlsafe(48) if self._use_pkce else "")
-        names = self._form.parameter_names
-        parameters = {"redirect_uri": redirect_uri, "scope": self.scope, **self._authorization_parameters}
-        with OAuth2Session(self.client_id, code_challenge_method="S256") as session:
-            url, state = session.create_authorization_url(
-                self.authorization_endpoint,
-                code_verifier=verifier,
-                **{names.get(name, name): value for name, value in parameters.items()},
-                **({names["client_id"]: self.client_id} if "client_id" in names else {}),
-            )
-        return AuthorizationRequest(url, state, verifier)
+        return AuthorizationRequest.make(
+            self.client_id,
+            self.authorization_endpoint,
+            {"redirect_uri": redirect_uri, "scope": self.scope, **self._authorization_parameters},
+            self._names,
+            use_pkce=self._use_pkce,
+        )
 
     def exchange_code(self, code: str, redirect_uri: str, code_verifier: str | None = None) -> TokenGrant:
         """Exchange the code of a callback for a grant (RFC 6749, section 4.1.3).
@@ -226,7 +185,7 @@ class OAuthClient:
         """
         code, code_verifier = hide(code), hide(code_verifier)
         require_text("code", code)
-        fields = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri}
+        fields: dict[str, Any] = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri}
         if self._use_pkce:
             require_text("code_verifier", code_verifier)
             fields["code_verifier"] = code_verifier
@@ -252,8 +211,7 @@ class OAuthClient:
 
     def can_renew(self, access_token: object, refresh_token: object) -> bool:
         """Return whether there is what `renew` needs."""
-        needed = {"refresh_token": refresh_token, "fb_exchange_token": access_token}.get(self.refresh_grant_type, True)
-        return bool(needed)
+        return bool({"refresh_token": refresh_token, "fb_exchange_token": access_token}.get(self.refresh_grant_type, 1))
 
     def renew(self, access_token: str | None, refresh_token: str | None) -> TokenGrant:
         """Get a new grant for the tokens of a row, in the way of `refresh_grant_type`; raises as `refresh` does."""
@@ -272,7 +230,7 @@ class OAuthClient:
         """Return the token that ends a grant at this provider; None if there is none, or no endpoint."""
         access_token, refresh_token = hide(access_token), hide(refresh_token)
         first, second = refresh_token, access_token
-        if self._revocation.token == "access_token":  # noqa: S105 - a kind
+        if self._requests.revocation.token == "access_token":  # noqa: S105 - a kind
             first, second = second, first
         return (first or second) if self.revocation_endpoint else None
 
@@ -284,63 +242,9 @@ class OAuthClient:
         """
         token = hide(token)
         require_text("token", token)
-        endpoint = self.revocation_endpoint
-        if endpoint is None:
+        if self.revocation_endpoint is None:
             raise RevocationFailedError("this client has no revocation_endpoint")
-        sent = [token, *self._revoking.secrets()]
+        self._requests.revoke(self.revocation_endpoint, token)
 
-        def request(session: ProviderSession) -> object:
-            response = self._form.revoke(session, endpoint, token, self._revocation, self._revoking)
-            return parse(response, frozenset(), sent, needs_token=False)
-
-        refused = self._session(endpoint).ask(request)
-        # Some providers respond with an error for a token that is dead already.
-        if isinstance(refused, Refused) and refused.code not in DEAD_TOKEN_ERRORS:
-            raise RevocationFailedError(
-                f"the token was not revoked: the provider at {host_of(endpoint)} {refused}", code=refused.code
-            )
-
-    def _grant(self, fields: Mapping[str, Any], *sent: str, path: Sequence[str] = ()) -> TokenGrant:
-        asked_at, endpoint = time.monotonic(), self.token_endpoint
-
-        def request(session: ProviderSession) -> object:
-            response: Response = self._form.ask_for_token(session, endpoint, fields)
-            return parse(response, self._dead, [*filter(None, sent), *self._form.authentication.secrets()], path=path)
-
-        token = self._session(endpoint).ask(request)
-        if isinstance(token, Refused):
-            self._raise(token)
-        try:
-            return self._complete(TokenGrant.from_response(with_nested(token, path)).requested_at(asked_at), token)
-        except PlaintextTypeError as error:
-            refused = Refused(f"sent an unusable grant: {error}", "unusable_response")
-        finally:
-            token = hide(token)  # this frame is in the traceback
-        return self._raise(refused)
-
-    def _complete(self, grant: TokenGrant, response: Mapping[str, Any]) -> TokenGrant:
-        """Add what is kept besides the tokens, and never fail: the tokens exist nowhere else."""
-        details = picked(grant.response, self._details)
-        lives = (lifetime(grant.response.get(name)) for name in _LIVES_OF_REFRESH_TOKENS)
-        if self._details and (seconds := next(filter(None, lives), None)):
-            details["refresh_token_expires_at"] = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
-        grant.keep(details, response)
-        if self._on_grant is not None:
-            try:
-                grant.keep({**grant.details, **(self._on_grant(grant) or {})}, response)
-            except Exception as error:  # noqa: BLE001 - its text may be a token
-                logger.error("on_grant failed: %s", type(error).__name__)  # noqa: TRY400 - the traceback too
-        return grant
-
-    def _raise(self, refused: Refused) -> NoReturn:
-        where = f"the provider at {host_of(self.token_endpoint)}"
-        if refused.is_dead:
-            raise ReauthorizationRequiredError(f"{where} {refused}: the user must connect again", code=refused.code)
-        advice = ""
-        if refused.code in {*CLIENT_ERRORS, "unauthorized_client"}:
-            advice = f"; check the secret of client {self.client_id!r} and its auth_method"
-            advice += self._form.authentication.advice()
-        raise RefreshFailedError(f"no token: {where} {refused}{advice}", refused.retry_after, code=refused.code)
-
-    def _session(self, endpoint: str) -> ProviderSession:
-        return ProviderSession(endpoint, Transport(self.timeout, **self._tls))
+    def _grant(self, fields: dict[str, Any], *sent: str, path: Sequence[str] = ()) -> TokenGrant:
+        return self._requests.grant(self.token_endpoint, fields, *sent, path=path)

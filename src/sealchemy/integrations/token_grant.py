@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -16,10 +15,11 @@ from sqlalchemy import inspect
 from sealchemy import IntegrationError, PlaintextTypeError
 from sealchemy._values.secret import has_lone_surrogate, hide, type_name
 
+from .details import hide_texts, is_storable
+
 _LONGEST_LIFE = 10 * 365 * 24 * 3600.0
 _EARLIEST = 1e9  # September 2001; some providers send a lifetime, or 0 for none
 _SCOPE = re.compile(r"[\x20-\x7e]{1,4096}")  # RFC 6749 3.3, and the width of the column
-_LONGEST_DETAIL = 64 * 1024  # bytes
 _FIELDS_IN_0_1 = 6
 _TOKEN_TYPE = re.compile(r"[\x21-\x7e]{1,32}")
 
@@ -131,11 +131,11 @@ class TokenGrant:
 
     def keep(self, details: Mapping[str, Any], response: Mapping[str, Any]) -> None:
         """Keep what a response says besides; details that cannot be stored are left out."""
-        storable = {str(name): item for name, item in details.items() if _is_storable(item)}
-        storable = storable if _is_storable(storable) else {}
-        object.__setattr__(self, "details", _hide_texts(storable))
+        storable = {str(name): item for name, item in details.items() if is_storable(item)}
+        storable = storable if is_storable(storable) else {}
+        object.__setattr__(self, "details", hide_texts(storable))
         try:
-            hidden = _hide_texts(response)
+            hidden = hide_texts(response)
         except RecursionError:
             hidden = {}
         object.__setattr__(self, "response", hidden)
@@ -176,35 +176,6 @@ class TokenGrant:
         state = [*state, *([{}] if len(state) == _FIELDS_IN_0_1 else []), {}, time.monotonic()]
         for name, value in zip(self.__slots__, state, strict=True):
             object.__setattr__(self, name, value)
-
-
-def picked(response: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """Return what a response has under names such as `team.name`, by these names."""
-    found: dict[str, Any] = {}
-    for name in names:
-        value: Any = response
-        for part in name.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        if value is not None:
-            found[name] = value
-    return found
-
-
-def _hide_texts(value: Any) -> Any:
-    """Return a JSON value whose texts, but for the names, are `SecretString`s."""
-    if isinstance(value, str):
-        return hide(value)
-    if isinstance(value, Mapping):
-        return {name: _hide_texts(item) for name, item in value.items()}
-    return [_hide_texts(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _is_storable(value: Any) -> bool:
-    """Return whether the row can have this besides the tokens, which exist nowhere else, and must not fail for it."""
-    try:
-        return len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode()) <= _LONGEST_DETAIL
-    except (ValueError, TypeError, RecursionError):  # not JSON, or not in UTF-8
-        return False
 
 
 def fitting(model: type[Any], columns: dict[str, Any]) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from sqlalchemy.orm import Session
 from sealchemy import IntegrationError, UnsupportedOperationError
 from sealchemy._values.secret import hide
 
+from .details import merged_details
 from .failures import NOT_OF_THE_GRANT, REJECTED
 from .identity import require_identity
-from .integration_row import WORKS, label, merged_details
+from .integration_row import WORKS, label
 from .models import Integration, IntegrationMixin, UtcDateTime, utc_now
 from .token_grant import TokenGrant, fitting
 
@@ -83,7 +84,7 @@ def upsert_integration(
         )
         session.execute(of_row.where(refused).values(refresh_token=None))
         session.execute(of_row.values(**works, updated_at=model.updated_at))
-    if details := merged_details(session, model, lambda column: select(column).filter_by(**identity), grant):
+    if details := merged_details(session, model, lambda column: select(column).filter_by(**identity), grant.details):
         of_row = update(model).filter_by(**identity).execution_options(synchronize_session=False)
         session.execute(of_row.values(**details, updated_at=model.updated_at))
     query = select(model).filter_by(**identity).execution_options(populate_existing=True)
