@@ -169,10 +169,11 @@ def test_an_authority_of_ones_own_replaces_the_others(authority: Authority, monk
         assert refreshed(provider, provider.client(verify=right))
 
 
-def test_a_netrc_file_takes_no_part(oauth_provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "netrc").write_text("default login somebody password else\n")
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert refreshed(oauth_provider, oauth_provider.client())
+def test_a_netrc_file_takes_no_part(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    (authority.folder / "netrc").write_text("default login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(authority.folder / "netrc"))
+    with authlib_server.running(authority.context(ssl.CERT_NONE)) as provider:
+        assert refreshed(provider, provider.client(verify=authority.file))
 
 
 def encrypted_pem() -> str:

@@ -200,7 +200,7 @@ def test_rows_that_are_not_due_are_left_alone(sessions: sessionmaker[Session], e
         {"expires_at": None},
         {"reauthorization_required": True},
         {"next_attempt_at": now + timedelta(minutes=5)},
-        {"refresh_lease": "another", "refresh_lease_until": now + timedelta(minutes=5)},
+        {"refresh_lease": "b", "refresh_lease_until": now + timedelta(minutes=5), "expires_at": now - timedelta(1)},
     ]
     with sessions.begin() as session:
         for number, change in enumerate(changes):
