@@ -211,6 +211,25 @@ def test_across_processes_it_is_said_once(database_url: str, oauth_provider: Pro
     assert sum(said) == 1
 
 
+def test_a_mark_that_another_caller_has_set_is_not_said_again(
+    sessions: sessionmaker[Session], oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two leases at once, of which one has expired: both are refused."""
+    told: list[DeadGrant] = []
+    connect(sessions, oauth_provider)
+    client = oauth_provider.client(on_reauthorization_required=told.append)
+
+    def refused_after_another(*_tokens: object) -> TokenGrant:
+        with sessions.begin() as session:
+            session.execute(update(Integration).values(reauthorization_required=True))
+        raise ReauthorizationRequiredError("refused", code="invalid_grant")
+
+    monkeypatch.setattr(client, "renew", refused_after_another)
+    with pytest.raises(ReauthorizationRequiredError):
+        get_valid_token(sessions, **WHOSE, client=client)
+    assert not told
+
+
 def test_five_refusals_are_said_at_the_fifth(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
     told: list[DeadGrant] = []
     connect(sessions, oauth_provider)

@@ -92,7 +92,6 @@ class IntegrationAuth(*_BASES):  # type: ignore[misc]
         request = response.request.copy()
         if request.body is not None and not isinstance(request.body, str | bytes):
             return response  # a stream has been read
-        request.deregister_hook("response", self._again)
         request.headers["Authorization"] = _bearer(token)
         response.content  # noqa: B018 - reads the rest, so that the connection can be used again
         response.close()
