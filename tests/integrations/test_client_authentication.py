@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import pickle
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,9 @@ def pem(key: Any) -> str:
     return str(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode())
 
 
+RSA = pem(KEYS["RS256"])
+
+
 def refreshed(provider: Provider, client: OAuthClient) -> str:
     """Refresh and revoke, and return the access token of the time between."""
     grant = client.refresh(str(provider.grant().refresh_token))
@@ -77,8 +81,11 @@ def test_a_refused_client_is_told_the_switch_and_nothing_is_repeated(oauth_provi
     assert_silent(caught.value, oauth_provider.client_secret)
     oauth_provider.answers.append(Answer(401, {"error": "invalid_client"}))
     with pytest.raises(RefreshFailedError, match="'client_secret_basic_raw' or 'client_secret_post'"):
-        oauth_provider.client().refresh(str(oauth_provider.grant().refresh_token))
-    assert oauth_provider.counts["/token"] == 2
+        oauth_provider.client(client_secret=secret).refresh(str(oauth_provider.grant().refresh_token))
+    oauth_provider.answers.append(Answer(401, {"error": "invalid_client"}))
+    with pytest.raises(RefreshFailedError, match=r"auth_method='client_secret_post'$"):  # encoding changes nothing
+        oauth_provider.client(client_secret="plain").refresh(str(oauth_provider.grant().refresh_token))
+    assert oauth_provider.counts["/token"] == 3
 
 
 @pytest.mark.parametrize("algorithm", KEYS)
@@ -176,6 +183,28 @@ def test_a_netrc_file_takes_no_part(authority: Authority, monkeypatch: pytest.Mo
         assert refreshed(provider, provider.client(verify=authority.file))
 
 
+def test_a_client_can_be_sent_to_another_process() -> None:
+    common: dict[str, Any] = {"client_id": "id", "token_endpoint": "https://provider.example/token"}
+    for how in (
+        {"client_secret": CLIENT_SECRET, "headers": {"X-Key": "SENTINEL-of-a-header"}},
+        {"client_secret": None, "auth_method": "private_key_jwt", "private_key": pem(KEYS["ES256"])},
+    ):
+        client = OAuthClient(**common, **how)
+        copied = pickle.loads(pickle.dumps(client))  # noqa: S301 - made here
+        assert repr(copied) == repr(client)
+        copied._requests.form.authentication.add("https://x", fields := {}, {})
+        assert "SENTINEL" not in f"{client._requests!r}{fields!r}"
+
+
+def test_generators_name_what_they_name(oauth_provider: Provider) -> None:
+    oauth_provider.answers.append(Answer(200, {"access_token": "a", "user": {"access_token": "b", "team": "t"}}))
+    client = oauth_provider.client(
+        details=(name for name in ["team"]), response_path=(name for name in ["user"]), use_pkce=False
+    )
+    grant = client.exchange_code("code", "https://app.example/callback")
+    assert (grant.access_token, grant.details) == ("b", {"team": "t"})
+
+
 def encrypted_pem() -> str:
     options = (Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"password-SENTINEL"))
     return str(KEYS["RS256"].private_bytes(*options).decode())
@@ -184,8 +213,8 @@ def encrypted_pem() -> str:
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"auth_method": "private_key_jwt"}, "needs one"),
-        ({"private_key": pem(KEYS["RS256"])}, "is for auth_method private_key_jwt"),
+        ({"auth_method": "private_key_jwt"}, "needs a private_key"),
+        ({"private_key": pem(KEYS["RS256"])}, "is for auth_method private_key_jwt, and this"),
         ({"auth_method": "private_key_jwt", "private_key": "-----BEGIN SENTINEL-key"}, "private_key cannot be read"),
         ({"auth_method": "private_key_jwt", "private_key": encrypted_pem()}, "private_key cannot be read"),
         ({"auth_method": "private_key_jwt", "private_key": pem(Ed25519PrivateKey.generate())}, "cannot be read"),
@@ -197,6 +226,22 @@ def encrypted_pem() -> str:
             },
             "cannot sign with ES256",
         ),
+        ({"auth_method": "client_secret_jwt", "assertion_headers": {"alg": "none"}}, "cannot sign with none"),
+        (
+            {
+                "auth_method": "private_key_jwt",
+                "private_key": pem(KEYS["RS256"]),
+                "assertion_headers": {"alg": "HS256"},
+            },
+            "cannot sign with HS256",
+        ),
+        ({"auth_method": ""}, "auth_method must be one of"),
+        ({"auth_method": []}, "auth_method must be one of"),
+        ({"verify": ""}, "always verified"),
+        ({"client_certificate": 5}, "client_certificate takes a PEM file"),
+        ({"revocation": {"method": []}}, "revocation takes a dictionary"),
+        ({"details": None}, "details takes names"),
+        ({"headers": {"X-Key": "client-secret-SENTINEL\n"}}, "each in one line"),
         ({"auth_method": "client_secret_post", "client_secret": None}, "needs a client_secret"),
         ({"auth_method": "tls_client_auth"}, "needs a client_certificate"),
         ({"auth_method": "none", "token_endpoint_auth_method": "none"}, "pass one"),

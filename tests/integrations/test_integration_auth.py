@@ -116,6 +116,61 @@ def pieces() -> Iterator[bytes]:
     yield b"body"
 
 
+@pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx", "httpx2"])
+def test_files_are_not_sent_again_as_they_may_have_been_read(
+    library: Any, auth: IntegrationAuth, oauth_provider: Provider
+) -> None:
+    end_token(oauth_provider)
+    with library.Client(auth=auth) as client:
+        url = f"{oauth_provider.url}/upload"
+        assert client.post(url, files={"f": ("name", io.BytesIO(b"the body"))}).status_code == 401
+        assert client.post(url, files={"f": ("name", io.BytesIO(b"the body"))}).status_code == 200
+
+
+def test_a_401_for_another_reason_than_the_token_is_the_answer(
+    send: Any, auth: IntegrationAuth, oauth_provider: Provider
+) -> None:
+    header = 'Bearer realm="api", error="insufficient_scope", error_description="invalid_token"'
+    assert send(f"{oauth_provider.url}/refuses", auth, params={"header": header}).status_code == 401
+    assert oauth_provider.counts["/token"] == 0
+    send(f"{oauth_provider.url}/refuses", auth, params={"header": 'Bearer error="invalid_token"'})
+    assert oauth_provider.counts["/token"] == 1
+
+
+def test_hooks_of_the_application_run_after_a_retry(auth: IntegrationAuth, oauth_provider: Provider) -> None:
+    seen: list[int] = []
+
+    def see(response: Any, **_options: Any) -> None:
+        seen.append(response.status_code)
+
+    end_token(oauth_provider)
+    with requests.Session() as session:
+        session.auth = auth
+        session.hooks["response"] = [see]
+        request = session.prepare_request(requests.Request("GET", f"{oauth_provider.url}/calendar"))
+        assert session.send(request, timeout=10).status_code == 200
+        assert session.send(request, timeout=10).status_code == 200  # the same object, which has the first token
+    assert len(seen) == 2
+
+
+def test_a_token_that_no_header_can_have_is_not_shown(
+    send: Any, sessions: sessionmaker[Session], oauth_provider: Provider
+) -> None:
+    token = "ya29.SENTINEL-of-this-test\n"
+    connect(sessions, oauth_provider, access_token=token, expires_in=3600)
+    auth = IntegrationAuth(sessions, **WHOSE, client=oauth_provider.client())
+    with pytest.raises(IntegrationError, match="no header can have") as caught:
+        send(f"{oauth_provider.url}/calendar", auth)
+    assert "SENTINEL-of-this-test" not in shown_by(caught.value)
+
+
+@pytest.mark.parametrize("host", ["https://api.example", "api.example:443", "", "api.example/"])
+def test_a_host_is_a_name(sessions: sessionmaker[Session], oauth_provider: Provider, host: str) -> None:
+    with pytest.raises(IntegrationError, match="give the name alone"):
+        IntegrationAuth(sessions, **WHOSE, client=oauth_provider.client(), host=host)
+    assert IntegrationAuth(sessions, **WHOSE, client=oauth_provider.client(), host="API.example")
+
+
 @pytest.mark.parametrize("make", [pieces, lambda: io.BytesIO(b"the body")], ids=["generator", "file"])
 def test_a_stream_is_not_sent_again_and_the_next_request_has_a_new_token(
     send: Any, auth: IntegrationAuth, oauth_provider: Provider, make: Callable[[], Any]
@@ -140,7 +195,7 @@ def test_a_redirect_to_another_host_takes_no_token_along(
 
 @pytest.mark.parametrize("url", ["http://api.example/calendar", "http://127.0.0.1.evil.example/"])
 def test_no_token_is_sent_without_tls(send: Any, auth: IntegrationAuth, url: str) -> None:
-    with pytest.raises(IntegrationError, match="is not https"):
+    with pytest.raises(IntegrationError, match="no token without TLS"):
         send(url, auth)
 
 

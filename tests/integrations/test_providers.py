@@ -97,9 +97,13 @@ def test_connect_refresh_and_revoke(stand_in: Running, sessions: sessionmaker[Se
     assert {name: (found.details or {}).get(name) for name in wanted.details}.items() >= details.items()
     if "refresh_token_expires_at" in wanted.details:
         assert datetime.fromisoformat(found.details["refresh_token_expires_at"]) > datetime.now(UTC)
+    expire(sessions)  # a provider that revokes by the access token takes no expired one
     disconnect_integration(sessions, **whose)
     assert row(sessions) is None
-    assert stand_in.asked == ["/token", "/token", *(["/revoke"] if wanted.revoked else [])]
+    renewed = (
+        ["/token"] if wanted.revoked and wanted.preset.get("revocation", {}).get("token") == "access_token" else []
+    )
+    assert stand_in.asked == ["/token", "/token", *renewed, *(["/revoke"] if wanted.revoked else [])]
     assert not stand_in.problems
 
 
@@ -142,6 +146,18 @@ def test_the_page_of_providers_names_every_preset() -> None:
     page = (Path(__file__).parents[2] / "docs/reference/providers.md").read_text()
     names = {name for name in providers.__all__ if name != "Provider"} | {"discover"}
     assert {name for name in names if not re.search(rf"`{name}[`(]", page)} == set()
+
+
+@pytest.mark.parametrize("host", ["evil.example", "https://test.salesforce.com", "evil.example/.salesforce.com", ""])
+def test_a_host_of_a_preset_is_one_of_the_provider_s(host: str) -> None:
+    assert providers.salesforce("my.sandbox.my.salesforce.com")
+    for wrong in (
+        lambda: providers.salesforce(host),
+        lambda: providers.microsoft(f"{host}/x"),
+        lambda: providers.gitlab(f"http://{host}"),
+    ):
+        with pytest.raises(IntegrationError):
+            wrong()
 
 
 @pytest.mark.parametrize("shop", ["evil.example", "a.myshopify.com.evil.example", "evil.example/.myshopify.com", ""])

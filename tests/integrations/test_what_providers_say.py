@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import pickle
@@ -20,6 +21,7 @@ from sealchemy import (
     IntegrationError,
     Key,
     KeyRing,
+    PlaintextTypeError,
     ReauthorizationRequiredError,
     RefreshFailedError,
     UnknownKeyError,
@@ -27,6 +29,7 @@ from sealchemy import (
     metrics,
 )
 from sealchemy.integrations import (
+    Base,
     DeadGrant,
     Integration,
     TokenGrant,
@@ -41,10 +44,14 @@ from tests.support.leaks import assert_silent, shown_by
 from tests.support.provider import Answer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Engine
     from sqlalchemy.orm import Session, sessionmaker
 
     from tests.support.provider import Provider
 
+REFRESH = "1//SENTINEL-refresh-token-of-this-test"
 GOOD = {"access_token": "ya29.new", "refresh_token": "1//new", "token_type": "Bearer", "expires_in": 3600}
 
 
@@ -150,6 +157,114 @@ def test_a_hook_sees_each_grant_and_what_it_returns_is_stored(
     token = get_valid_token(sessions, **WHOSE, client=client)
     assert [grant.access_token for grant in seen] == [token]
     assert details(sessions) == {"count": 1}
+
+
+@pytest.mark.parametrize("interruption", [SystemExit, asyncio.CancelledError, KeyboardInterrupt])
+def test_whatever_a_hook_does_the_tokens_are_stored_before(
+    sessions: sessionmaker[Session], oauth_provider: Provider, interruption: type[BaseException]
+) -> None:
+    seen: list[BaseException] = []
+
+    def on_grant(_grant: TokenGrant) -> None:
+        seen.append(interruption())
+        raise seen[0]
+
+    connect(sessions, oauth_provider)
+    with pytest.raises(interruption):
+        get_valid_token(sessions, **WHOSE, client=oauth_provider.client(on_grant=on_grant))
+    granted = oauth_provider.tokens[-1]
+    with sessions() as session:
+        stored = session.execute(select(Integration.access_token, Integration.refresh_token)).one()
+    assert stored == (granted.access_token, granted.refresh_token)
+    assert granted.access_token not in shown_by(seen[0])
+    assert str(granted.refresh_token) not in shown_by(seen[0])
+
+
+def test_a_hook_may_take_its_time_and_ask_for_the_token(
+    sessions: sessionmaker[Session], oauth_provider: Provider
+) -> None:
+    asked: list[str] = []
+
+    def on_grant(grant: TokenGrant) -> None:
+        asked.append(get_valid_token(sessions, **WHOSE, client=oauth_provider.client()))
+        assert asked[-1] == grant.access_token
+
+    connect(sessions, oauth_provider)
+    token = get_valid_token(sessions, **WHOSE, client=oauth_provider.client(on_grant=on_grant))
+    assert asked == [token]
+    assert oauth_provider.counts["/token"] == 1
+
+
+def test_coroutine_functions_are_refused(oauth_provider: Provider) -> None:
+    async def hook(_argument: Any) -> None:
+        """Do nothing."""
+
+    class Hook:
+        async def __call__(self, _argument: Any) -> None:
+            """Do nothing."""
+
+    for name in ("on_grant", "on_reauthorization_required"):
+        for wrong in (hook, Hook()):
+            with pytest.raises(IntegrationError, match="is a coroutine function"):
+                oauth_provider.client(**{name: wrong})
+
+
+@pytest.mark.parametrize("said", [{"a": {1: 2}}, {"a": {None: 2}}, {5: "x"}, {"a": object()}, {"a": "x" * 30_000}])
+def test_what_a_hook_returns_and_no_column_can_hold_is_left_out(
+    make_engine: Callable[..., Engine], oauth_provider: Provider, said: Any
+) -> None:
+    from sqlalchemy.orm import sessionmaker
+
+    engine = make_engine(ring=KeyRing(primary=Key.generate(), size_limit=8192))
+    Base.metadata.create_all(engine)
+    sessions = sessionmaker(engine)
+    connect(sessions, oauth_provider)
+    client = oauth_provider.client(on_grant=lambda _grant: said)
+    assert get_valid_token(sessions, **WHOSE, client=client) == oauth_provider.tokens[-1].access_token
+    assert details(sessions) is None
+    with sessions.begin() as session:
+        grant = TokenGrant(access_token="connected", details=said)
+        upsert_integration(session, **WHOSE, grant=grant)
+    assert get_valid_token(sessions, **WHOSE, client=client) == "connected"
+
+
+def test_a_time_that_no_database_can_hold_is_cut(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
+    grant = TokenGrant.from_response({**GOOD, "expires_at": 253402300799})
+    assert grant.expires_at is not None
+    assert grant.expires_at < datetime.now(UTC) + timedelta(days=3651)
+    with sessions.begin() as session:
+        upsert_integration(session, **WHOSE, grant=grant)
+    assert get_valid_token(sessions, **WHOSE, client=oauth_provider.client()) == "ya29.new"
+
+
+def test_a_grant_that_is_refused_shows_nothing_of_its_response() -> None:
+    for wrong in ({"access_token": "", "refresh_token": REFRESH}, {"access_token": 5, "x": [REFRESH]}):
+        with pytest.raises(PlaintextTypeError) as caught:
+            TokenGrant.from_response(wrong)
+        assert_silent(caught.value, REFRESH)
+
+
+@pytest.mark.parametrize("purpose", [None, 5, b"x"])
+def test_a_purpose_is_text(sessions: sessionmaker[Session], oauth_provider: Provider, purpose: Any) -> None:
+    with pytest.raises(IntegrationError, match="purpose is"):
+        get_valid_token(sessions, **WHOSE, client=oauth_provider.client(), purpose=purpose)
+
+
+def test_attributes_of_the_application_s_log_records_are_kept(caplog: pytest.LogCaptureFixture) -> None:
+    factory = logging.getLogRecordFactory()
+
+    def with_provider(*arguments: Any, **options: Any) -> logging.LogRecord:
+        record = factory(*arguments, **options)
+        record.provider = "of the application"
+        return record
+
+    caplog.set_level(logging.INFO, "sealchemy.audit")
+    logging.setLogRecordFactory(with_provider)
+    try:
+        handed_out(7, "u1", "google", "", "purpose")
+    finally:
+        logging.setLogRecordFactory(factory)
+    assert "provider='google'" in caplog.text
 
 
 @pytest.mark.parametrize("wrong", ["SENTINEL-of-the-hook", ["SENTINEL-of-the-hook"], RuntimeError, object()])
@@ -273,12 +388,13 @@ def test_each_token_that_is_handed_out_is_in_the_audit_trail(
     assert [line.purpose for line in lines] == ["calendar sync", "two\nlines", "x" * 200, ""]  # type: ignore[attr-defined]
     assert {(line.integration_id, line.provider) for line in lines} == {(1, "google")}  # type: ignore[attr-defined]
     messages = [line.getMessage() for line in lines]
-    assert messages[0].endswith("integration_id='1', provider='google', purpose='calendar sync'")
+    wanted = "integration_id='1', user_id='u1', provider='google', account='', purpose='calendar sync'"
+    assert messages[0].endswith(wanted)
     assert not any("\n" in message or str(token) in message for message in messages for token in tokens)
 
 
 def test_the_audit_trail_never_fails_for_an_id_of_any_type() -> None:
-    handed_out(object(), "p", "purpose")
+    handed_out(object(), 1, "p", "", "purpose")
 
 
 def test_a_wrong_key_raises_a_counter_that_opentelemetry_reads(
@@ -387,9 +503,12 @@ def test_endpoints_are_discovered(oauth_provider: Provider) -> None:
     ("more", "text"),
     [
         ({"issuer": "https://evil.example"}, "another issuer"),
-        ({"token_endpoint": "http://evil.example/token"}, "is not https"),
+        ({"token_endpoint": "http://evil.example/token"}, "no token_endpoint with TLS"),
         ({"token_endpoint": None}, "has no token_endpoint"),
         ({"error": "SENTINEL_in_the_answer"}, "with an error"),
+        ({"token_endpoint_auth_methods_supported": 5}, "names no way to authenticate"),
+        ({"token_endpoint_auth_methods_supported": "client_secret_basic"}, "names no way to authenticate"),
+        ({"token_endpoint_auth_methods_supported": ["kerberos"]}, "names no way to authenticate"),
     ],
 )
 def test_a_wrong_discovery_document_is_refused(oauth_provider: Provider, more: dict[str, Any], text: str) -> None:
@@ -400,7 +519,7 @@ def test_a_wrong_discovery_document_is_refused(oauth_provider: Provider, more: d
 
 
 def test_a_server_without_a_document_is_named(oauth_provider: Provider) -> None:
-    with pytest.raises(IntegrationError, match="it responded with an error"):
+    with pytest.raises(IntegrationError, match=r"responded with an error .*Keycloak"):
         discover(oauth_provider.url)
     with pytest.raises(IntegrationError, match="could not be reached"):
         discover("http://127.0.0.1:1")

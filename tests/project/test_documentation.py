@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 import typer.main
+from opentelemetry.sdk.metrics import MeterProvider
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 from sybil import Sybil
@@ -37,9 +38,12 @@ RUN_SEPARATELY = {"tutorial.md", "store-oauth-tokens.md", "migrate-from-pgcrypto
 
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
-    factory = logging.getLogRecordFactory()
+    factory, audit = logging.getLogRecordFactory(), logging.getLogger("sealchemy.audit")
     yield
     logging.setLogRecordFactory(factory)
+    audit.handlers.clear()
+    audit.propagate = True
+    audit.setLevel(logging.NOTSET)
     structlog.reset_defaults()
 
 
@@ -67,6 +71,8 @@ def run(page: Path, **namespace: object) -> None:
         session.close()
     for engine in [item for item in document.namespace.values() if isinstance(item, Engine)]:
         engine.dispose()
+    for meters in [item for item in document.namespace.values() if isinstance(item, MeterProvider)]:
+        meters.shutdown()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -343,7 +343,7 @@ def _add_what_is_no_standard(application: Flask, provider: Provider, protector: 
     @application.get("/refuses")
     def refuses() -> Any:
         provider.counts["/refuses"] += 1
-        return "", 401
+        return "", 401, {"WWW-Authenticate": request.args.get("header", "Bearer")}
 
     @application.get("/here")
     def here() -> Any:

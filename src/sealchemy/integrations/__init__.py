@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .providers import reddit as reddit
     from .providers import salesforce as salesforce
     from .providers import shopify as shopify
-    from .scheduling import RefreshReport as RefreshReport
+    from .refresh_report import RefreshReport as RefreshReport
     from .scheduling import refresh_due as refresh_due
     from .scheduling import refresh_due_async as refresh_due_async
     from .schemas import IntegrationPublic as IntegrationPublic
@@ -77,7 +77,7 @@ _MODULES = {
     "NOTION": "providers",
     "OAuthClient": "oauth",
     "QUICKBOOKS": "providers",
-    "RefreshReport": "scheduling",
+    "RefreshReport": "refresh_report",
     "SALESFORCE": "providers",
     "SLACK": "providers",
     "SLACK_USER": "providers",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Callable, Generator
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,7 +12,8 @@ from urllib.parse import urlsplit
 from sealchemy import IntegrationError
 from sealchemy._values.secret import hide
 
-from .endpoints import check_endpoint
+from .audit import require_purpose
+from .endpoints import is_safe
 from .models import Integration, IntegrationMixin
 from .oauth import OAuthClient
 from .service import get_valid_token, get_valid_token_async
@@ -19,15 +21,23 @@ from .service import get_valid_token, get_valid_token_async
 _UNAUTHORIZED = 401  # RFC 9110, section 15.5.2
 
 # httpx takes instances of its own class; `requests` takes anything that can be called.
-_BASES: Any = tuple(import_module(name).Auth for name in ("httpx", "httpx2") if find_spec(name)) or (object,)
+_HTTPX = [import_module(name) for name in ("httpx", "httpx2") if find_spec(name)]
+_BASES: Any = tuple(module.Auth for module in _HTTPX) or (object,)
+_IN_MEMORY: Any = tuple(module.ByteStream for module in _HTTPX)
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+_ERROR = re.compile(r"\berror=\"?([a-z_]+)")
+_HOST = re.compile(r"[A-Za-z0-9.-]+")
 
 
 class IntegrationAuth(*_BASES):  # type: ignore[misc]
     """The `auth` of a client, or of one request, of httpx (also `AsyncClient`) and `requests`.
 
     Each request gets a valid token. If the provider answers with 401, the token counts as rejected, and the request is
-    sent once more with a new one, unless its body was a stream, which is gone. A redirect to another host takes no
-    token along. Raises as `get_valid_token` does.
+    sent once more with a new one, unless its body was a stream or has files, which are read. A redirect to another host
+    takes no token along. Raises as `get_valid_token` does.
+
+    A 401 whose `WWW-Authenticate` names another error than `invalid_token` is returned as it is. An API that has no
+    such header, and answers 401 to a valid token (for a scope that is missing, say), costs a refresh each time.
     """
 
     def __init__(  # noqa: PLR0913 - as `get_valid_token`
@@ -59,7 +69,10 @@ class IntegrationAuth(*_BASES):  # type: ignore[misc]
                 the application makes sure that it sends its requests to the provider alone.
             model: the table, if it is not the ready-made one.
         """
-        self._session_factory, self._host = session_factory, host
+        if host is not None and not _HOST.fullmatch(host):
+            raise IntegrationError(f"host is {host!r}; give the name alone, without https:// and without a port")
+        require_purpose(purpose)
+        self._session_factory, self._host = session_factory, host and host.lower()
         self._arguments: dict[str, Any] = {
             "user_id": user_id,
             "provider": provider,
@@ -85,16 +98,15 @@ class IntegrationAuth(*_BASES):  # type: ignore[misc]
 
     def _again(self, response: Any, **options: Any) -> Any:
         """Send a request of `requests` once more, if its token was refused."""
-        sent = response.request.headers.get("Authorization", "")
-        if response.status_code != _UNAUTHORIZED or not sent.startswith("Bearer "):
-            return response  # a redirect to another host has no token
-        token = self._token(rejected=hide(sent.removeprefix("Bearer ")))
+        if not _is_refused(response):
+            return response
+        response.content  # noqa: B018 - reads the rest, so that the connection can be used again
+        response.close()
+        token = self._token(rejected=hide(response.request.headers["Authorization"].removeprefix("Bearer ")))
         request = response.request.copy()
         if request.body is not None and not isinstance(request.body, str | bytes):
             return response  # a stream has been read
         request.headers["Authorization"] = _bearer(token)
-        response.content  # noqa: B018 - reads the rest, so that the connection can be used again
-        response.close()
         again = response.connection.send(request, **options)
         again.history.append(response)
         again.request = request
@@ -126,12 +138,15 @@ class IntegrationAuth(*_BASES):  # type: ignore[misc]
     def _check(self, url: str) -> None:
         """Refuse to send a token without TLS, or to another host than the provider's."""
         parts = urlsplit(url)
-        check_endpoint(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/")
+        if not is_safe(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/"):
+            raise IntegrationError(f"a request to {parts.hostname!r} gets no token without TLS; use https://")
         if self._host is not None and parts.hostname != self._host:
             raise IntegrationError(f"a request to {parts.hostname!r} with the auth of {self._host!r}: it gets no token")
 
 
 def _bearer(token: str) -> Any:
+    if not _TOKEN.fullmatch(token):
+        raise IntegrationError("the access token has a character that no header can have; connect the account again")
     return hide(f"Bearer {token}")  # RFC 6750, section 2.1
 
 
@@ -141,9 +156,16 @@ def _with(request: Any, token: str) -> Any:
 
 
 def _is_refused(response: Any) -> bool:
-    return response.status_code == _UNAUTHORIZED and "Authorization" in response.request.headers
+    """Return whether a response refuses the token, rather than something else about the request.
+
+    After a redirect to another host, there was none. RFC 6750 (section 3.1) has other errors in the same header.
+    """
+    if response.status_code != _UNAUTHORIZED or "Authorization" not in response.request.headers:
+        return False
+    error = _ERROR.search(response.headers.get("WWW-Authenticate", ""))
+    return error is None or error.group(1) == "invalid_token"
 
 
 def _can_repeat(request: Any) -> bool:
-    """Return whether a body can be sent again; httpx refuses to read a stream twice."""
-    return not getattr(request.stream, "_is_stream_consumed", False)
+    """Return whether a body can be sent again: it is in memory, and is no file or stream that has been read."""
+    return isinstance(request.stream, _IN_MEMORY)

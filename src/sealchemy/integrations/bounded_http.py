@@ -97,6 +97,7 @@ class Transport(HTTPAdapter):
             certificate: a file with the client's certificate and its key, or one for each.
         """
         self.seconds, self._deadline = seconds, time.monotonic() + seconds
+        assert verify  # noqa: S101 - False, or nothing, would mean that certificates are not verified
         self._tls: dict[str, Any] = {"cert": certificate} | ({} if verify is True else {"verify": verify})
         self._sockets: list[socket.socket] = []
         super().__init__()

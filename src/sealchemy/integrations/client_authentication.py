@@ -20,11 +20,6 @@ _ASSERTION_SECONDS = 60
 _CURVES = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}  # RFC 7518, section 3.4
 _NEED_SECRET = {"client_secret_basic", "client_secret_basic_raw", "client_secret_post", "client_secret_jwt"}
 _NEED_CERTIFICATE = {"tls_client_auth", "self_signed_tls_client_auth"}
-_OTHERS = {
-    "client_secret_basic": "'client_secret_basic_raw' or 'client_secret_post'",
-    "client_secret_basic_raw": "'client_secret_basic'",
-    "client_secret_post": "'client_secret_basic'",
-}
 METHODS = (*sorted(_NEED_SECRET), "private_key_jwt", *sorted(_NEED_CERTIFICATE), "none")
 """What `OAuthClient(auth_method=...)` takes: RFC 7591 (section 2), RFC 8705 (section 2.1.1), and one for servers that
 do not encode."""
@@ -47,18 +42,13 @@ class ClientAuthentication:
         """Check that the credentials are there; raises `IntegrationError` if not."""
         self.client_id, self._secret, self._key = client_id, client_secret, private_key
         self._audience, self._headers = assertion_audience, dict(assertion_headers)
-        self.method = method or ("client_secret_basic" if client_secret else "none")
+        self.method = ("client_secret_basic" if client_secret else "none") if method is None else method
         problem = self._find_problem(has_certificate=has_certificate)
         if problem is not None:
             raise IntegrationError(problem)
-        if private_key is not None:
-            self._jwk: OctKey | RSAKey | ECKey = _read_key(private_key)
-            self._headers.setdefault("alg", _algorithm(self._jwk))
-            self._sign_one()
-        elif self.method == "client_secret_jwt":
-            self._jwk = OctKey.import_key(str(client_secret))
-            self._headers.setdefault("alg", "HS256")
-            self._sign_one()
+        if self.method.endswith("_jwt"):
+            self._headers.setdefault("alg", "HS256" if private_key is None else _algorithm(_read_key(private_key)))
+            self._require_signature()
 
     def _find_problem(self, *, has_certificate: bool) -> str | None:
         method, secret = self.method, self._secret
@@ -66,25 +56,29 @@ class ClientAuthentication:
             return "client_id is empty; the provider gave you one when you registered the application"
         if not isinstance(secret, str | None) or not isinstance(self._key, str | None):
             return f"{'client_secret' if self._key is None else 'private_key'} is not text"
-        if method not in METHODS:
+        if not isinstance(method, str) or method not in METHODS:
             return f"auth_method must be one of {', '.join(METHODS)}"
         if method in _NEED_SECRET and not secret:
             return f"auth_method {method} needs a client_secret"
-        if (method == "private_key_jwt") != (self._key is not None):
-            return "private_key, in PEM, is for auth_method private_key_jwt, which needs one"
+        if method == "private_key_jwt" and self._key is None:
+            return "auth_method private_key_jwt needs a private_key: the text of a PEM file"
+        if method != "private_key_jwt" and self._key is not None:
+            return f"private_key is for auth_method private_key_jwt, and this one is {method}"
         if method in _NEED_CERTIFICATE and not has_certificate:
             return f"auth_method {method} needs a client_certificate"
         if method == "client_secret_basic_raw" and not f"{self.client_id}{secret!s}".isascii():
             return f"the client's id or secret is not ASCII, which auth_method {method} cannot send"
         return None
 
-    def _sign_one(self) -> None:
-        try:
-            self._assertion("https://example.com")
-        except Exception as error:  # noqa: BLE001 - its text may quote the key
-            problem = type(error).__name__
-        else:
-            return
+    def _require_signature(self) -> None:
+        problem, kinds = "not one of its algorithms", ("HS",) if self._key is None else ("RS", "PS", "ES")
+        if self._headers["alg"].startswith(kinds):  # not `none`
+            try:
+                self._assertion("https://example.com")
+            except Exception as error:  # noqa: BLE001 - its text may quote the key
+                problem = type(error).__name__
+            else:
+                return
         what = "private_key" if self._key is not None else "client_secret"
         raise IntegrationError(f"{what} cannot sign with {self._headers['alg']} ({problem}); see assertion_headers")
 
@@ -94,8 +88,15 @@ class ClientAuthentication:
 
     def advice(self) -> str:
         """Return what may help where the provider does not know the application."""
-        other = _OTHERS.get(self.method)
-        return f"; some providers need auth_method={other}" if other else ""
+        others = {
+            "client_secret_basic": "'client_secret_post'",
+            "client_secret_basic_raw": "'client_secret_basic'",
+            "client_secret_post": "'client_secret_basic'",
+        }
+        both = f"{self.client_id}{self._secret}"
+        if self.method == "client_secret_basic" and quote(both, safe="") != both:  # encoding changes it
+            return "; some providers need auth_method='client_secret_basic_raw' or 'client_secret_post'"
+        return f"; some providers need auth_method={others[self.method]}" if self.method in others else ""
 
     def add(self, endpoint: str, fields: dict[str, Any], headers: dict[str, str]) -> None:
         """Add the credentials to the fields, or to the headers, of a request."""
@@ -116,7 +117,8 @@ class ClientAuthentication:
         now, client_id, algorithm = int(time.time()), self.client_id, self._headers["alg"]
         claims = {"iss": client_id, "sub": client_id, "aud": audience, "jti": secrets.token_urlsafe(24)}
         times = {"iat": now, "exp": now + _ASSERTION_SECONDS}
-        return jwt.encode(self._headers, claims | times, self._jwk, algorithms=[algorithm])
+        key = OctKey.import_key(str(self._secret)) if self._key is None else _read_key(self._key)
+        return jwt.encode(self._headers, claims | times, key, algorithms=[algorithm])
 
 
 def _basic(name: str, secret: str) -> str:
@@ -134,7 +136,9 @@ def _read_key(private_key: str) -> RSAKey | ECKey:
             continue
         if key.is_private:
             return key
-    raise IntegrationError("private_key cannot be read; it takes PEM without a password, of RSA, P-256, P-384 or P-521")
+    raise IntegrationError(
+        "private_key cannot be read; it takes the text of a PEM file without a password, of RSA, P-256, P-384 or P-521"
+    )
 
 
 def _algorithm(key: RSAKey | ECKey) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sealchemy import IntegrationError
+from sealchemy._values.secret import hide
 
 _LONGEST_TIMEOUT = 300
 _MOST_REQUESTS = 1000.0
@@ -39,36 +41,36 @@ def one_of(auth_method: str | None, older_name: str | None) -> str | None:
     """Return the method under either of its names, or raise `IntegrationError` if both are given."""
     if auth_method is not None and older_name is not None:
         raise IntegrationError("auth_method and token_endpoint_auth_method are the same; pass one")
-    return auth_method or older_name
-
-
-def require_callables(on_grant: object, on_reauthorization_required: object) -> None:
-    """Raise `IntegrationError` if one of these is given and cannot be called."""
-    for name, given in (("on_grant", on_grant), ("on_reauthorization_required", on_reauthorization_required)):
-        if given is not None and not callable(given):
-            raise IntegrationError(f"{name} is {type(given).__name__}; pass a function")
+    return older_name if auth_method is None else auth_method
 
 
 def texts(name: str, given: Mapping[str, str] | None) -> dict[str, str]:
     """Return a dictionary of texts, or raise `IntegrationError`, without its values."""
     found = given if given is not None else {}
-    if not isinstance(found, Mapping) or not all(isinstance(item, str) for pair in found.items() for item in pair):
-        raise IntegrationError(f"{name} takes a dictionary of text")
+    is_text = isinstance(found, Mapping) and all(isinstance(item, str) for pair in found.items() for item in pair)
+    if not is_text or any("\n" in item or "\r" in item for pair in found.items() for item in pair):
+        raise IntegrationError(f"{name} takes a dictionary of text, each in one line")
     return dict(found)
+
+
+def hidden(given: Mapping[str, str] | None) -> Any:
+    """Return a dictionary whose values show nothing, as they may be secrets, or what is none as `hide` does."""
+    return {key: hide(value) for key, value in given.items()} if isinstance(given, Mapping) else hide(given)
 
 
 def names(name: str, given: Sequence[str]) -> tuple[str, ...]:
     """Return names, or raise `IntegrationError`."""
-    if isinstance(given, str) or not all(isinstance(item, str) for item in given):
+    found = None if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
+    if found is None or not all(isinstance(item, str) for item in found):
         raise IntegrationError(f"{name} takes names, such as ('team.name',)")
-    return tuple(given)
+    return found
 
 
 def authorities(verify: bool | str | Path) -> bool | str:  # noqa: FBT001 - as `requests` calls it
     """Return True, or the file or folder of the authorities to trust; raises `IntegrationError` for anything else."""
     if verify is True:
         return True
-    if isinstance(verify, str | Path) and Path(verify).exists():
+    if isinstance(verify, str | Path) and str(verify).strip() and Path(verify).exists():
         return str(verify)
     raise IntegrationError(
         "verify takes the file or folder with the certificates of your own authority, which must exist; certificates"
@@ -80,8 +82,9 @@ def certificate_files(given: str | Path | Sequence[str | Path] | None) -> str | 
     """Return the file of a client's certificate and key, or one for each; raises `IntegrationError` for others."""
     if given is None:
         return None
-    files = [str(item) for item in ([given] if isinstance(given, str | Path) else given)]
+    given = [given] if isinstance(given, str | Path) or not isinstance(given, Iterable) else given
     try:
+        files = [str(Path(item)) for item in given]
         ssl.create_default_context().load_cert_chain(*files, password=_no_password)  # type: ignore[misc]
     except (OSError, TypeError, ValueError) as error:
         problem = type(error).__name__

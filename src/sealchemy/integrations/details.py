@@ -32,19 +32,32 @@ def picked(response: Mapping[str, Any], names: Collection[str]) -> dict[str, Any
     return found
 
 
-def hide_texts(value: Any) -> Any:
-    """Return a JSON value whose texts, but for the names, are `SecretString`s."""
+def hide_texts(response: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object whose texts, but for the names, are `SecretString`s, without what is nested too deeply."""
+    hidden: dict[str, Any] = {}
+    for name, value in response.items():
+        try:
+            hidden[name] = _hide(value)
+        except RecursionError:
+            hidden[name] = None
+    return hidden
+
+
+def _hide(value: Any) -> Any:
     if isinstance(value, str):
         return hide(value)
     if isinstance(value, Mapping):
-        return {name: hide_texts(item) for name, item in value.items()}
-    return [hide_texts(item) for item in value] if isinstance(value, list | tuple) else value
+        return {name: _hide(item) for name, item in value.items()}
+    return [_hide(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def is_storable(value: Any) -> bool:
     """Return whether the row can have this besides the tokens, which exist nowhere else, and must not fail for it."""
     try:
-        return len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode()) <= _LONGEST_DETAIL
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return (
+            len(text.encode()) <= _LONGEST_DETAIL and json.loads(text) == value
+        )  # names that are no text would change
     except (ValueError, TypeError, RecursionError):  # not JSON, or not in UTF-8
         return False
 

@@ -6,7 +6,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sealchemy import IntegrationError, IntegrationNotFoundError, SealchemyError
+from sealchemy import IntegrationError, IntegrationNotFoundError, ReauthorizationRequiredError, SealchemyError
 from sealchemy.metrics import count_token_event
 
 from .integration_row import IntegrationRow
@@ -54,21 +54,36 @@ class Disconnect:
             take = partial(row.claim, lease=waiting.lease, seconds=waiting.seconds)
             if claim := await runner.transaction(take):
                 self._claim = claim
-                await self._revoke(claim)
-                if await runner.persistently(partial(row.remove, lease=waiting.lease, claim=claim)):
+                is_done = await self._revoke(claim)
+                if is_done and await runner.persistently(partial(row.remove, lease=waiting.lease, claim=claim)):
                     break
             await waiting.sleep(runner, None)
         count_token_event("disconnected", row.provider)
         how = "revoked" if self._client.revocation_endpoint else "not revoked, the provider has no endpoint for it"
         logger.info("%s: disconnected; %s", row.label(claim.id), how)
 
-    async def _revoke(self, claim: Claim) -> None:
+    async def _revoke(self, claim: Claim) -> bool:
+        """Revoke the grant, and return True; False if its expired access token was renewed first, and is stored."""
         token = self._client.token_to_revoke(claim.access_token, claim.refresh_token)
         if not token:
-            return
+            return True
+        is_expired = claim.is_expired and token == claim.access_token
         try:
+            if is_expired and self._client.can_renew(claim.access_token, claim.refresh_token):
+                return await self._renew(claim)
             await self._runner.request(lambda: self._client.revoke(token))
         except IntegrationError as error:
             logger.warning("%s: %s", self._row.label(claim.id), error)
             await release(self._runner, self._row, self._waiting.lease)
             raise
+        return True
+
+    async def _renew(self, claim: Claim) -> bool:
+        """Store a new access token, which the provider takes for a revocation; True if the grant is dead anyway."""
+        runner, row, lease = self._runner, self._row, self._waiting.lease
+        try:
+            grant = await runner.request(lambda: self._client.renew(claim.access_token, claim.refresh_token))
+        except ReauthorizationRequiredError:
+            return True
+        await runner.persistently(lambda session: row.store(session, lease, claim, grant))
+        return False

@@ -34,3 +34,8 @@ def require_identity(model: type[IntegrationMixin], user_id: object, provider: o
             problem = "it ends with a blank, or has a NUL or a lone surrogate"
         if problem is not None:
             raise IntegrationError(f"{name} does not name one row: {problem}; pass the value that the row has")
+
+
+def label(number: object, provider: str) -> str:
+    """Return what errors and the log call a row; control characters and newlines are escaped."""
+    return repr(f"integration {number} ({provider})")[1:-1]

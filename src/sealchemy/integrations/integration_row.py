@@ -19,7 +19,7 @@ from sealchemy._values.secret import hide
 
 from .details import merged_details
 from .failures import REJECTED, Failures, Outcome
-from .identity import require_identity
+from .identity import label, require_identity
 from .models import IntegrationMixin, utc_now
 from .snapshot import Claim, Seen, Snapshot
 from .token_grant import TokenGrant, fitting
@@ -101,11 +101,17 @@ class IntegrationRow:
             self._update(session, row.id, **rotated, **_freed(row, lease))
             return False
         values = {**fitting(self.model, grant.columns(row.now)), **WORKS, "refreshed_at": row.now}
-        values |= merged_details(session, self.model, self._find, grant.details)
         if row.reauthorization_required:  # another caller sent the same refresh token, and was refused
             values |= {"refresh_token": grant.refresh_token, "reauthorization_required": False}
         self._update(session, row.id, **values, **_freed(row, lease), updated_at=row.now)
         return True
+
+    def keep_details(self, session: Session, grant: TokenGrant) -> None:
+        """Add what a grant says besides its tokens to the row that has these."""
+        row = self._lock(session)
+        is_same = row is not None and row.access_token == grant.access_token
+        if is_same and (details := merged_details(session, self.model, self._find, grant.details)):
+            self._update(session, row.id, **details)
 
     def fail(
         self,
@@ -222,11 +228,6 @@ class IntegrationRow:
 
 WORKS: dict[str, Any] = Failures()._asdict()
 """The columns of an integration whose provider issues tokens."""
-
-
-def label(number: object, provider: str) -> str:
-    """Return what errors and the log call a row; control characters and newlines are escaped."""
-    return repr(f"integration {number} ({provider})")[1:-1]
 
 
 def _freed(row: Any, lease: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from .bounded_http import Transport
 from .client_authentication import ClientAuthentication
 from .dead_grant import DeadGrant
 from .endpoints import check_endpoint, host_of
+from .hooks import Hooks
 from .provider_requests import ProviderRequests
 from .request_form import RequestForm, Revocation, RevocationOptions
 from .responses import DEAD_GRANT_ERRORS, require_codes
@@ -102,22 +103,23 @@ class OAuthClient:
             timeout: seconds for one request, at most 300. If a process dies during a refresh, another caller takes
                 over 15 seconds after that time.
             requests_per_second: how often `refresh_due` asks.
-            on_grant: called with each grant before it is stored, when a user connects and at each refresh; what it
-                returns is stored in the column `details` as well. Its errors are logged, without their text.
+            on_grant: called with each grant, by `exchange_code` and after each refresh is stored; what it returns is
+                kept in the column `details` as well. Errors are logged by their type.
             on_reauthorization_required: called once when a user must connect again, in the process that found out,
-                after that is stored. Its errors are logged, without their text.
+                after that is stored. Both are called in a thread, and are no coroutine functions.
 
         Raises:
             IntegrationError: an endpoint without TLS, or an invalid argument.
         """
         client_secret, private_key = hide(client_secret), hide(private_key)
-        self.client_id = client_id
-        self.token_endpoint, self.authorization_endpoint = token_endpoint, authorization_endpoint
+        self.client_id, self.token_endpoint = client_id, token_endpoint
+        headers, token_params = client_options.hidden(headers), client_options.hidden(token_params)
         for endpoint in (token_endpoint, authorization_endpoint, revocation_endpoint):
             if endpoint is not None or endpoint is token_endpoint:
                 check_endpoint(endpoint)
         client_options.check(timeout, requests_per_second, body, refresh_grant_type)
-        client_options.require_callables(on_grant, on_reauthorization_required)
+        headers = client_options.texts("headers", headers)
+        token_params = client_options.texts("token_params", token_params)
         method = client_options.one_of(auth_method, token_endpoint_auth_method)
         certificate, how = client_options.certificate_files(client_certificate), Revocation.from_options(revocation)
         authenticate = partial(
@@ -131,22 +133,16 @@ class OAuthClient:
         )
         self._names = client_options.texts("parameter_names", parameter_names)
         self._requests = ProviderRequests(
-            RequestForm(
-                authenticate(method),
-                client_options.texts("headers", headers),
-                client_options.texts("token_params", token_params),
-                self._names,
-                body,
-            ),
+            RequestForm(authenticate(method), headers, token_params, self._names, body),
             how,
             authenticate(how.auth_method or method),
             partial(Transport, timeout, verify=client_options.authorities(verify), certificate=certificate),
             DEAD_GRANT_ERRORS | require_codes(dead_grant_errors),
             client_options.names("details", details),
-            on_grant,
         )
-        self.scope, self.timeout, self.requests_per_second = scope, timeout, requests_per_second
-        self.refresh_grant_type, self.on_reauthorization_required = refresh_grant_type, on_reauthorization_required
+        self.authorization_endpoint, self.scope = authorization_endpoint, scope
+        self.timeout, self.requests_per_second = timeout, requests_per_second
+        self.refresh_grant_type, self.hooks = refresh_grant_type, Hooks(on_grant, on_reauthorization_required)
         self._authorization_parameters = client_options.texts("authorization_parameters", authorization_parameters)
         self._use_pkce, self._path = use_pkce, client_options.names("response_path", response_path)
         self.revocation_endpoint = revocation_endpoint and revocation_endpoint.replace("{client_id}", quote(client_id))
@@ -189,7 +185,9 @@ class OAuthClient:
         if self._use_pkce:
             require_text("code_verifier", code_verifier)
             fields["code_verifier"] = code_verifier
-        return self._grant(fields, code, code_verifier or "", path=self._path)
+        grant = self._grant(fields, code, code_verifier or "", path=self._path)
+        self.hooks.granted(grant)
+        return grant
 
     def refresh(self, refresh_token: str) -> TokenGrant:
         """Exchange a refresh token for a grant (RFC 6749, section 6).
@@ -228,11 +226,10 @@ class OAuthClient:
 
     def token_to_revoke(self, access_token: str | None, refresh_token: str | None) -> str | None:
         """Return the token that ends a grant at this provider; None if there is none, or no endpoint."""
-        access_token, refresh_token = hide(access_token), hide(refresh_token)
-        first, second = refresh_token, access_token
+        tokens = [hide(refresh_token), hide(access_token)]
         if self._requests.revocation.token == "access_token":  # noqa: S105 - a kind
-            first, second = second, first
-        return (first or second) if self.revocation_endpoint else None
+            tokens.reverse()
+        return next(filter(None, tokens), None) if self.revocation_endpoint else None
 
     def revoke(self, token: str) -> None:
         """Revoke a token, and with a refresh token its grant (RFC 7009).

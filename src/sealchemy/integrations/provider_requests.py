@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 from sealchemy import PlaintextTypeError, ReauthorizationRequiredError, RefreshFailedError, RevocationFailedError
-from sealchemy._values.secret import hide
 
 from .bounded_http import Transport
 from .client_authentication import ClientAuthentication
-from .details import picked
+from .details import hide_texts, picked
 from .endpoints import host_of
 from .failures import CLIENT_ERRORS
 from .provider_session import ProviderSession
@@ -23,8 +21,6 @@ from .responses import DEAD_TOKEN_ERRORS, Refused, parse, with_nested
 from .token_grant import TokenGrant, lifetime
 
 _LIVES_OF_REFRESH_TOKENS = ("refresh_token_expires_in", "refresh_expires_in", "x_refresh_token_expires_in")
-
-logger = logging.getLogger("sealchemy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +34,6 @@ class ProviderRequests:
         transport: makes the adapter of a request, whose time then runs.
         dead: the codes that say that a grant is dead.
         details: the names of what is kept of a response besides its tokens.
-        on_grant: what the application does with a grant.
     """
 
     form: RequestForm
@@ -47,7 +42,6 @@ class ProviderRequests:
     transport: Callable[[], Transport]
     dead: frozenset[str]
     details: Sequence[str]
-    on_grant: Callable[[TokenGrant], Mapping[str, Any] | None] | None
 
     def grant(self, endpoint: str, fields: Mapping[str, Any], *sent: str, path: Sequence[str] = ()) -> TokenGrant:
         """Return a new grant.
@@ -71,12 +65,14 @@ class ProviderRequests:
         token = ProviderSession(endpoint, self.transport()).ask(request)
         if isinstance(token, Refused):
             self._raise(endpoint, token)
+        token = hide_texts(token)
         try:
-            return self._complete(TokenGrant.from_response(with_nested(token, path)).requested_at(asked_at), token)
+            grant = TokenGrant.from_response(with_nested(token, path)).requested_at(asked_at)
         except PlaintextTypeError as error:
             refused = Refused(f"sent an unusable grant: {error}", "unusable_response")
-        finally:
-            token = hide(token)  # this frame is in the traceback
+        else:
+            grant.keep(self._details(grant.response), token)
+            return grant
         return self._raise(endpoint, refused)
 
     def revoke(self, endpoint: str, token: str) -> None:
@@ -94,19 +90,13 @@ class ProviderRequests:
                 f"the token was not revoked: the provider at {host_of(endpoint)} {refused}", code=refused.code
             )
 
-    def _complete(self, grant: TokenGrant, response: Mapping[str, Any]) -> TokenGrant:
-        """Add what is kept besides the tokens, and never fail: the tokens exist nowhere else."""
-        details = picked(grant.response, self.details)
-        lives = (lifetime(grant.response.get(name)) for name in _LIVES_OF_REFRESH_TOKENS)
+    def _details(self, response: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is kept besides the tokens."""
+        details = picked(response, self.details)
+        lives = (lifetime(response.get(name)) for name in _LIVES_OF_REFRESH_TOKENS)
         if self.details and (seconds := next(filter(None, lives), None)):
             details["refresh_token_expires_at"] = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
-        grant.keep(details, response)
-        if self.on_grant is not None:
-            try:
-                grant.keep({**grant.details, **(self.on_grant(grant) or {})}, response)
-            except Exception as error:  # noqa: BLE001 - its text may be a token
-                logger.error("on_grant failed: %s", type(error).__name__)  # noqa: TRY400 - the traceback too
-        return grant
+        return details
 
     def _raise(self, endpoint: str, refused: Refused) -> NoReturn:
         where = f"the provider at {host_of(endpoint)}"

@@ -9,13 +9,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from sealchemy import (
     ReauthorizationRequiredError,
     RefreshFailedError,
+    SealchemyError,
     SecretString,
 )
 from sealchemy.metrics import count_token_event
@@ -43,6 +44,7 @@ class Refresh:
     Attributes:
         has_asked: whether the provider was asked.
         failure: the code with which it refused the last time, or None.
+        retry_after: the seconds that it asked to wait, or None.
     """
 
     def __init__(
@@ -54,11 +56,13 @@ class Refresh:
         self._number: object = None
         self.has_asked = False
         self.failure: str | None = None
+        self.retry_after: float | None = None
 
     async def hand_out(self, seconds: float | None, purpose: str) -> SecretString:
         """Return a valid token, and tell the audit trail."""
         token = await self.token(seconds)
-        audit.handed_out(self._number, self._row.provider, purpose)
+        row = self._row
+        audit.handed_out(self._number, row.user_id, row.provider, row.account, purpose)
         return token
 
     async def token(self, seconds: float | None) -> SecretString:
@@ -157,18 +161,11 @@ class Refresh:
 
         outcome = await transaction(fail)
         if is_new and outcome.must_connect:
-            await self._announce(DeadGrant(claim.id, self._row.user_id, self._row.provider, self._row.account, code))
+            row = self._row
+            count_token_event("reauthorization_required", row.provider, code)
+            dead = DeadGrant(claim.id, row.user_id, row.provider, row.account, code)
+            await self._runner.request(partial(self._client.hooks.lost, dead))
         return outcome.must_connect
-
-    async def _announce(self, grant: DeadGrant) -> None:
-        count_token_event("reauthorization_required", grant.provider, grant.code or "")
-        if self._client.on_reauthorization_required is None:
-            return
-        try:
-            await self._runner.request(partial(self._client.on_reauthorization_required, grant))
-        except Exception as error:  # noqa: BLE001 - whatever the application raises
-            label, name = self._row.label(grant.integration_id), type(error).__name__
-            logger.error("%s: on_reauthorization_required failed: %s", label, name)  # noqa: TRY400 - its text may be secret
 
     async def _ask(self, claim: Claim, began: float) -> SecretString | None:
         """Ask the provider for a grant and store it; None if the row must be looked at again."""
@@ -195,12 +192,25 @@ class Refresh:
             return None
         logger.info("%s: refreshed in %.2f s", row.label(claim.id), time.monotonic() - began)
         count_token_event("refreshed", row.provider)
+        await self._keep_details(claim, grant)
         return SecretString(grant.access_token)
+
+    async def _keep_details(self, claim: Claim, grant: TokenGrant) -> None:
+        """Keep what the provider and the application say besides the tokens, which are stored by now."""
+        await self._runner.request(partial(self._client.hooks.granted, grant))
+        if not grant.details:
+            return
+        try:
+            await self._runner.transaction(partial(self._row.keep_details, grant=grant))
+        except (SealchemyError, SQLAlchemyError, OSError) as error:
+            label, name = self._row.label(claim.id), type(error).__name__
+            logger.error("%s: its details could not be stored (%s)", label, name)  # noqa: TRY400 - its text may be secret
 
     async def _after_failure(self, claim: Claim, error: RefreshFailedError) -> SecretString | None:
         """Return the token that is stored if it is still valid, or raise the error."""
         logger.warning("%s: %s", self._row.label(claim.id), error)
         self.failure = code = error.code or "unreachable"
+        self.retry_after = error.retry_after
         count_token_event("refresh_failed", self._row.provider, code)
         try:
             if await self._fail(self._runner.transaction, claim, code, retry_after=error.retry_after):

@@ -43,8 +43,8 @@ class Revocation:
             found = cls(**(options or {}))
         except TypeError:
             found = cls(method="")
-        is_known = found.method in {"POST", "DELETE"} and found.token in {"refresh_token", "access_token"}
-        if not is_known or found.body not in {None, "form", "json"}:
+        is_known = found.method in ("POST", "DELETE") and found.token in ("refresh_token", "access_token")
+        if not is_known or found.body not in (None, "form", "json"):
             raise IntegrationError(
                 "revocation takes a dictionary with method (POST, DELETE), token (refresh_token, access_token), field,"
                 " body (form, json) and auth_method, each of which may be left out"

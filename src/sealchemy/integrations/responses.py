@@ -44,7 +44,8 @@ TOKEN_FIELDS = frozenset(
 
 _UNAUTHORIZED = 401  # of the application: RFC 6749, section 5.2
 _OF_THE_APPLICATION = {"access_denied", "invalid_request_error", "unauthorized_client"}  # Atlassian, Stripe, Keycloak
-_REPEATED_LATER = frozenset({408, 425, 429})  # HTTP statuses
+_TOO_MANY = 429
+_REPEATED_LATER = frozenset({408, 425, _TOO_MANY})  # HTTP statuses
 _SAFE = re.compile(r"[a-z_]{1,40}")  # a wider pattern would match tokens
 _MICROSOFT = re.compile(r"AADSTS[0-9]{1,10}(?![0-9])")
 _CODE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
@@ -169,6 +170,8 @@ def _refused(body: dict[str, Any], status: int, dead: AbstractSet[str], sent: Co
 
 def _code_at(status: int, code: str) -> str:
     """Return the code of a response with a status, which decides whether the grant was refused."""
+    if status == _TOO_MANY:
+        return "rate_limited"
     if code in NOT_OF_THE_GRANT:
         return code
     if status >= 500:  # noqa: PLR2004 - RFC 9110, section 15.6

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import chain, islice, zip_longest
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import func, or_, select, true
+from sqlalchemy import ColumnElement, and_, func, or_, select, true
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from sealchemy import IntegrationError, ReauthorizationRequiredError, RefreshFailedError, SealchemyError
 
-from .failures import NOT_OF_THE_GRANT
+from .failures import is_refusal
+from .identity import label
 from .integration_row import IntegrationRow
 from .models import Integration, IntegrationMixin, utc_now
+from .refresh_report import AT_ONCE, Progress, RefreshReport
 from .refreshing import Refresh
 from .sync_async import AsyncRunner, BlockingRunner, Runner, run
 
@@ -30,8 +33,8 @@ if TYPE_CHECKING:
 
     from .oauth import OAuthClient
 
-_AT_ONCE = "rate_limited"
-_FAILURES_OF_A_PROVIDER = 3  # in a row, after which it is left alone
+_MOST_LOOKS = 20  # for rows in place of those that need no request
+_MOST_ROWS, _MOST_SECONDS = 1_000_000, 366 * 24 * 3600
 
 logger = logging.getLogger("sealchemy")
 
@@ -39,22 +42,8 @@ logger = logging.getLogger("sealchemy")
 class _Due(NamedTuple):
     user_id: Any
     account: str
-
-
-@dataclass
-class RefreshReport:
-    """What a call of `refresh_due` did.
-
-    Attributes:
-        refreshed: how many tokens are new, by provider.
-        failed: how many are not, by provider and code; `code` is as in `last_error`.
-        left: how many of those that were chosen were not asked for, because their provider did not respond, or asked
-            to wait, by provider. The next call chooses them again.
-    """
-
-    refreshed: Counter[str] = field(default_factory=Counter)
-    failed: Counter[tuple[str, str]] = field(default_factory=Counter)
-    left: Counter[str] = field(default_factory=Counter)
+    expires_at: Any
+    id: Any
 
 
 def refresh_due(
@@ -69,9 +58,10 @@ def refresh_due(
 
     It takes at most `limit` rows, by turns of each provider, those first that expire first. Each provider has a thread,
     in which it is asked for one token after the other, `OAuthClient(requests_per_second=...)` times a second at most,
-    so that one that is slow holds up no other. A provider that asks to wait (HTTP status 429) is not asked again before
-    that time, in any process; one that fails three times in a row, in this call. A row that other processes are
-    refreshing, or whose last attempt failed and whose pause is not over, is left out. Tokens are handed to nobody.
+    so that a slow one holds up no other. After a response that asks to wait (HTTP status 429, or any `Retry-After`),
+    or three failures in a row, it is left alone in this call; after a 429 in later ones too, in any process, until the
+    time that it named. A row that is being refreshed, or whose last attempt failed and whose pause is not over, is left
+    out. Tokens are handed to nobody.
 
     Args:
         session_factory: see `get_valid_token`.
@@ -88,14 +78,18 @@ def refresh_due(
     runner = BlockingRunner(session_factory, model)
     work = _Work(runner, clients, _checked(clients, limit, ahead), model)
     run(work.choose(limit))
-    if len(work.due) > 1 and not runner.is_of_one_thread():
-        with ThreadPoolExecutor(len(work.due), thread_name_prefix="sealchemy") as pool:
-            started = [pool.submit(copy_context().run, run, work.refresh(provider)) for provider in work.due]
-        for each in started:
-            each.result()
-    else:
+    if len(work.due) < 2 or runner.is_of_one_thread():  # noqa: PLR2004 - one provider needs no thread
         for provider in work.due:
             run(work.refresh(provider))
+        return work.report
+    with ThreadPoolExecutor(len(work.due), thread_name_prefix="sealchemy") as pool:
+        started = [pool.submit(copy_context().run, run, work.refresh(provider)) for provider in work.due]
+        try:
+            for each in started:
+                each.result()
+        except BaseException:  # of a signal handler: the threads end after their row
+            work.stopped.set()
+            raise
     return work.report
 
 
@@ -110,7 +104,9 @@ async def refresh_due_async(
     """Do what `refresh_due` does, with `async_sessionmaker(engine)`, and a task for each provider."""
     work = _Work(AsyncRunner(session_factory), clients, _checked(clients, limit, ahead), model)
     await work.choose(limit)
-    await asyncio.gather(*map(work.refresh, work.due))
+    ended = await asyncio.gather(*map(work.refresh, work.due), return_exceptions=True)
+    for error in filter(None, ended):
+        raise error
     return work.report
 
 
@@ -121,6 +117,7 @@ class _Work:
         self, runner: Runner, clients: Mapping[str, OAuthClient], ahead: float, model: type[IntegrationMixin]
     ) -> None:
         self._runner, self._clients, self._ahead, self._model = runner, clients, ahead, model
+        self.stopped = threading.Event()
         self.due: dict[str, list[_Due]] = {}
         self.report = RefreshReport()
 
@@ -134,18 +131,24 @@ class _Work:
         for provider, row in islice(by_turns, limit):
             self.due.setdefault(provider, []).append(row)
 
-    def _finder(self, provider: str, limit: int) -> Callable[[Session], Sequence[_Due]]:
+    def _finder(self, provider: str, limit: int, after: _Due | None = None) -> Callable[[Session], list[_Due]]:
+        """Return the step that finds the rows that are due, those first that expire first."""
         m, client = self._model, self._clients[provider]
         is_of_provider = m.provider == provider
+        is_after: ColumnElement[bool] = true()
+        if after is not None:
+            is_later = and_(m.expires_at == after.expires_at, m.id > after.id)
+            is_after = or_(m.expires_at > after.expires_at, is_later)
 
-        def find(session: Session) -> Sequence[_Due]:
+        def find(session: Session) -> list[_Due]:
             now = session.scalars(select(utc_now()), bind_arguments={"mapper": m}).one()
-            waits = select(func.max(m.next_attempt_at)).where(is_of_provider, m.last_error == _AT_ONCE)
+            waits = select(func.max(m.next_attempt_at)).where(is_of_provider, m.last_error == AT_ONCE)
             until = session.scalar(waits)
             if until is not None and until > now:
                 return []
-            query = select(m.user_id, m.account).where(
+            query = select(m.user_id, m.account, m.expires_at, m.id).where(
                 is_of_provider,
+                is_after,
                 m.expires_at <= now + timedelta(seconds=self._ahead),
                 m.reauthorization_required.is_(False),
                 or_(m.next_attempt_at.is_(None), m.next_attempt_at <= now),
@@ -157,47 +160,52 @@ class _Work:
         return find
 
     async def refresh(self, provider: str) -> None:
-        """Ask a provider for one token after the other."""
-        client, failures = self._clients[provider], 0
-        pause, next_at = 1 / client.requests_per_second, 0.0
-        rows = self.due[provider]
-        for place, row in enumerate(rows):
-            if (wait := next_at - monotonic()) > 0:
-                await self._runner.sleep(wait)
-            began = monotonic()
-            refresh = Refresh(
-                self._runner, IntegrationRow(self._model, row.user_id, provider, row.account), client, self._ahead
-            )
-            code = await self._code_of(refresh)
-            next_at = began + pause if refresh.has_asked else 0.0
-            if code is not None:
-                self.report.failed[provider, code] += 1
-            elif refresh.has_asked:
-                self.report.refreshed[provider] += 1
-            failures = failures + 1 if code in NOT_OF_THE_GRANT else 0
-            if code == _AT_ONCE or failures == _FAILURES_OF_A_PROVIDER:
-                self.report.left[provider] = len(rows) - place - 1
-                logger.warning("%r does not refresh tokens now (%s); it is left alone", provider, code)
-                return
+        """Ask a provider for as many tokens as rows were chosen.
 
-    async def _code_of(self, refresh: Refresh) -> str | None:
-        """Return the code of the error with which a refresh ends, or None; the error of one row stops no other."""
+        Rows for which it need not be asked, or that cannot be read, are replaced by the next ones.
+        """
+        rows, share, asked, looks = self.due[provider], len(self.due[provider]), 0, 0
+        progress = Progress(self.report, provider, self._clients[provider].requests_per_second)
+        while rows:
+            for row in rows:
+                if self.stopped.is_set() or progress.is_left_alone:
+                    self.report.left += Counter({provider: share - asked})
+                    return
+                await self._runner.sleep(progress.seconds_to_wait())
+                asked += await self._refresh_row(provider, row, progress)
+            looks += 1
+            missing = share - asked if looks < _MOST_LOOKS else 0
+            rows = await self._runner.transaction(self._finder(provider, missing, rows[-1])) if missing > 0 else []
+
+    async def _refresh_row(self, provider: str, row: _Due, progress: Progress) -> bool:
+        """Refresh the token of a row, whose errors stop no other, and return whether the provider was asked."""
+        client = self._clients[provider]
+        whose = IntegrationRow(self._model, row.user_id, provider, row.account)
+        refresh = Refresh(self._runner, whose, client, self._ahead)
+        began = monotonic()
         try:
             await refresh.token(None)
+            code, is_of_row = refresh.failure, is_refusal(refresh.failure)
         except (ReauthorizationRequiredError, RefreshFailedError) as error:
-            return error.code or "unrecognized_error"
+            code = error.code or "unrecognized_error"
+            is_of_row = is_refusal(code)
         except SealchemyError as error:  # the row is gone, or not readable; the log names it
-            return type(error).__name__
-        return refresh.failure
+            code, is_of_row = type(error).__name__, True
+        except (SQLAlchemyError, OSError) as error:
+            code, is_of_row = type(error).__name__, False
+            logger.warning("%s: a token could not be refreshed (%s)", label(row.id, provider), code)
+        progress.add(began, refresh, code, is_of_row=is_of_row)
+        return refresh.has_asked
 
 
 def _checked(clients: Mapping[str, OAuthClient], limit: int, ahead: timedelta | float) -> float:
     """Return the seconds of `ahead`, or raise `IntegrationError`."""
     seconds = ahead.total_seconds() if isinstance(ahead, timedelta) else ahead
-    if not isinstance(clients, Mapping):
-        raise IntegrationError(f"clients is {type(clients).__name__}; pass a dictionary of clients by provider")
-    if not isinstance(limit, int) or limit < 1:
-        raise IntegrationError("limit takes the number of rows, from 1")
-    if not isinstance(seconds, int | float) or not seconds >= 0:
-        raise IntegrationError("ahead takes seconds, or a timedelta")
+    is_mapping = isinstance(clients, Mapping)
+    if not is_mapping or not all(hasattr(client, "refresh_grant_type") for client in clients.values()):
+        raise IntegrationError("clients takes a dictionary: OAuthClient objects by the name of the provider")
+    if not isinstance(limit, int) or not 1 <= limit <= _MOST_ROWS:
+        raise IntegrationError(f"limit takes the number of rows, 1 to {_MOST_ROWS}")
+    if not isinstance(seconds, int | float) or not 0 <= seconds <= _MOST_SECONDS:
+        raise IntegrationError(f"ahead takes seconds, up to {_MOST_SECONDS}, or a timedelta")
     return float(seconds)

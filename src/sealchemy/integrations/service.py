@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 from sealchemy import IntegrationError, SecretString
 from sealchemy._values.secret import hide
 
+from . import audit
 from .disconnecting import Disconnect
 from .integration_row import IntegrationRow
 from .models import Integration, IntegrationMixin
@@ -85,7 +86,7 @@ def get_valid_token(  # noqa: PLR0913 - each has a default but four
         rejected: an access token that the provider has just refused (HTTP status 401); it is not returned again, unless
             the provider issues it again.
         purpose: what the token is for, in the audit trail: the logger `sealchemy.audit` has a line for each token that
-            is handed out, with the id of the integration, the provider and this.
+            is handed out, with the row, its user, the provider and this.
         model: the table, if it is not the ready-made one.
 
     Raises:
@@ -100,6 +101,7 @@ def get_valid_token(  # noqa: PLR0913 - each has a default but four
         sqlalchemy.exc.SQLAlchemyError: the database was unavailable before the provider was asked.
     """
     rejected = hide(rejected)
+    audit.require_purpose(purpose)
     row, runner = IntegrationRow(model, user_id, provider, account), BlockingRunner(session_factory, model)
     return run(_refresh(runner, row, client, leeway, rejected).hand_out(_seconds(deadline, "deadline"), purpose))
 
@@ -122,6 +124,7 @@ async def get_valid_token_async(  # noqa: PLR0913 - as above
     If its task is cancelled, a refresh that has begun is still completed: its token exists nowhere else.
     """
     rejected = hide(rejected)
+    audit.require_purpose(purpose)
     row, runner = IntegrationRow(model, user_id, provider, account), AsyncRunner(session_factory)
     return await _refresh(runner, row, client, leeway, rejected).hand_out(_seconds(deadline, "deadline"), purpose)
 

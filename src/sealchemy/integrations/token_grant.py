@@ -72,13 +72,14 @@ class TokenGrant:
     ) -> None:
         """Keep the tokens as `SecretString`s; written out, because a generated one would keep them as they are."""
         access_token, refresh_token = hide(access_token), hide(refresh_token)
+        details, response = hide_texts(details or {}), hide_texts(response or {})
         object.__setattr__(self, "access_token", access_token)
         object.__setattr__(self, "refresh_token", refresh_token)
         object.__setattr__(self, "token_type", token_type)
         object.__setattr__(self, "scope", scope)
-        object.__setattr__(self, "expires_at", expires_at)
+        object.__setattr__(self, "expires_at", _not_too_late(expires_at))
         object.__setattr__(self, "expires_in", expires_in)
-        self.keep(details or {}, response or {})
+        self.keep(details, response)
         object.__setattr__(self, "_requested_at", time.monotonic())
         _check("access_token", self.access_token)
         if self.refresh_token is not None:
@@ -117,12 +118,9 @@ class TokenGrant:
         tokens = [item for item in (given["access_token"], given["refresh_token"]) if isinstance(item, str) and item]
         given |= {name: None for name in ("scope", "token_type") if any(item in (given[name] or "") for item in tokens)}
         given["token_type"] = given["token_type"] or "Bearer"
-        given["response"] = token
+        given["response"] = hide_texts(token)
         token = hide(token)
-        try:
-            return cls(**given)
-        finally:
-            given = {}  # this frame is in the traceback
+        return cls(**given)
 
     def requested_at(self, moment: float) -> Self:
         """Return this grant, whose `expires_in` counts from a moment by `time.monotonic`."""
@@ -131,14 +129,9 @@ class TokenGrant:
 
     def keep(self, details: Mapping[str, Any], response: Mapping[str, Any]) -> None:
         """Keep what a response says besides; details that cannot be stored are left out."""
-        storable = {str(name): item for name, item in details.items() if is_storable(item)}
-        storable = storable if is_storable(storable) else {}
-        object.__setattr__(self, "details", hide_texts(storable))
-        try:
-            hidden = hide_texts(response)
-        except RecursionError:
-            hidden = {}
-        object.__setattr__(self, "response", hidden)
+        storable = {name: item for name, item in details.items() if isinstance(name, str) and is_storable(item)}
+        object.__setattr__(self, "details", hide_texts(storable) if is_storable(storable) else {})
+        object.__setattr__(self, "response", hide_texts(response))
 
     def columns(self, now: datetime) -> dict[str, Any]:
         """Return the columns of an integration that a grant fills; those that it does not mention stay as they are.
@@ -205,7 +198,7 @@ def _check(name: str, hidden: Any) -> None:
 
 
 def _match(pattern: re.Pattern[str], value: object) -> str | None:
-    return value if isinstance(value, str) and pattern.fullmatch(value) else None
+    return str(value) if isinstance(value, str) and pattern.fullmatch(value) else None  # no SecretString: it is none
 
 
 def _joined(scope: object) -> object:
@@ -223,6 +216,13 @@ def _moment(value: object) -> datetime | None:
         return datetime.fromtimestamp(seconds, UTC) if seconds > _EARLIEST else None
     except (ValueError, OverflowError, OSError):
         return None
+
+
+def _not_too_late(moment: datetime | None) -> datetime | None:
+    """Return a time that every database and time zone can hold."""
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        return moment
+    return min(moment, datetime.now(UTC) + timedelta(seconds=_LONGEST_LIFE))
 
 
 def lifetime(value: object) -> float | None:

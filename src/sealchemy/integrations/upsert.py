@@ -11,13 +11,13 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Session
 
-from sealchemy import IntegrationError, UnsupportedOperationError
+from sealchemy import IntegrationError, SealchemyError, UnsupportedOperationError
 from sealchemy._values.secret import hide
 
 from .details import merged_details
 from .failures import NOT_OF_THE_GRANT, REJECTED
-from .identity import require_identity
-from .integration_row import WORKS, label
+from .identity import label, require_identity
+from .integration_row import WORKS
 from .models import Integration, IntegrationMixin, UtcDateTime, utc_now
 from .token_grant import TokenGrant, fitting
 
@@ -84,9 +84,13 @@ def upsert_integration(
         )
         session.execute(of_row.where(refused).values(refresh_token=None))
         session.execute(of_row.values(**works, updated_at=model.updated_at))
-    if details := merged_details(session, model, lambda column: select(column).filter_by(**identity), grant.details):
+    details = merged_details(session, model, lambda column: select(column).filter_by(**identity), grant.details)
+    if details:
         of_row = update(model).filter_by(**identity).execution_options(synchronize_session=False)
-        session.execute(of_row.values(**details, updated_at=model.updated_at))
+        try:
+            session.execute(of_row.values(**details, updated_at=model.updated_at))
+        except SealchemyError as error:  # the tokens exist nowhere else
+            logger.error("details of an integration could not be stored (%s)", type(error).__name__)  # noqa: TRY400
     query = select(model).filter_by(**identity).execution_options(populate_existing=True)
     integration = session.scalars(query).one()
     session.expire(integration, ["access_token", "refresh_token", *details])

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
-from sealchemy import IntegrationError
-
-from .provider import BASIC_RAW, POST, Provider
+from .provider import BASIC_RAW, POST, Provider, require_host
 
 STRIPE: Provider = {
     "authorization_endpoint": "https://connect.stripe.com/oauth/authorize",
@@ -48,8 +44,7 @@ def shopify(shop: str) -> Provider:
     Args:
         shop: `name.myshopify.com`, from the callback, whose `hmac` you have compared.
     """
-    if not shop.endswith(".myshopify.com") or urlsplit(f"https://{shop}/").hostname != shop.lower():
-        raise IntegrationError("shop must be name.myshopify.com; tokens and the client's secret are sent there")
+    require_host("shop", shop, ".myshopify.com")
     return {
         "authorization_endpoint": f"https://{shop}/admin/oauth/authorize",
         "token_endpoint": f"https://{shop}/admin/oauth/access_token",

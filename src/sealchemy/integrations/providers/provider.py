@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TypedDict
 
+from sealchemy import IntegrationError
 from sealchemy.integrations.request_form import RevocationOptions
+
+_HOST = re.compile(r"[A-Za-z0-9.-]+")
 
 BASIC_RAW, POST = "client_secret_basic_raw", "client_secret_post"
 
@@ -29,3 +33,10 @@ class Provider(TypedDict, total=False):
     dead_grant_errors: tuple[str, ...]
     details: tuple[str, ...]
     requests_per_second: float
+
+
+def require_host(name: str, value: object, *ends: str) -> None:
+    """Raise `IntegrationError` if a value is no host, or is none with one of these ends; tokens are sent there."""
+    if not isinstance(value, str) or not _HOST.fullmatch(value) or (ends and not value.lower().endswith(ends)):
+        like = f", which ends with {' or '.join(ends)}" if ends else ""
+        raise IntegrationError(f"{name} must be a name alone, without https:// and without a path{like}")

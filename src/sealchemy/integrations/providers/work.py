@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .provider import BASIC_RAW, POST, Provider
+from sealchemy.integrations.endpoints import check_endpoint
+
+from .provider import BASIC_RAW, POST, Provider, require_host
 
 
 def _google(scope: str) -> Provider:
@@ -29,6 +31,7 @@ def microsoft(tenant: str = "common") -> Provider:
 
     https://learn.microsoft.com/en-us/entra/identity-platform/v2-oauth2-auth-code-flow
     """
+    require_host("tenant", tenant)
     return {
         "authorization_endpoint": f"https://login.microsoftonline.com/{tenant}/oauth2/v2.0/authorize",
         "token_endpoint": f"https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token",
@@ -67,6 +70,7 @@ def gitlab(url: str = "https://gitlab.com") -> Provider:
     https://docs.gitlab.com/api/oauth2/
     """
     url = url.rstrip("/")
+    check_endpoint(f"{url}/oauth/token")
     return {
         "authorization_endpoint": f"{url}/oauth/authorize",
         "token_endpoint": f"{url}/oauth/token",
@@ -122,6 +126,7 @@ def salesforce(host: str = "login.salesforce.com") -> Provider:
     https://help.salesforce.com/s/articleView?id=xcloud.remoteaccess_oauth_web_server_flow.htm
     https://help.salesforce.com/s/articleView?id=xcloud.remoteaccess_revoke_token.htm
     """
+    require_host("host", host, ".salesforce.com", ".salesforce.mil")
     return {
         "authorization_endpoint": f"https://{host}/services/oauth2/authorize",
         "token_endpoint": f"https://{host}/services/oauth2/token",
