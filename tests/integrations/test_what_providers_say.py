@@ -231,7 +231,7 @@ def test_what_a_hook_returns_and_no_column_can_hold_is_left_out(
 def test_a_time_that_no_database_can_hold_is_cut(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
     grant = TokenGrant.from_response({**GOOD, "expires_at": 253402300799})
     assert grant.expires_at is not None
-    assert grant.expires_at < datetime.now(UTC) + timedelta(days=3651)
+    assert grant.expires_at.year == 9000
     with sessions.begin() as session:
         upsert_integration(session, **WHOSE, grant=grant)
     assert get_valid_token(sessions, **WHOSE, client=oauth_provider.client()) == "ya29.new"

@@ -109,8 +109,9 @@ class IntegrationRow:
     def keep_details(self, session: Session, grant: TokenGrant) -> None:
         """Add what a grant says besides its tokens to the row that has these."""
         row = self._lock(session)
-        is_same = row is not None and row.access_token == grant.access_token
-        if is_same and (details := merged_details(session, self.model, self._find, grant.details)):
+        if row is None or row.access_token != grant.access_token:
+            return
+        if details := merged_details(session, self.model, self._find, grant.details):
             self._update(session, row.id, **details)
 
     def fail(

@@ -114,8 +114,9 @@ class OAuthClient:
         client_secret, private_key = hide(client_secret), hide(private_key)
         self.client_id, self.token_endpoint = client_id, token_endpoint
         headers, token_params = client_options.hidden(headers), client_options.hidden(token_params)
-        for endpoint in (token_endpoint, authorization_endpoint, revocation_endpoint):
-            if endpoint is not None or endpoint is token_endpoint:
+        check_endpoint(token_endpoint)
+        for endpoint in (authorization_endpoint, revocation_endpoint):
+            if endpoint is not None:
                 check_endpoint(endpoint)
         client_options.check(timeout, requests_per_second, body, refresh_grant_type)
         headers = client_options.texts("headers", headers)

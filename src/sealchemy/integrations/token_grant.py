@@ -18,6 +18,7 @@ from sealchemy._values.secret import has_lone_surrogate, hide, type_name
 from .details import hide_texts, is_storable
 
 _LONGEST_LIFE = 10 * 365 * 24 * 3600.0
+_LATEST = datetime(9000, 1, 1, tzinfo=UTC)  # later ones are beyond the year 9999 in some time zones
 _EARLIEST = 1e9  # September 2001; some providers send a lifetime, or 0 for none
 _SCOPE = re.compile(r"[\x20-\x7e]{1,4096}")  # RFC 6749 3.3, and the width of the column
 _FIELDS_IN_0_1 = 6
@@ -222,7 +223,7 @@ def _not_too_late(moment: datetime | None) -> datetime | None:
     """Return a time that every database and time zone can hold."""
     if not isinstance(moment, datetime) or moment.tzinfo is None:
         return moment
-    return min(moment, datetime.now(UTC) + timedelta(seconds=_LONGEST_LIFE))
+    return min(moment, _LATEST)
 
 
 def lifetime(value: object) -> float | None:

@@ -84,18 +84,25 @@ def upsert_integration(
         )
         session.execute(of_row.where(refused).values(refresh_token=None))
         session.execute(of_row.values(**works, updated_at=model.updated_at))
-    details = merged_details(session, model, lambda column: select(column).filter_by(**identity), grant.details)
-    if details:
-        of_row = update(model).filter_by(**identity).execution_options(synchronize_session=False)
-        try:
-            session.execute(of_row.values(**details, updated_at=model.updated_at))
-        except SealchemyError as error:  # the tokens exist nowhere else
-            logger.error("details of an integration could not be stored (%s)", type(error).__name__)  # noqa: TRY400
+    _keep_details(session, model, identity, grant)
     query = select(model).filter_by(**identity).execution_options(populate_existing=True)
     integration = session.scalars(query).one()
-    session.expire(integration, ["access_token", "refresh_token", *details])
+    secrets = {"access_token", "refresh_token", "details"}
+    session.expire(integration, secrets.intersection(inspect(model).columns.keys()))
     logger.info("%s: connected", label(integration.id, provider))
     return integration
+
+
+def _keep_details(session: Session, model: type[IntegrationMixin], identity: dict[str, Any], grant: TokenGrant) -> None:
+    """Add what a grant says besides its tokens to the row, which is locked."""
+    details = merged_details(session, model, lambda column: select(column).filter_by(**identity), grant.details)
+    if not details:
+        return
+    of_row = update(model).filter_by(**identity).execution_options(synchronize_session=False)
+    try:
+        session.execute(of_row.values(**details, updated_at=model.updated_at))
+    except SealchemyError as error:  # the tokens exist nowhere else
+        logger.error("details of an integration could not be stored (%s)", type(error).__name__)  # noqa: TRY400
 
 
 def _refuse_inheritance(model: type[IntegrationMixin]) -> None:
