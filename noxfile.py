@@ -19,7 +19,7 @@ nox.options.error_on_missing_interpreters = False
 @nox.parametrize("sqlalchemy", ["2.0", "2.1"])
 def tests(session: nox.Session, sqlalchemy: str) -> None:
     """Run the tests with the newest versions of everything else."""
-    more = ["fastapi-users[sqlalchemy]>=14"] if sqlalchemy == "2.0" else []  # it allows no later one
+    more = ["fastapi-users[oauth,sqlalchemy]>=15"] if sqlalchemy == "2.0" else []  # it allows no later one
     session.install("-e", ".[test]", f"sqlalchemy~={sqlalchemy}.0", *more)
     session.run("pytest", *session.posargs)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import gzip
 import logging
+import os
+import subprocess
+import sys
 import threading
 from collections import OrderedDict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import celery
 import elasticapm
+import honeybadger
 import pytest
 import rollbar
 import sentry_sdk
 import structlog
+from raygun4py import raygunprovider
 from sentry_sdk.transport import Transport
 from sqlalchemy.ext.mutable import MutableDict
 
@@ -116,6 +121,8 @@ def collector() -> Iterator[tuple[str, list[bytes]]]:
             self.end_headers()
             self.wfile.write(b"{}")
 
+        do_PUT = do_POST  # noqa: N815 - as http.server calls them
+
         def log_message(self, *_: object) -> None:
             pass
 
@@ -196,6 +203,65 @@ def test_elastic_apm_needs_its_setting(is_set: bool, collector: tuple[str, list[
     sent = "".join(gzip.decompress(body).decode() for body in received)
     assert "failed with" in sent
     assert (SENTINEL in sent) is not is_set
+
+
+@pytest.mark.parametrize("is_set", [True, False])
+def test_raygun_needs_its_setting(is_set: bool, collector: tuple[str, list[bytes]]) -> None:
+    url, received = collector
+    sender = raygunprovider.RaygunSender("key", {"transmit_local_variables": False} if is_set else {})
+    sender.endpointprotocol, sender.endpointhost = "http://", url.removeprefix("http://")
+    try:
+        fail()
+    except RuntimeError:
+        sender.send_exception()
+    sent = b"".join(received).decode()
+    assert "failed with" in sent
+    assert (SENTINEL in sent) is not is_set
+
+
+@pytest.mark.parametrize("is_set", [True, False])
+def test_honeybadger_needs_its_default(is_set: bool, collector: tuple[str, list[bytes]]) -> None:
+    url, received = collector
+    client = honeybadger.Honeybadger()
+    client.configure(
+        api_key="key", endpoint=url, force_report_data=True, force_sync=True, report_local_variables=not is_set
+    )
+    try:
+        fail()
+    except RuntimeError as error:
+        client.notify(error)
+    sent = b"".join(received).decode()
+    assert "failed with" in sent
+    assert (SENTINEL in sent) is not is_set
+
+
+DATADOG = """
+import sys
+from ddtrace.trace import tracer
+from sealchemy import SecretString
+
+def fail():
+    mine, keyring = SecretString(sys.argv[1]), {"nested": [SecretString(sys.argv[1])]}
+    raise RuntimeError(f"failed with {len(mine)} {len(keyring)}")
+
+try:
+    with tracer.trace("work"):
+        fail()
+except RuntimeError:
+    pass
+tracer.flush()
+"""
+
+
+def test_datadog_sends_no_variables_by_default(collector: tuple[str, list[bytes]]) -> None:
+    url, received = collector
+    environment = {**os.environ, "DD_TRACE_AGENT_URL": url, "DD_INSTRUMENTATION_TELEMETRY_ENABLED": "false"}
+    arguments = [sys.executable, "-c", DATADOG, SENTINEL]
+    subprocess.run(arguments, env=environment, check=True, capture_output=True, timeout=60)
+    sent = b"".join(received)
+    assert b"failed with" in sent
+    assert b"in fail" in sent
+    assert SENTINEL.encode() not in sent
 
 
 def test_celery_sends_arguments_as_text_and_shows_what_argsrepr_says() -> None:

@@ -149,6 +149,7 @@ class Provider:
         certificates: the subjects of the certificates that clients came with.
         discovery: the document that names its endpoints.
         authorizations: what came in that header to a page that wants none.
+        id_token: what a grant has besides, if it is not empty.
     """
 
     url: str = ""
@@ -172,6 +173,7 @@ class Provider:
     assertions: set[str] = field(default_factory=set)
     discovery: dict[str, Any] = field(default_factory=dict)
     authorizations: list[str | None] = field(default_factory=list)
+    id_token: str = ""
 
     def client(self, **options: Any) -> OAuthClient:
         """Return a client with the registered credentials."""
@@ -211,6 +213,7 @@ class Provider:
             "refresh_token": f"1//SENTINEL-refresh-{secrets.token_urlsafe(30)}",
             "expires_in": self.lifetime,
             "scope": scope,
+            **({"id_token": self.id_token} if self.id_token else {}),
         }
 
     def end(self, family: str) -> None:
@@ -359,7 +362,8 @@ def _add_what_is_no_standard(application: Flask, provider: Provider, protector: 
         return "", 401
 
     @application.get("/.well-known/openid-configuration")
-    def discovery() -> Any:
+    @application.get("/<tenant>/.well-known/openid-configuration")
+    def discovery(**_tenant: str) -> Any:
         return (provider.discovery, 200) if provider.discovery else ("", 404)
 
 

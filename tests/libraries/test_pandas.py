@@ -1,0 +1,72 @@
+"""pandas reads through the type, and writes through it only where it is told to."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from sqlalchemy import create_engine, select, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from sealchemy import EncryptedString, KeyRing, UnsupportedOperationError, attach_key_ring
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Account(Base):
+    __tablename__ = "accounts"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[str | None] = mapped_column(EncryptedString("accounts.token"))
+
+
+TOKENS = ["ya29.SENTINEL-1", "ya29.SENTINEL-2"]
+NEW = {"id": [1, 2], "token": TOKENS}
+
+
+def test_to_sql_needs_the_type_and_reads_are_decrypted(url: str, ring: KeyRing) -> None:
+    engine = attach_key_ring(create_engine(url), ring)
+    Base.metadata.create_all(engine)
+
+    def stored() -> list[str]:
+        with engine.connect() as connection:
+            return list(connection.scalars(text("SELECT token FROM accounts ORDER BY id")))
+
+    frame = pd.DataFrame(NEW)
+    dtype = {"token": EncryptedString("accounts.token")}
+    frame.to_sql("accounts", engine, if_exists="append", index=False, dtype=dtype)
+    assert all(value.startswith("sealchemy:v1:") for value in stored())
+
+    read = pd.read_sql(select(Account.id, Account.token).order_by(Account.id), engine)
+    assert list(read["token"]) == TOKENS
+    assert "SENTINEL" in read.to_csv()  # a frame is in clear, however it is printed
+    raw = pd.read_sql(text("SELECT token FROM accounts"), engine)
+    assert "SENTINEL" not in raw.to_csv()  # text() knows no types
+
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM accounts"))
+    read.to_sql("accounts", engine, if_exists="append", index=False, dtype=dtype)
+    assert all(value.startswith("sealchemy:v1:") for value in stored())
+    engine.dispose()
+
+
+def test_without_the_type_it_stores_plaintext(url: str, ring: KeyRing) -> None:
+    """It makes a table of its own from the names of the columns, and never sees the model."""
+    engine = attach_key_ring(create_engine(url), ring)
+    Base.metadata.create_all(engine)
+    pd.DataFrame(NEW).to_sql("accounts", engine, if_exists="append", index=False)
+    with engine.connect() as connection:
+        assert list(connection.scalars(text("SELECT token FROM accounts ORDER BY id"))) == TOKENS
+    engine.dispose()
+
+
+def test_what_was_read_is_not_written_without_the_type(url: str, ring: KeyRing) -> None:
+    engine = attach_key_ring(create_engine(url), ring)
+    Base.metadata.create_all(engine)
+    dtype = {"token": EncryptedString("accounts.token")}
+    pd.DataFrame(NEW).to_sql("accounts", engine, if_exists="append", index=False, dtype=dtype)
+    read = pd.read_sql(select(Account.id + 10, Account.token), engine).astype({"token": object})
+    with pytest.raises(UnsupportedOperationError, match="is a parameter for a column that is not"):
+        read.to_sql("copies", engine, index=False)
+    engine.dispose()
