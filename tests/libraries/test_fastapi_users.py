@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -14,13 +14,16 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from sealchemy import EncryptedString, KeyRing, attach_key_ring
+from sealchemy import BlindIndex, EncryptedString, Key, KeyRing, attach_key_ring, matches
 from tests.support.provider import CLIENT_ID, CLIENT_SECRET, Provider
 
 WHY = "fastapi-users' adapter allows no SQLAlchemy 2.1; `nox` installs it beside SQLAlchemy 2.0"
 db = pytest.importorskip("fastapi_users_db_sqlalchemy", reason=WHY)
 fastapi_users = pytest.importorskip("fastapi_users", reason=WHY)
+db_tokens = pytest.importorskip("fastapi_users_db_sqlalchemy.access_token", reason=WHY)
 httpx_oauth = pytest.importorskip("httpx_oauth.oauth2", reason=WHY)
+authentication = pytest.importorskip("fastapi_users.authentication", reason=WHY)
+database = pytest.importorskip("fastapi_users.authentication.strategy.db", reason=WHY)
 
 
 class Base(DeclarativeBase):
@@ -34,6 +37,18 @@ class OAuthAccount(db.SQLAlchemyBaseOAuthAccountTableUUID, Base):
 
 class User(db.SQLAlchemyBaseUserTableUUID, Base):
     oauth_accounts: Mapped[list[OAuthAccount]] = relationship("OAuthAccount", lazy="joined")
+
+
+class AccessToken(db_tokens.SQLAlchemyBaseAccessTokenTableUUID, Base):
+    id: Mapped[int] = mapped_column(primary_key=True)  # the token cannot be the primary key any more
+    token: Mapped[str] = mapped_column(EncryptedString("accesstoken.token"))
+    token_index: Mapped[str] = mapped_column(BlindIndex("accesstoken.token"), unique=True)
+
+
+class Tokens(db_tokens.SQLAlchemyAccessTokenDatabase[AccessToken]):
+    async def get_by_token(self, token: str, max_age: Any = None) -> Any:
+        found = await super().get_by_token(token, max_age)
+        return found if found and matches(found.token, token) else None
 
 
 class Manager(fastapi_users.UUIDIDMixin, fastapi_users.BaseUserManager[User, uuid.UUID]):
@@ -71,19 +86,20 @@ def application(sessions: async_sessionmaker[AsyncSession], provider: Provider) 
     async def manager(users: Any = Depends(user_db)) -> AsyncIterator[Manager]:  # noqa: B008
         yield Manager(users)
 
-    from fastapi_users.authentication import AuthenticationBackend, BearerTransport, JWTStrategy
+    async def tokens(opened: AsyncSession = Depends(session)) -> AsyncIterator[Tokens]:  # noqa: B008
+        yield Tokens(opened, AccessToken)
 
-    backend = AuthenticationBackend(
-        "jwt",
-        BearerTransport("login"),
-        lambda: JWTStrategy("a secret of this test, which is long", lifetime_seconds=60),
-    )
+    def strategy(found: Tokens = Depends(tokens)) -> Any:  # noqa: B008
+        return database.DatabaseStrategy(found, lifetime_seconds=60)
+
+    backend = authentication.AuthenticationBackend("db", authentication.BearerTransport("login"), strategy)
     app = FastAPI()
     users = fastapi_users.FastAPIUsers[User, uuid.UUID](manager, [backend])
     router = users.get_oauth_router(
         client_of(provider), backend, "state secret of this test, long enough", "http://127.0.0.1/callback"
     )
     app.include_router(router, prefix="/auth")
+    app.include_router(users.get_auth_router(backend), prefix="/session")
     app.include_router(
         users.get_users_router(fastapi_users.schemas.BaseUser[uuid.UUID], fastapi_users.schemas.BaseUserUpdate),
         prefix="/users",
@@ -91,7 +107,7 @@ def application(sessions: async_sessionmaker[AsyncSession], provider: Provider) 
     return app
 
 
-async def sign_in(app: FastAPI) -> str:
+async def sign_in(app: FastAPI, keep: Callable[[str], Awaitable[None]]) -> str:
     """Sign in with the provider, as a browser does, and return what the application says of the user."""
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://127.0.0.1") as browser:
         asked = (await browser.get("/auth/authorize")).json()["authorization_url"]
@@ -100,12 +116,17 @@ async def sign_in(app: FastAPI) -> str:
         answer = await browser.get("/auth/callback", params=returned)
         assert answer.status_code == 200, answer.text
         headers = {"Authorization": f"Bearer {answer.json()['access_token']}"}
-        return (await browser.get("/users/me", headers=headers)).text
+        said = (await browser.get("/users/me", headers=headers)).text
+        assert (await browser.get("/users/me", headers={"Authorization": "Bearer wrong"})).status_code == 401
+        await keep(answer.json()["access_token"])
+        assert (await browser.post("/session/logout", headers=headers)).status_code == 204
+        assert (await browser.get("/users/me", headers=headers)).status_code == 401
+        return said
 
 
 @pytest.mark.parametrize("driver", ["sqlite+aiosqlite", "postgresql+asyncpg", "postgresql+psycopg"])
 def test_tokens_of_oauth_accounts(
-    driver: str, ring: KeyRing, oauth_provider: Provider, request: pytest.FixtureRequest, tmp_path: Any
+    driver: str, oauth_provider: Provider, request: pytest.FixtureRequest, tmp_path: Any
 ) -> None:
     if driver.startswith("sqlite"):
         url = f"{driver}:///{tmp_path / 'test.db'}"
@@ -113,14 +134,22 @@ def test_tokens_of_oauth_accounts(
         url = request.getfixturevalue("postgresql_database").replace("postgresql+psycopg", driver)
 
     async def run() -> None:
+        ring = KeyRing(primary=Key.generate(), index_key=Key.generate())
         engine = attach_key_ring(create_async_engine(url), ring)
         async with engine.begin() as connection:
             await connection.run_sync(Base.metadata.create_all)
         sessions = async_sessionmaker(engine, expire_on_commit=False)
         app = application(sessions, oauth_provider)
+
+        async def is_encrypted(token: str) -> None:
+            async with sessions() as session:
+                row = (await session.execute(text("SELECT token, token_index FROM accesstoken"))).one()
+                assert row.token.startswith("sealchemy:v1:")
+                assert token not in "".join(row)
+
         stored = []
         for _ in range(2):  # the second time, the account is updated
-            said = await sign_in(app)
+            said = await sign_in(app, is_encrypted)
             assert "ann@example.com" in said
             granted = oauth_provider.tokens[-1]
             assert granted.access_token not in said
