@@ -378,7 +378,9 @@ def _application(provider: Provider) -> Flask:
     server.register_grant(RefreshGrant)
     server.register_grant(ClientCredentialsGrant)
     server.register_endpoint(Revocation)
-    server.register_client_auth_method(Assertion.CLIENT_AUTH_METHOD, Assertion())
+    server.register_client_auth_method(
+        Assertion.CLIENT_AUTH_METHOD, Assertion(token_url=None)
+    )  # older Authlib wants it
     server.register_client_auth_method("tls_client_auth", _by_certificate)
     protector = ResourceProtector()
     protector.register_token_validator(Validator())
