@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import re
 from typing import TYPE_CHECKING, Any
 
 import flask_admin
@@ -11,13 +13,13 @@ import sqladmin
 from flask import Flask
 from flask_admin.contrib.sqla import ModelView as FlaskModelView
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import create_engine, select, text
+from sqlalchemy import create_engine, func, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from sealchemy import EncryptedString, KeyRing, attach_key_ring
+from sealchemy import EncryptedJSON, EncryptedString, KeyRing, attach_key_ring
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +39,14 @@ class Account(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str]
     token: Mapped[str | None] = mapped_column(EncryptedString("accounts.token"))
+
+
+class Document(Base):
+    __tablename__ = "documents"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str | None]
+    tokens: Mapped[Any] = mapped_column(EncryptedJSON("documents.tokens"), nullable=True)
 
 
 @pytest.fixture
@@ -75,6 +85,11 @@ def pages(browser: Any, *paths: str) -> str:
     return "".join(answer.text for answer in answers)
 
 
+def who_shows(browser: Any, *paths: str) -> list[str]:
+    """Return the pages that show the token."""
+    return [path for path in paths if TOKEN in pages(browser, path)]
+
+
 SQLADMIN = ("/admin/account/list", "/admin/account/details/1", "/admin/account/edit/1", "/admin/account/export/csv")
 
 
@@ -87,16 +102,45 @@ def test_sqladmin_leaves_out_what_it_is_told_to(engine: Engine, ring: KeyRing, i
         app = Starlette()
         sqladmin.Admin(app, used).add_view(view)
         with TestClient(app) as browser:
-            shown[view] = pages(browser, *SQLADMIN)
-            assert "Ann" in shown[view]
+            shown[view] = who_shows(browser, *SQLADMIN)
+            assert "Ann" in pages(browser, *SQLADMIN)
             if view is WithoutTokens:
                 answer = browser.post("/admin/account/edit/1", data={"name": "Bob"}, follow_redirects=False)
                 assert answer.status_code == 302
-    assert TOKEN in shown[Everything]
-    assert TOKEN not in shown[WithoutTokens]
+    assert shown == {Everything: list(SQLADMIN), WithoutTokens: []}
     assert stored(engine) == ("Bob", TOKEN)
     if is_async:
         asyncio.run(used.dispose())
+
+
+class Documents(sqladmin.ModelView, model=Document):
+    form_excluded_columns = (Document.tokens,)
+
+
+class AllOfDocuments(sqladmin.ModelView, model=Document):
+    pass
+
+
+def test_a_form_of_sqladmin_must_leave_json_out(engine: Engine) -> None:
+    """It shows three stars in place of the texts, and would store what it shows."""
+    for view, is_kept in ((Documents, True), (AllOfDocuments, False)):
+        with Session(engine) as session:
+            session.add(Document(tokens={"access_token": TOKEN}))
+            session.commit()
+            number = session.scalars(select(func.max(Document.id))).one()
+        app = Starlette()
+        sqladmin.Admin(app, engine).add_view(view)
+        with TestClient(app) as browser:
+            page = pages(browser, f"/admin/document/edit/{number}")
+            form = {"name": "x"}
+            if not is_kept:
+                (found,) = re.findall(r'name="tokens"[^>]*>(.*?)</textarea>', page, re.DOTALL)
+                form["tokens"] = html.unescape(found).strip()
+                assert "***" in form["tokens"]
+            browser.post(f"/admin/document/edit/{number}", data=form, follow_redirects=False)
+        with Session(engine) as session:
+            tokens = session.get_one(Document, number).tokens
+        assert (tokens == {"access_token": TOKEN}) is is_kept
 
 
 FLASK_ADMIN = (
@@ -124,6 +168,7 @@ def test_flask_admin_leaves_out_what_it_is_told_to(url: str, ring: KeyRing) -> N
 
     class FlaskWithoutTokens(FlaskEverything):
         column_exclude_list = column_details_exclude_list = column_export_exclude_list = ("token",)
+        column_sortable_list = ("name",)
         form_excluded_columns = ("token",)
 
     with app.app_context():
@@ -135,11 +180,13 @@ def test_flask_admin_leaves_out_what_it_is_told_to(url: str, ring: KeyRing) -> N
     admin.add_view(FlaskEverything(Account, db))
     admin.add_view(FlaskWithoutTokens(Account, db, endpoint="without"))
     browser = app.test_client()
-    shown = pages(browser, *FLASK_ADMIN)
+    assert who_shows(browser, *FLASK_ADMIN) == [path for path in FLASK_ADMIN if "edit" not in path]
     without = pages(browser, *(path.replace("account", "without") for path in FLASK_ADMIN))
     assert "Ann" in without
-    assert TOKEN in shown
     assert "SENTINEL" not in without
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    assert browser.get("/admin/account/?sort=1").status_code == 500  # by the token, since every column is sortable
+    assert browser.get("/admin/without/?sort=0").status_code == 200
     assert browser.post("/admin/without/edit/?id=1", data={"name": "Bob"}).status_code == 302
     with app.app_context():
         assert stored(db.engine) == ("Bob", TOKEN)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import celery
 import httpx
@@ -13,9 +13,27 @@ from sqlalchemy.orm import sessionmaker
 from sealchemy import KeyRing, attach_key_ring
 from sealchemy.integrations import Base, IntegrationAuth, refresh_due
 from tests.support.integrations import WHOSE, connect
+from tests.support.leaks import SENTINEL
 
 if TYPE_CHECKING:
     from tests.support.provider import Provider
+
+
+def test_a_retry_shows_arguments_unless_it_is_told_again() -> None:
+    app = celery.Celery("app", broker="memory://", backend="cache+memory://", set_as_current=False)
+    seen: list[str] = []
+
+    @app.task(name="refresh", bind=True, max_retries=2, shared=False)
+    def refresh(self: Any, token: str) -> None:
+        seen.append(self.request.argsrepr)
+        if self.request.retries < 2:
+            hidden = {"argsrepr": "(***)", "kwargsrepr": "{}"} if self.request.retries == 0 else {}
+            raise self.retry(countdown=0, **hidden)
+
+    with start_worker(app, pool="solo", perform_ping_check=False, loglevel="ERROR"):
+        refresh.apply_async((SENTINEL,), argsrepr="(***)", kwargsrepr="{}").get(timeout=20)
+    assert seen[:2] == ["(***)", "(***)"]
+    assert SENTINEL in seen[2]
 
 
 def test_a_worker_refreshes_and_calls(url: str, ring: KeyRing, oauth_provider: Provider) -> None:

@@ -31,6 +31,8 @@ def test_a_sign_in_with_two_factors(url: str, ring: KeyRing) -> None:
         SECURITY_TWO_FACTOR=True,
         SECURITY_TWO_FACTOR_ENABLED_METHODS=["authenticator"],
         SECURITY_MULTI_FACTOR_RECOVERY_CODES=True,
+        SECURITY_UNIFIED_SIGNIN=True,
+        SECURITY_US_ENABLED_METHODS=["password", "authenticator"],
         SECURITY_TOTP_SECRETS={"1": "test"},
         SECURITY_TOTP_ISSUER="test",
         WTF_CSRF_ENABLED=False,
@@ -62,6 +64,9 @@ def test_a_sign_in_with_two_factors(url: str, ring: KeyRing) -> None:
 
     browser = app.test_client()
     post(browser, "/login", email="ann@example.com", password=PASSWORD)
+    said = post(browser, "/us-setup", chosen_method="authenticator")
+    unified = TOTP(key=said["authr_key"])
+    post(browser, f"/us-setup/{said['state']}", passcode=unified.generate().token)
     said = post(browser, "/tf-setup", setup="authenticator")
     totp = TOTP(key=said["tf_authr_key"])
     validate = f"/tf-setup/{said['tf_state_token']}" if "tf_state_token" in said else "/tf-validate"
@@ -73,12 +78,21 @@ def test_a_sign_in_with_two_factors(url: str, ring: KeyRing) -> None:
     assert said["tf_required"]
     post(browser, "/tf-validate", code=totp.generate().token)
 
+    browser = app.test_client()
+    post(browser, "/us-signin", identity="ann@example.com", passcode=unified.generate().token)
+    for code, status in ((codes[0], 200), (codes[0], 400), (codes[1], 200)):  # each of them works once
+        browser = app.test_client()
+        post(browser, "/login", email="ann@example.com", password=PASSWORD)
+        answer = browser.post("/mf-recovery", json={"code": code}, headers={"Accept": "application/json"})
+        assert answer.status_code == status
+
     with app.app_context():
-        row = db.session.execute(text('SELECT tf_totp_secret, mf_recovery_codes FROM "user"')).one()
+        columns = "tf_totp_secret, us_totp_secrets, mf_recovery_codes"
+        row = db.session.execute(text(f'SELECT {columns} FROM "user"')).one()
         assert all(value.startswith("sealchemy:v1:") for value in row)
         user = db.session.scalars(select(User)).one()
         assert user.tf_totp_secret
-        assert list(user.mf_recovery_codes) == codes
-        assert codes[0] not in repr(user.mf_recovery_codes)
+        assert list(user.mf_recovery_codes) == codes[2:]
+        assert codes[2] not in repr(user.mf_recovery_codes)
         db.session.remove()
         db.engine.dispose()

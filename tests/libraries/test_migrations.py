@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import flask_migrate
 import pytest
@@ -17,22 +15,6 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import mapped_column
 
 from sealchemy import EncryptedString, Key, KeyRing, Rollout, attach_key_ring
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture(autouse=True)
-def _own_logging() -> Iterator[None]:
-    """Undo `fileConfig`, which the `env.py` of Flask-Migrate calls: it disables the loggers that it does not name."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for logger in logging.Logger.manager.loggerDict.values():
-        if isinstance(logger, logging.Logger):
-            logger.disabled = False
 
 
 @pytest.mark.filterwarnings("ignore:'get_engine'")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pytest
 import strawberry
-from sqlalchemy import create_engine, text
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy import ForeignKey, create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 from strawberry_sqlalchemy_mapper import StrawberrySQLAlchemyMapper
+from strawberry_sqlalchemy_mapper.exc import UnsupportedColumnType
 
-from sealchemy import EncryptedString, attach_key_ring
-
-if TYPE_CHECKING:
-    from sealchemy import KeyRing
+from sealchemy import EncryptedString, KeyRing, attach_key_ring
 
 TOKEN = "ya29.SENTINEL-token"
 
@@ -25,37 +24,50 @@ class Account(Base):
     __tablename__ = "accounts"
 
     id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
     token: Mapped[str | None] = mapped_column(EncryptedString("accounts.token"), deferred=True)
+    user: Mapped[User] = relationship(back_populates="accounts")
 
 
-def schema_of(session: Session, **attributes: Any) -> strawberry.Schema:
+class User(Base):
+    __tablename__ = "users"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    accounts: Mapped[list[Account]] = relationship(back_populates="user")
+
+
+def schema_of(model: type, *, knows_the_type: bool = False, **attributes: Any) -> strawberry.Schema:
     """Return a schema with a type of the model, made by the mapper."""
-    mapper: Any = StrawberrySQLAlchemyMapper(extra_sqlalchemy_type_to_strawberry_type_map={EncryptedString: str})
-    type_ = mapper.type(Account)(type("AccountType", (), attributes))
+    types = {EncryptedString: str} if knows_the_type else None
+    mapper: Any = StrawberrySQLAlchemyMapper(extra_sqlalchemy_type_to_strawberry_type_map=types)
+    type_ = mapper.type(model)(type(f"{model.__name__}Type", (), attributes))
 
-    def account() -> Any:
-        return session.get(Account, 1)
+    def one(info: strawberry.Info) -> Any:
+        return info.context["session"].get(model, 1)
 
-    account.__annotations__["return"] = type_  # which is made above
-    query = strawberry.type(type("Query", (), {"account": strawberry.field(resolver=account)}))
+    one.__annotations__["return"] = type_  # which is made above
+    query = strawberry.type(type("Query", (), {"one": strawberry.field(resolver=one)}))
     mapper.finalize()
     return strawberry.Schema(query=query)
 
 
-def test_a_type_publishes_a_token_unless_it_is_excluded(url: str, ring: KeyRing) -> None:
+def test_a_token_is_excluded_or_there_is_no_schema(url: str, ring: KeyRing) -> None:
     engine = attach_key_ring(create_engine(url), ring)
     Base.metadata.create_all(engine)
     with Session(engine) as session:
-        session.add(Account(token=TOKEN))
+        session.add(User(accounts=[Account(token=TOKEN)]))
         session.commit()
-        assert session.scalar(text("SELECT token FROM accounts")).startswith("sealchemy:v1:")
-        session.expunge_all()
-        answer = schema_of(session).execute_sync("{ account { id token } }")
-        assert answer.data == {"account": {"id": 1, "token": TOKEN}}
-
-        without = schema_of(session, __exclude__=["token"])
-        assert without.execute_sync("{ account { id } }").data == {"account": {"id": 1}}
-        refused = without.execute_sync("{ account { id token } }")
+        with pytest.raises(UnsupportedColumnType):
+            schema_of(Account)
+        schema = schema_of(Account, __exclude__=["token", "user"])
+        assert schema.execute_sync("{ one { id } }", context_value={"session": session}).data == {"one": {"id": 1}}
+        refused = schema.execute_sync("{ one { id token } }", context_value={"session": session})
         assert "Cannot query field 'token'" in str(refused.errors)
-        assert "token" not in without.as_str()
+        assert "token" not in schema.as_str()
     engine.dispose()
+
+
+def test_a_mapper_that_knows_the_type_publishes_it_through_relationships() -> None:
+    with pytest.raises(UnsupportedColumnType):
+        schema_of(User)
+    assert "token" in schema_of(User, knows_the_type=True).as_str()

@@ -135,6 +135,7 @@ def collector() -> Iterator[tuple[str, list[bytes]]]:
 
 def fail() -> None:
     mine, keyring = SecretString(SENTINEL), {"nested": [SecretString(SENTINEL)]}
+    plain = f"a-plain-{len(mine)}"  # noqa: F841 - trackers may send it
     message = f"failed with {len(mine)} {len(keyring)}"
     raise RuntimeError(message)
 
@@ -165,6 +166,20 @@ def test_sentry_prints_no_secret_string(options: dict[str, Any]) -> None:
     sent = "".join(memory.sent)
     assert "failed with" in sent
     assert SENTINEL not in sent
+    assert (f"a-plain-{len(SENTINEL)}" in sent) is not bool(options)
+
+
+def test_sentry_sends_what_it_is_handed() -> None:
+    memory = _Memory({})
+    memory.sent = []
+    sentry_sdk.init(dsn="http://key@127.0.0.1:1/1", transport=memory)
+    try:
+        sentry_sdk.set_context("mine", {"token": TOKEN})
+        sentry_sdk.capture_message("an event")
+        sentry_sdk.flush()
+    finally:
+        sentry_sdk.init()
+    assert SENTINEL in "".join(memory.sent)
 
 
 @pytest.mark.parametrize("is_set", [True, False])
