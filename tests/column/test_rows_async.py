@@ -68,8 +68,10 @@ async def every_way(engine: AsyncEngine) -> None:
         ):
             with pytest.raises(DecryptionError, match=r"bound\.token"):
                 (await session.scalars(query.execution_options(populate_existing=True))).all()
+            streamed = await session.stream_scalars(query.execution_options(populate_existing=True))
             with pytest.raises(DecryptionError, match=r"bound\.token"):
-                _ = [row async for row in await session.stream_scalars(query.execution_options(populate_existing=True))]
+                _ = [row async for row in streamed]
+            await streamed.close()
         await session.execute(
             text("UPDATE accounts SET profile = (SELECT profile FROM accounts WHERE id = 2) WHERE id = 1")
         )

@@ -77,6 +77,12 @@ def cores(statement: Any) -> Callable[[Session], list[Any]]:
     return lambda session: [row[-1] for row in session.execute(statement)]
 
 
+def row_by_row(session: Session) -> list[Any]:
+    """Close the cursor of the server when a row cannot be read: psycopg warns when it is collected open."""
+    with session.scalars(select(Account).order_by(Account.id).execution_options(yield_per=1)) as items:
+        return [item.token for item in items]
+
+
 def through_users(*options: Any) -> Callable[[Session], list[Any]]:
     def read(session: Session) -> list[Any]:
         users = session.scalars(select(User).options(*options).order_by(User.id)).unique()
@@ -138,9 +144,7 @@ READS: dict[str, Callable[[Session], list[Any]]] = {
         (session.expire(item, ["token"]), item.token)[1]
         for item in session.scalars(select(Account).order_by(Account.id)).all()
     ],
-    "yield_per": lambda session: [
-        item.token for item in session.scalars(select(Account).order_by(Account.id).execution_options(yield_per=1))
-    ],
+    "yield_per": row_by_row,
     "subquery": cores(select(sub.c.token).order_by(sub.c.id)),
     "renamed in a subquery": cores(select(renamed.c.x).order_by(renamed.c.id)),
     "CTE": cores(select(cte.c.token).order_by(cte.c.id)),

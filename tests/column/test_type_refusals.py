@@ -38,6 +38,7 @@ from sealchemy import (
     Key,
     KeyRingNotAttachedError,
     PlaintextTypeError,
+    SecretString,
     UnsupportedOperationError,
 )
 from tests.support.leaks import SENTINEL, assert_silent
@@ -328,3 +329,12 @@ def test_upsert_by_column_name_instead_of_key_is_refused(make_engine: Callable[.
         assert connection.scalar(select(table.c.tok)) == SENTINEL
         assert connection.scalar(text("SELECT token FROM t")).startswith("sealchemy:v1:")
     assert_silent(caught.value)
+
+
+@pytest.mark.parametrize(
+    "shown", [repr(SecretString("x")), repr({"token": SecretString("x")}), f" {SecretString('x')!r}\n"]
+)
+def test_what_a_secret_prints_is_not_taken_for_the_secret(shown: str) -> None:
+    """A form that shows an attribute with `repr` sends this back."""
+    with pytest.raises(PlaintextTypeError, match="masked repr"):
+        Account(token=shown)

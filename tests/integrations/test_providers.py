@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from sealchemy.integrations import (
     upsert_integration,
 )
 from sealchemy.integrations.failures import is_refusal
+from sealchemy.integrations.waiting import Waiting
 from tests.support.leaks import assert_silent
 from tests.support.provider import Answer
 from tests.support.stand_ins import CLIENT_ID, CLIENT_SECRET, SHOP, STAND_INS, Running, running
@@ -105,6 +107,31 @@ def test_connect_refresh_and_revoke(stand_in: Running, sessions: sessionmaker[Se
     )
     assert stand_in.asked == ["/token", "/token", *renewed, *(["/revoke"] if wanted.revoked else [])]
     assert not stand_in.problems
+
+
+@pytest.mark.parametrize("name", ["zoom", "facebook"])
+def test_an_access_token_is_renewed_once_before_it_is_revoked(name: str, sessions: sessionmaker[Session]) -> None:
+    """A provider may grant tokens that expire at once, in whatever it says or by a clock that is wrong."""
+    item = STAND_INS[name]
+    with running(replace(item, refresh={**item.refresh, "expires_in": -5})) as stand_in:
+        whose = connect(stand_in, sessions)
+        expire(sessions)
+        disconnect_integration(sessions, **whose)
+    assert row(sessions) is None
+    assert stand_in.asked == ["/token", "/token", "/revoke"]
+
+
+def test_a_disconnect_sends_no_refresh_token_when_its_lease_may_be_over(
+    sessions: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [True, False]
+    monkeypatch.setattr(Waiting, "is_late", lambda _waiting, _since: answers.pop(0))
+    with running(STAND_INS["zoom"]) as stand_in:
+        whose = connect(stand_in, sessions)
+        expire(sessions)
+        disconnect_integration(sessions, **whose)
+    assert answers == []
+    assert stand_in.asked == ["/token", "/token", "/revoke"]
 
 
 def test_a_dead_grant_is_marked(stand_in: Running, sessions: sessionmaker[Session]) -> None:

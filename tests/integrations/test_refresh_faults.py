@@ -31,9 +31,9 @@ from sealchemy.integrations import (
     disconnect_integration,
     get_valid_token,
     get_valid_token_async,
-    refreshing,
     sync_async,
     upsert_integration,
+    waiting,
 )
 from tests.support import postgresql, processes
 from tests.support.integrations import WHOSE
@@ -410,7 +410,7 @@ def test_token_stored_during_a_disconnect_is_also_revoked(tmp_path: Path, oauth_
 def test_request_that_starts_too_late_takes_a_new_lease_first(
     tmp_path: Path, oauth_provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refreshing, "_LATEST", 0.3)
+    monkeypatch.setattr(waiting, "_LATEST", 0.3)
     place = Place(f"sqlite:///{tmp_path / 'a.db'}", oauth_provider)
     claims: list[str] = []
 

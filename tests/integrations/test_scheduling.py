@@ -7,10 +7,8 @@ import json
 import threading
 import time
 from collections import Counter, defaultdict
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -31,6 +29,7 @@ from sealchemy.integrations import (
     refresh_due_async,
 )
 from tests.support import processes
+from tests.support.http_server import serving
 from tests.support.integrations import TimeLimitError, time_limit
 
 if TYPE_CHECKING:
@@ -81,39 +80,10 @@ class Endpoints:
         return status, headers, json.dumps(grant) if status == 200 else self.bodies.get(provider, "")
 
 
-@contextmanager
-def running() -> Iterator[Endpoints]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            status, headers, answer = found.respond(self.path.strip("/"), body)
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(answer))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(answer.encode())
-
-        def log_message(self, *_arguments: object) -> None:
-            """Log nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    found = Endpoints(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield found
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 @pytest.fixture
 def endpoints() -> Iterator[Endpoints]:
-    with running() as found:
+    found = Endpoints()
+    with serving(lambda _method, path, _headers, body: found.respond(path.strip("/"), body)) as found.url:
         yield found
 
 

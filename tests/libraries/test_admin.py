@@ -13,7 +13,7 @@ import sqladmin
 from flask import Flask
 from flask_admin.contrib.sqla import ModelView as FlaskModelView
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import create_engine, func, select, text
+from sqlalchemy import create_engine, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from starlette.applications import Starlette
@@ -122,25 +122,22 @@ class AllOfDocuments(sqladmin.ModelView, model=Document):
 
 
 def test_a_form_of_sqladmin_must_leave_json_out(engine: Engine) -> None:
-    """It shows three stars in place of the texts, and would store what it shows."""
-    for view, is_kept in ((Documents, True), (AllOfDocuments, False)):
-        with Session(engine) as session:
-            session.add(Document(tokens={"access_token": TOKEN}))
-            session.commit()
-            number = session.scalars(select(func.max(Document.id))).one()
+    """It shows three stars in place of the texts; storing these is refused, so it cannot be saved."""
+    with Session(engine) as session:
+        session.add(Document(tokens={"access_token": TOKEN}))
+        session.commit()
+    edit = "/admin/document/edit/1"
+    for view, status in ((AllOfDocuments, 400), (Documents, 302)):
         app = Starlette()
         sqladmin.Admin(app, engine).add_view(view)
         with TestClient(app) as browser:
-            page = pages(browser, f"/admin/document/edit/{number}")
             form = {"name": "x"}
-            if not is_kept:
-                (found,) = re.findall(r'name="tokens"[^>]*>(.*?)</textarea>', page, re.DOTALL)
-                form["tokens"] = html.unescape(found).strip()
+            for shown in re.findall(r'name="tokens"[^>]*>(.*?)</textarea>', pages(browser, edit), re.DOTALL):
+                form["tokens"] = html.unescape(shown).strip()
                 assert "***" in form["tokens"]
-            browser.post(f"/admin/document/edit/{number}", data=form, follow_redirects=False)
+            assert browser.post(edit, data=form, follow_redirects=False).status_code == status
         with Session(engine) as session:
-            tokens = session.get_one(Document, number).tokens
-        assert (tokens == {"access_token": TOKEN}) is is_kept
+            assert session.get_one(Document, 1).tokens == {"access_token": TOKEN}
 
 
 FLASK_ADMIN = (

@@ -13,6 +13,9 @@ from strawberry_sqlalchemy_mapper.exc import UnsupportedColumnType
 
 from sealchemy import EncryptedString, KeyRing, attach_key_ring
 
+# A tracker's test in the same process leaves sentry-sdk's extension in every schema, which warns that it guesses.
+pytestmark = pytest.mark.filterwarnings("ignore:Assuming strawberry is running sync")
+
 TOKEN = "ya29.SENTINEL-token"
 
 

@@ -8,9 +8,7 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 from collections import OrderedDict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import celery
@@ -26,10 +24,11 @@ from sqlalchemy.ext.mutable import MutableDict
 
 from sealchemy import SecretBytes, SecretString
 from sealchemy.logs import mask_event, mask_log_records
+from tests.support.http_server import serving
 from tests.support.leaks import SENTINEL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 TOKEN = SecretString(SENTINEL)
 DATA = SecretBytes(SENTINEL.encode())
@@ -113,24 +112,12 @@ def collector() -> Iterator[tuple[str, list[bytes]]]:
     """An HTTP server on loopback that accepts anything, and what it was sent."""
     received: list[bytes] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            received.append(self.rfile.read(int(self.headers["Content-Length"])))
-            self.send_response(200)
-            self.send_header("Content-Length", "2")
-            self.end_headers()
-            self.wfile.write(b"{}")
+    def keep(_method: str, _path: str, _headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], str]:
+        received.append(body)
+        return 200, {}, "{}"
 
-        do_PUT = do_POST  # noqa: N815 - as http.server calls them
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", received
-    server.shutdown()
-    server.server_close()
+    with serving(keep) as url:
+        yield url, received
 
 
 def fail() -> None:

@@ -1,23 +1,23 @@
 """Stand-ins of providers on loopback, which answer as their documentation says, and refuse other requests.
 
-Beside each is the page that says so. They were not compared with the providers themselves.
+Each names the page that it follows. They were not compared with the providers themselves.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from sealchemy.integrations import providers
 
+from .http_server import serving
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from sealchemy.integrations.providers import Provider
 
@@ -471,8 +471,8 @@ class Running:
         counts: how many requests of each kind there were.
     """
 
-    def __init__(self, stand_in: StandIn, url: str) -> None:
-        self.stand_in, self.url, self.state = stand_in, url, "alive"
+    def __init__(self, stand_in: StandIn) -> None:
+        self.stand_in, self.url, self.state = stand_in, "", "alive"
         self.problems: list[str] = []
         self.asked: list[str] = []
 
@@ -485,7 +485,7 @@ class Running:
             preset["revocation_endpoint"] = f"{self.url}/revoke"
         return preset
 
-    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, Any]:
+    def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Any]:
         """Return status and body of the response to a request, or a refusal if it is not as documented."""
         self.asked.append(path)
         wanted = self.stand_in
@@ -512,7 +512,7 @@ class Running:
         self._require(str(fields.get(kind)).startswith(sent), f"field {kind}")
         return {"alive": (200, wanted.refresh), "dead": wanted.dead, "unknown client": wanted.wrong_client}[self.state]
 
-    def _revoke(self, method: str, headers: dict[str, str], fields: dict[str, Any]) -> tuple[int, Any]:
+    def _revoke(self, method: str, headers: Mapping[str, str], fields: dict[str, Any]) -> tuple[int, Any]:
         wanted_method, name, kind, place = self.stand_in.revokes
         self._require(method == wanted_method, method)
         if place == "bearer":
@@ -526,7 +526,7 @@ class Running:
         assert self.stand_in.revoked is not None
         return self.stand_in.revoked
 
-    def _require_credentials(self, auth: str, headers: dict[str, str], fields: dict[str, Any]) -> None:
+    def _require_credentials(self, auth: str, headers: Mapping[str, str], fields: dict[str, Any]) -> None:
         basic = base64.b64encode(f"{CLIENT_ID}:{CLIENT_SECRET}".encode()).decode()
         if auth == "basic":
             self._require(headers.get("authorization") == f"Basic {basic}", "Basic")
@@ -536,7 +536,7 @@ class Running:
             self._require(fields.get("client_secret") == CLIENT_SECRET, "client_secret")
             self._require("authorization" not in headers, "Authorization as well")
 
-    def _fields(self, headers: dict[str, str], body: bytes) -> dict[str, Any]:
+    def _fields(self, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
         if "json" in headers.get("content-type", ""):
             return json.loads(body)  # type: ignore[no-any-return]
         return {name: values[0] for name, values in parse_qs(body.decode(), keep_blank_values=True).items()}
@@ -549,31 +549,12 @@ class Running:
 @contextmanager
 def running(stand_in: StandIn) -> Iterator[Running]:
     """Run a stand-in during the `with` block."""
+    found = Running(stand_in)
 
-    class Handler(BaseHTTPRequestHandler):
-        def respond(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            status, answer = found.answer(self.command, self.path, headers, body)
-            data = answer if isinstance(answer, str) else "" if answer is None else json.dumps(answer)
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data.encode())
+    def respond(method: str, path: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], str]:
+        status, answer = found.answer(method, path, headers, body)
+        text = answer if isinstance(answer, str) else "" if answer is None else json.dumps(answer)
+        return status, {"Content-Type": "application/json"}, text
 
-        do_POST = do_DELETE = respond  # noqa: N815 - as http.server calls them
-
-        def log_message(self, *_arguments: object) -> None:
-            """Log nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found = Running(stand_in, f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with serving(respond) as found.url:
         yield found
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

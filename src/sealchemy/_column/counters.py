@@ -31,7 +31,3 @@ def count_unreadable(context: str, error: BaseException) -> None:
     if isinstance(error, SealchemyError):
         with _lock:
             unreadable_values[context, type(error).__name__] += 1
-
-
-def ignore(_context: str, _error: BaseException) -> None:
-    """Count nothing: a value that cannot be written is the caller's mistake."""

@@ -23,7 +23,7 @@ from sealchemy.errors import (
     UnsupportedOperationError,
 )
 
-from .counters import count_plaintext, count_unreadable, ignore
+from .counters import count_plaintext, count_unreadable
 from .rollout import Rollout
 
 _Function: TypeAlias = Callable[[Any], Any]
@@ -77,14 +77,14 @@ class EngineKeys:
 
         Where the values are bound to their row, it takes a pair: the value, and the associated data of the row.
         """
-        return self._current(self._encryptors, self._make_encryptor, ignore, context, kind, bind_to)
+        return self._current(self._encryptors, self._make_encryptor, context, kind, bind_to)
 
     def decryptor(self, context: str, kind: Plaintext, bind_to: tuple[str, ...] = ()) -> Callable[[Any], Any]:
         """Return a function that decodes a value with whatever ring is attached when it is called.
 
         Where the values are bound to their row, it takes a text: the stored value, and behind it the parts of the row.
         """
-        return self._current(self._decryptors, self._make_decryptor, count_unreadable, context, kind, bind_to)
+        return self._current(self._decryptors, self._make_decryptor, context, kind, bind_to)
 
     def digester(self, context: str) -> Callable[[bytes], str]:
         """Return the function that makes the digests of a context now; raises `MissingKeyError` without a key."""
@@ -132,7 +132,6 @@ class EngineKeys:
         self,
         functions: dict[str, _Function],
         make: Callable[[str, Plaintext, tuple[str, ...]], _Function],
-        on_error: Callable[[str, BaseException], None],
         *column: Any,
     ) -> _Function:
         context, kind, bind_to = column
@@ -147,7 +146,8 @@ class EngineKeys:
                 return functions[name](value)
             except BaseException as error:
                 value = hide(value)  # this frame is in the traceback
-                on_error(context, error)
+                if functions is self._decryptors:
+                    count_unreadable(context, error)
                 raise
 
         return current

@@ -115,6 +115,8 @@ def _hide_assigned(type_: EncryptedType[Any]) -> Callable[..., Any]:
         if type_.bind_to and isinstance(value, RowValue):
             return value  # the flush compares its row
         value = codec.hide(value)
+        if isinstance(value, str) and "SecretString('***')" in value:  # from a form that has shown a secret's repr
+            raise PlaintextTypeError(f"{initiator.key}: this is the masked repr of a secret; leave it out of the form")
         if isinstance(value, type):
             raise PlaintextTypeError(f"{initiator.key}: an encrypted attribute {codec.find_problem(value)}")
         return value

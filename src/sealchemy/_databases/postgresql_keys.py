@@ -53,10 +53,8 @@ def key_problem(connection: sa.Connection, target: Target) -> str | None:
 def _unreadable_key(
     connection: sa.Connection, target: Target, item: sa.ColumnElement[Any], type_: TypeEngine[Any]
 ) -> str | None:
-    """Return the problem of values that Python's types cannot hold: infinity, years before 1, 24:00, NaN.
-
-    Most of them come first or last in the order of the key, whose index has these.
-    """
+    """Return the problem of values that Python's types cannot hold: infinity, years before 1, 24:00, NaN."""
+    # Read from the two ends of the key's index where possible: a table may have a billion rows.
     first, last = (
         sa.select(edge(item)).select_from(target.table).scalar_subquery() for edge in (sa.func.min, sa.func.max)
     )

@@ -68,7 +68,7 @@ class _Handler(logging.Handler):
 
 
 def main() -> None:
-    """Work until standard input ends, or whoever reads standard output is gone: then nobody is left to be told."""
+    """Work until standard input ends, or until the parent process is gone."""
     with suppress(BrokenPipeError), os.fdopen(os.dup(1), "wb") as output:
         os.dup2(2, 1)
         send = partial(_send, output, Lock())

@@ -78,9 +78,7 @@ def decryptor(
         try:
             if max(map(len, values)) > size_limit:
                 raise ValueError
-            if start_of(min(values)) == start_of(max(values)):  # then that of those between is the same
-                found = decrypt_group(start_of(values[0]), [value[start:] for value in values], rows)
-            elif len(set(map(start_of, values))) * _VALUES_PER_GROUP <= len(values):
+            if len(set(map(start_of, values))) * _VALUES_PER_GROUP <= len(values):
                 for common, group in groupby(values, start_of):
                     texts, done = [value[start:] for value in group], len(found)
                     found += decrypt_group(common, texts, rows and rows[done : done + len(texts)])

@@ -97,7 +97,8 @@ class Transport(HTTPAdapter):
             certificate: a file with the client's certificate and its key, or one for each.
         """
         self.seconds, self._deadline = seconds, time.monotonic() + seconds
-        assert verify  # noqa: S101 - False, or nothing, would mean that certificates are not verified
+        if not verify:  # `requests` would not verify certificates
+            raise ValueError
         self._tls: dict[str, Any] = {"cert": certificate} | ({} if verify is True else {"verify": verify})
         self._sockets: list[socket.socket] = []
         super().__init__()

@@ -15,7 +15,7 @@ _MOST_REQUESTS = 1000.0
 
 
 def check(timeout: object, rate: object, body: object, refresh_grant_type: object) -> None:
-    """Raise `IntegrationError` if one of these is none."""
+    """Raise `IntegrationError` if one of these is invalid."""
     require_timeout(timeout)
     if not isinstance(rate, int | float) or not 0 < rate <= _MOST_REQUESTS:
         raise IntegrationError(
@@ -54,7 +54,7 @@ def texts(name: str, given: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def hidden(given: Mapping[str, str] | None) -> Any:
-    """Return a dictionary whose values show nothing, as they may be secrets, or what is none as `hide` does."""
+    """Return a dictionary with hidden values, which may be secrets; anything else becomes its type, as in `hide`."""
     return {key: hide(value) for key, value in given.items()} if isinstance(given, Mapping) else hide(given)
 
 

@@ -55,9 +55,8 @@ def is_storable(value: Any) -> bool:
     """Return whether the row can have this besides the tokens, which exist nowhere else, and must not fail for it."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        return (
-            len(text.encode()) <= _LONGEST_DETAIL and json.loads(text) == value
-        )  # names that are no text would change
+        # Names that are not text would come back as text.
+        return len(text.encode()) <= _LONGEST_DETAIL and json.loads(text) == value
     except (ValueError, TypeError, RecursionError):  # not JSON, or not in UTF-8
         return False
 

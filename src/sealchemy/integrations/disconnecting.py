@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ class Disconnect:
         self._runner, self._row, self._client, self._forget = runner, row, client, forget
         self._waiting = Waiting(client)
         self._claim: Claim | None = None
+        self._has_renewed = False
 
     async def run(self) -> None:
         """Revoke the grant and delete the row; with `forget`, delete it even if its grant cannot be revoked."""
@@ -51,10 +53,11 @@ class Disconnect:
         runner, row, waiting = self._runner, self._row, self._waiting
         while True:
             await runner.transaction(row.look)
+            began = time.monotonic()
             take = partial(row.claim, lease=waiting.lease, seconds=waiting.seconds)
             if claim := await runner.transaction(take):
                 self._claim = claim
-                is_done = await self._revoke(claim)
+                is_done = await self._revoke(claim, began)
                 if is_done and await runner.persistently(partial(row.remove, lease=waiting.lease, claim=claim)):
                     break
             await waiting.sleep(runner, None)
@@ -62,15 +65,15 @@ class Disconnect:
         how = "revoked" if self._client.revocation_endpoint else "not revoked, the provider has no endpoint for it"
         logger.info("%s: disconnected; %s", row.label(claim.id), how)
 
-    async def _revoke(self, claim: Claim) -> bool:
-        """Revoke the grant, and return True; False if its expired access token was renewed first, and is stored."""
+    async def _revoke(self, claim: Claim, began: float) -> bool:
+        """Revoke the grant, and return True; False if its expired access token was to be renewed first."""
         token = self._client.token_to_revoke(claim.access_token, claim.refresh_token)
         if not token:
             return True
         is_expired = claim.is_expired and token == claim.access_token
         try:
-            if is_expired and self._client.can_renew(claim.access_token, claim.refresh_token):
-                return await self._renew(claim)
+            if is_expired and not self._has_renewed and self._client.can_renew(claim.access_token, claim.refresh_token):
+                return await self._renew(claim, began)
             await self._runner.request(lambda: self._client.revoke(token))
         except IntegrationError as error:
             logger.warning("%s: %s", self._row.label(claim.id), error)
@@ -78,9 +81,13 @@ class Disconnect:
             raise
         return True
 
-    async def _renew(self, claim: Claim) -> bool:
-        """Store a new access token, which the provider takes for a revocation; True if the grant is dead anyway."""
+    async def _renew(self, claim: Claim, began: float) -> bool:
+        """Store a new access token, once, as providers accept no expired one; True if the grant is dead anyway."""
         runner, row, lease = self._runner, self._row, self._waiting.lease
+        if self._waiting.is_late(began):
+            await release(runner, row, lease)
+            return False
+        self._has_renewed = True
         try:
             grant = await runner.request(lambda: self._client.renew(claim.access_token, claim.refresh_token))
         except ReauthorizationRequiredError:

@@ -210,7 +210,8 @@ class OAuthClient:
 
     def can_renew(self, access_token: object, refresh_token: object) -> bool:
         """Return whether there is what `renew` needs."""
-        return bool({"refresh_token": refresh_token, "fb_exchange_token": access_token}.get(self.refresh_grant_type, 1))
+        needed = {"refresh_token": refresh_token, "fb_exchange_token": access_token}
+        return self.refresh_grant_type not in needed or bool(needed[self.refresh_grant_type])
 
     def renew(self, access_token: str | None, refresh_token: str | None) -> TokenGrant:
         """Get a new grant for the tokens of a row, in the way of `refresh_grant_type`; raises as `refresh` does."""

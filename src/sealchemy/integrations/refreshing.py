@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("sealchemy")
 
-_LATEST = 5.0  # seconds of a lease that may pass before the request
-
 
 class Refresh:
     """One caller who needs a token.
@@ -172,8 +170,9 @@ class Refresh:
         runner, row, lease = self._runner, self._row, self._waiting.lease
 
         def ask() -> TokenGrant | None:
-            late = time.monotonic() - began > _LATEST  # the lease runs, even while the machine sleeps
-            return None if late else self._client.renew(claim.access_token, claim.refresh_token)
+            if self._waiting.is_late(began):
+                return None
+            return self._client.renew(claim.access_token, claim.refresh_token)
 
         self.has_asked, self.failure = True, None
         try:

@@ -86,7 +86,7 @@ def parse(
         dead: the codes that say that the grant is dead.
         sent: the secrets of the request, which some responses repeat.
         needs_token: whether a response without an access token is none.
-        path: where in it the object with the tokens is; where there is one, those beside it are left out.
+        path: where in it the object with the tokens is; if there is one, other tokens in the response are ignored.
     """
     status, body = response.status_code, _body(response)
     said = with_nested(body, path) if isinstance(body, dict) else {}
@@ -109,7 +109,7 @@ def parse(
 def _body(response: Response) -> Any:
     text = ""
     try:
-        # Text that is not in UTF-8 costs no token beside it.
+        # One field that is not in UTF-8 must not lose the tokens in the others.
         text = response.content.decode(json.detect_encoding(response.content), "surrogateescape")
         return _with_text_tokens(json.loads(text, parse_int=_whole_number))
     except (ValueError, RecursionError):  # some of them hold the body

@@ -61,7 +61,7 @@ def refresh_due(
     so that a slow one holds up no other. After a response that asks to wait (HTTP status 429, or any `Retry-After`),
     or three failures in a row, it is left alone in this call; after a 429 in later ones too, in any process, until the
     time that it named. A row that is being refreshed, or whose last attempt failed and whose pause is not over, is left
-    out. Tokens are handed to nobody.
+    out. No token is handed out.
 
     Args:
         session_factory: see `get_valid_token`.
@@ -83,8 +83,8 @@ def refresh_due(
             run(work.refresh(provider))
         return work.report
     with ThreadPoolExecutor(len(work.due), thread_name_prefix="sealchemy") as pool:
-        started = [pool.submit(copy_context().run, run, work.refresh(provider)) for provider in work.due]
         try:
+            started = [pool.submit(copy_context().run, run, work.refresh(provider)) for provider in work.due]
             for each in started:
                 each.result()
         except BaseException:  # of a signal handler: the threads end after their row

@@ -199,7 +199,7 @@ def _check(name: str, hidden: Any) -> None:
 
 
 def _match(pattern: re.Pattern[str], value: object) -> str | None:
-    return str(value) if isinstance(value, str) and pattern.fullmatch(value) else None  # no SecretString: it is none
+    return str(value) if isinstance(value, str) and pattern.fullmatch(value) else None  # plain text: it is not secret
 
 
 def _joined(scope: object) -> object:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("sealchemy")
 
 _MARGIN = 15.0  # seconds of a lease after the HTTP request: to store the response, even if the database restarts
+_LATEST = 5.0  # of these, the seconds that may pass before the request
 
 
 async def release(runner: Runner, row: IntegrationRow, lease: str) -> None:
@@ -39,6 +40,10 @@ class Waiting:
     def __init__(self, client: OAuthClient) -> None:
         self.lease, self.seconds = str(uuid.uuid4()), client.timeout + _MARGIN
         self._began, self._pause, self._other = time.monotonic(), 0.02, False
+
+    def is_late(self, since: float) -> bool:
+        """Return whether too much of a lease has passed to send a refresh token: it runs while the machine sleeps."""
+        return time.monotonic() - since > _LATEST
 
     def check(self, snapshot: Snapshot, row: IntegrationRow) -> None:
         """Raise if the refresh of another caller has ended without a new token."""

@@ -1,6 +1,6 @@
 """Well-known providers: `OAuthClient(client_id=..., client_secret=..., **GOOGLE_CALENDAR)`.
 
-Beside each are the pages on which its provider states what it says. For other scopes: `{**ATLASSIAN, "scope": "..."}`.
+The docstring of each names the provider's documentation. For other scopes: `{**ATLASSIAN, "scope": "..."}`.
 """
 
 from .commerce import QUICKBOOKS, STRIPE, shopify

@@ -36,7 +36,7 @@ class Provider(TypedDict, total=False):
 
 
 def require_host(name: str, value: object, *ends: str) -> None:
-    """Raise `IntegrationError` if a value is no host, or is none with one of these ends; tokens are sent there."""
+    """Raise `IntegrationError` unless a value is a host name with one of these endings; tokens are sent there."""
     if not isinstance(value, str) or not _HOST.fullmatch(value) or (ends and not value.lower().endswith(ends)):
         like = f", which ends with {' or '.join(ends)}" if ends else ""
         raise IntegrationError(f"{name} must be a name alone, without https:// and without a path{like}")
