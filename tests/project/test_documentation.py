@@ -33,7 +33,7 @@ EVERYTHING = "\n".join(page.read_text() for page in PAGES)
 
 
 # These run in test_tutorial.py, in test_example_applications.py and in a separate test below.
-RUN_SEPARATELY = {"tutorial.md", "store-oauth-tokens.md", "migrate-from-pgcrypto.md"}
+RUN_SEPARATELY = {"tutorial.md", "tutorial-postgresql.md", "store-oauth-tokens.md", "migrate-from-pgcrypto.md"}
 
 
 @pytest.fixture(autouse=True)

@@ -1,37 +1,83 @@
-"""The tutorial works when followed step by step in an empty folder."""
+"""The tutorials work when followed step by step in an empty folder."""
 
 from __future__ import annotations
 
 import doctest
 import os
 import re
-import shlex
+import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-PAGE = Path(__file__).parents[2] / "docs/tutorial.md"
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SECOND_TERMINAL = ("loopback-provider", "writer.py")
 
 
-def run(command: str, folder: Path) -> str:
-    words = shlex.split(command)
-    program = Path(sys.executable).with_name(words[0])
-    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-    done = subprocess.run(
-        [str(program) if program.exists() else words[0], *words[1:]],
-        cwd=folder,
-        env={**environment, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, f"{command}:\n{done.stdout}"
-    return done.stdout
+class Terminals:
+    """What a reader has: a folder, a terminal, and a second one for the program that keeps running."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.output = ""
+        self.second: subprocess.Popen[str] | None = None
+        left_out = {"DATABASE_URL", "PYTEST_CURRENT_TEST"}
+        self.environment = {name: value for name, value in os.environ.items() if name not in left_out}
+        self.environment |= {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONUNBUFFERED": "1",
+            "COLUMNS": "200",
+        }
+
+    def run(self, commands: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-ec", commands],  # noqa: S607
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    def start_in_second(self, command: str) -> None:
+        self.second = subprocess.Popen(
+            ["bash", "-c", f"exec env {command}"],  # noqa: S607
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def stop_second(self) -> str:
+        """Press Ctrl-C."""
+        if self.second is None:
+            return ""
+        self.second.send_signal(signal.SIGINT)
+        output, _ = self.second.communicate(timeout=30)
+        self.second = None
+        return output
+
+
+@contextmanager
+def terminals(folder: Path) -> Iterator[Terminals]:
+    opened = Terminals(folder)
+    try:
+        yield opened
+    finally:
+        if opened.second:
+            opened.second.kill()
+            opened.second.communicate()
 
 
 def wait_for(port: int) -> None:
@@ -46,30 +92,46 @@ def wait_for(port: int) -> None:
             return
 
 
+def follow(page: str, opened: Terminals, *replaced: tuple[str, str]) -> Iterator[str]:
+    """Do what a page says, block by block, and yield what the second terminal printed whenever it is used again."""
+    content = (DOCS / page).read_text()
+    for old, new in replaced:
+        assert old in content
+        content = content.replace(old, new)
+    for language, block in BLOCK.findall(content):
+        if language == "python":
+            path = opened.folder / re.match(r"# (\S+)\n", block)[1]  # type: ignore[index]
+            path.write_text(block)
+        elif language == "text":
+            assert doctest.OutputChecker().check_output(block, opened.output, doctest.ELLIPSIS), opened.output
+        elif any(name in block for name in SECOND_TERMINAL):
+            yield opened.stop_second()
+            opened.start_in_second(block.strip())
+            time.sleep(2)
+        elif "pip install" not in block:
+            done = opened.run(block)
+            assert done.returncode == 0, f"{block}\n{done.stdout}"
+            opened.output = done.stdout
+    yield opened.stop_second()
+
+
 def test_the_tutorial_works(tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    provider, output = None, ""
-    try:
-        for language, content in BLOCK.findall(PAGE.read_text()):
-            if language == "python":
-                name = re.match(r"# (\S+)\n", content)[1]  # type: ignore[index]
-                (tmp_path / name).write_text(content.replace("5001", str(port)))
-            elif language == "text":
-                assert doctest.OutputChecker().check_output(content, output, doctest.ELLIPSIS), output
-            elif content == "python provider.py\n":
-                command = [sys.executable, "provider.py"]
-                provider = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                wait_for(port)
-            else:
-                lines = [line for line in content.splitlines() if "pip install" not in line]
-                output = "".join(run(line, tmp_path) for line in lines)
+        port = str(listener.getsockname()[1])
+    replaced = ("127.0.0.1:8400", f"127.0.0.1:{port}"), ("loopback-provider", f"loopback-provider --port {port}")
+    with terminals(tmp_path) as opened:
+        for _ in follow("tutorial.md", opened, *replaced):
+            pass
         (tmp_path / ".env").write_text("")
-        failed = subprocess.run([sys.executable, "call.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert "INTEGRATION_TOKEN_ENCRYPTION_KEY" in failed.stderr
+        failed = opened.run("python call.py")
+        assert "INTEGRATION_TOKEN_ENCRYPTION_KEY" in failed.stdout
         assert failed.returncode == 1
-    finally:
-        if provider:
-            provider.kill()
-            provider.wait()
+
+
+def test_the_tutorial_on_postgresql_works(tmp_path: Path, postgresql_url: str) -> None:
+    with terminals(tmp_path) as opened:
+        printed = list(follow("tutorial-postgresql.md", opened, ("postgresql+psycopg:///tutorial", postgresql_url)))
+    assert printed[0] == ""
+    for output in printed[1:]:
+        assert re.search(r"^[1-9]\d+ updates, none lost$", output, re.MULTILINE), output

@@ -1,5 +1,7 @@
 """The commands for the ready-made table of OAuth integrations."""
 
+import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -29,3 +31,21 @@ def retry(
     project.name_database()
     done = clear(engine, table, provider=provider, code=error)
     print(f"{done} integrations are asked again when they are used")
+
+
+@integrations.command("loopback-provider")
+def loopback_provider(
+    port: Annotated[int, typer.Option(help="The port on 127.0.0.1; 0 for any that is free.")] = 8400,
+    lifetime: Annotated[float, typer.Option(help="Seconds for which an access token is valid.")] = 3,
+) -> None:
+    """Run an OAuth provider on this machine, to try a client against. Ctrl-C stops it, and it forgets everything."""
+    from sealchemy.integrations.loopback_provider import make
+
+    try:
+        server = make(port, lifetime)
+    except OSError as error:
+        print(f"127.0.0.1:{port}: {error.strerror}; choose another --port", file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"http://127.0.0.1:{server.server_port} has /authorize, /token, /revoke and /me", flush=True)
+    with server, suppress(KeyboardInterrupt):
+        server.serve_forever()
