@@ -117,12 +117,18 @@ def test_generate_key_keeps_a_link_to_a_shared_file(
 def check_demo(output: str) -> None:
     for text in (
         "710 of 710 plaintext tokens found",
+        "accept  trigger:audit_tokens: it fires for every row",
+        "UnsupportedOperationError: encrypt ",
         "400 of 400 rows have the same two tokens",
+        "a refresh token pasted into access_token",
+        "the token of another user pasted into this row",
         "DecryptionError: integrations.access_token",
         "ck_integrations_access_token_encrypted",
+        "['ann']",
         "0 of 710 plaintext tokens found",
     ):
         assert text in output, output
+    assert output.count("DecryptionError: ") == 2
 
 
 def test_demo_on_sqlite(sealchemy: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
@@ -130,6 +136,30 @@ def test_demo_on_sqlite(sealchemy: Callable[..., subprocess.CompletedProcess[str
     assert done.returncode == 0, done.stderr
     check_demo(done.stdout)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_demo_that_is_kept_can_be_looked_at(
+    sealchemy: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    done = sealchemy("demo", "--keep")
+    assert done.returncode == 0, done.stderr
+    check_demo(done.stdout)
+    kept = tmp_path / "sealchemy-demo"
+    assert sorted(path.name for path in kept.iterdir()) == [".env", "demo.db"]
+    assert (kept / ".env").stat().st_mode & 0o777 == 0o600
+    again = sealchemy("demo", "--keep")
+    assert (again.returncode, again.stdout) == (1, "")
+    assert "sealchemy-demo/ exists already" in again.stderr
+    (kept / ".env").rename(tmp_path / ".env")
+    (kept / "demo.db").rename(tmp_path / "demo.db")
+    assert sealchemy("status", "--fail-if-plaintext").returncode == 0
+    assert "every value authenticates" in sealchemy("verify").stdout
+
+
+def test_a_demo_on_a_server_is_not_kept(sealchemy: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    done = sealchemy("demo", "--keep", "--url", "postgresql+psycopg://localhost/x")
+    assert done.returncode == 1
+    assert "does not go with --url" in done.stderr
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])

@@ -61,13 +61,16 @@ def demo(
         str | None,
         typer.Option(help="A PostgreSQL database instead of a SQLite file, postgresql+psycopg://user@host/name."),
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the SQLite file and its key in the folder sealchemy-demo.")
+    ] = False,
 ) -> None:
     """Take a table of plaintext tokens to an encrypted one, and show every step."""
     from rich.console import Console
 
-    from sealchemy.integrations.demo import run
+    from .demo import run
 
-    run(Console(), url)
+    run(Console(), url, keep=keep)
 
 
 @app.command()
