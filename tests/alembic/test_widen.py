@@ -290,14 +290,18 @@ def test_session_that_validation_waits_for_is_named_first(
     engine = make_engine(postgresql_url, RING)
     run(engine, "CREATE TABLE accounts (id INTEGER PRIMARY KEY, token TEXT)")
     name = constraint_name("accounts", "token")
-    condition = "token COLLATE \"C\" LIKE 'sealchemy:v1:____________:_%%'"
-    run(engine, f"ALTER TABLE accounts ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID")
+    operate(engine, "require_encryption", COLUMNS)
+    with engine.connect() as connection:
+        query = text("SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = :name")
+        condition = connection.scalar(query, {"name": name})
+    run(engine, f"ALTER TABLE accounts DROP CONSTRAINT {name}, ADD CONSTRAINT {name} {condition} NOT VALID")
     reader = held(postgresql_url, 60)
     with engine.connect() as connection:
         connection.exec_driver_sql("LOCK TABLE accounts IN SHARE UPDATE EXCLUSIVE MODE")
         with pytest.raises(RewriteError, match=r"it is locked by pid \d+, [^;]*, ShareUpdateExclusiveLock"):
             operate(engine, "require_encryption", COLUMNS, ddl_patience=0)
-    operate(engine, "require_encryption", COLUMNS)  # which does not wait for readers
+    operate(engine, "require_encryption", COLUMNS)
+    assert reader.is_alive(), "it does not wait for readers"
     reader.released.set()
     reader.join()
 

@@ -372,9 +372,9 @@ def test_a_hung_provider_leaves_the_event_loop_alone(tmp_path: Path, oauth_provi
     assert oauth_provider.counts["/token"] == users
     assert time.monotonic() - began < 60  # and not one after the other
     assert len(turns) > 5
-    assert statistics.median(turns) < 0.1, sorted(turns)[-5:]
-    assert sorted(turns)[-2] < 1.0, sorted(turns)[-5:]
-    assert sorted(names)[-2] < 1.0, sorted(names)[-5:]
+    assert statistics.median(turns) < 0.5, sorted(turns)[-5:]
+    assert sorted(turns)[-2] < 2.0, sorted(turns)[-5:]
+    assert sorted(names)[-2] < 2.0, sorted(names)[-5:]
 
 
 def test_sessions_with_per_model_binds_work(tmp_path: Path, oauth_provider: Provider) -> None:

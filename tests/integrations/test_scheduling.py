@@ -269,7 +269,7 @@ def test_a_database_error_of_one_row_stops_no_other(sessions: sessionmaker[Sessi
 
 def test_an_interrupted_call_ends_its_threads(sessions: sessionmaker[Session], endpoints: Endpoints) -> None:
     fill(sessions, {"p": 40, "q": 40})
-    clients = {name: endpoints.client(name, requests_per_second=20) for name in ("p", "q")}
+    clients = {name: endpoints.client(name, requests_per_second=10) for name in ("p", "q")}
     with time_limit(0.5), pytest.raises(TimeLimitError):
         refresh_due(sessions, clients)
     time.sleep(0.2)

@@ -5,22 +5,24 @@ from __future__ import annotations
 import doctest
 import logging
 import re
+import runpy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
 import typer.main
 from opentelemetry.sdk.metrics import MeterProvider
-from sqlalchemy import Engine
+from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine
 from sqlalchemy.orm import Session
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 import sealchemy
-from sealchemy import errors, integrations
+from sealchemy import EncryptedString, errors, integrations
 from sealchemy.cli import app
 from sealchemy.integrations.settings import IntegrationSettings
+from sealchemy.plan import plan, steps
 from tests import evidence
 from tests.support.postgresql import require_extension
 
@@ -130,3 +132,50 @@ def test_error_tree_is_up_to_date() -> None:
     drawn = set(re.findall(r"[├└│─ ]+(\w+Error)", errors.__doc__ or ""))
     assert all(line in page for line in (errors.__doc__ or "").splitlines() if re.search(r"[├└].*Error", line))
     assert drawn == {name for name in vars(errors) if name.endswith("Error") and name != "SealchemyError"}
+
+
+def script(name: str) -> dict[str, Any]:
+    """Return what a script of the site defines."""
+    return runpy.run_path(str(ROOT / f"docs/site/{name}.py"))
+
+
+def test_the_diagrams_are_as_their_script_draws_them() -> None:
+    found = {path.stem: path.read_text() for path in (ROOT / "docs/images").glob("*.svg")}
+    assert found == {name: draw().svg() for name, draw in script("diagrams")["DIAGRAMS"].items()}
+    assert [name for name in found if f"images/{name}.svg" not in EVERYTHING] == []
+
+
+def test_the_list_of_pages_for_language_models_is_up_to_date() -> None:
+    written = (ROOT / "docs/llms.txt").read_text()
+    assert written == script("llms")["text"](), "run `python docs/site/llms.py`"
+    assert len(re.findall(r"^- \[", written, re.MULTILINE)) == len(PAGES) - 1
+
+
+def test_the_headings_of_incidents_are_error_texts() -> None:
+    package = Path(sealchemy.__file__).parent
+    source = "".join(path.read_text() for path in package.rglob("*.py"))
+    texts = re.sub(r"\{[^{}]*\}", "…", re.sub(r'"\s*\n\s*f?"', "", source))  # literals as they are read
+    from_elsewhere = {"cached plan must not change result type"}  # PostgreSQL
+    page = (ROOT / "docs/incidents.md").read_text()
+    headings = re.findall(r"^### (`.*)$", page, re.MULTILINE)
+    assert len(headings) > 20
+    for heading in headings:
+        parts = [part.strip(" …:;,()") for part in re.findall(r"`([^`]*)`", heading)[0].split("…")]
+        missing = [part for part in parts if part not in texts and part not in from_elsewhere]
+        assert missing == [], heading
+
+
+def test_the_checklist_has_the_commands_of_the_plan(postgresql_url: str) -> None:
+    models = MetaData()
+    columns = Column("id", Integer, primary_key=True), Column("token", EncryptedString("accounts.token"))
+    Table("accounts", models, *columns)
+    engine = create_engine(postgresql_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE accounts (id integer PRIMARY KEY, token varchar(255))")
+        connection.exec_driver_sql("INSERT INTO accounts VALUES (1, 'a token')")
+    lines = list(steps(plan(engine, models), command_options="", prefix="P"))
+    engine.dispose()
+    playbook = (ROOT / "docs/developer-playbook.md").read_text()
+    names = {name for line in lines for name in re.findall(r"sealchemy [\w-]+|op\.\w+|ROLLOUT=\w+", line)}
+    assert len(names) > 9
+    assert {name for name in names if name not in playbook} == set()

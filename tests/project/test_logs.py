@@ -161,9 +161,10 @@ def test_sentry_sends_what_it_is_handed() -> None:
     memory.sent = []
     sentry_sdk.init(dsn="http://key@127.0.0.1:1/1", transport=memory)
     try:
-        sentry_sdk.set_context("mine", {"token": TOKEN})
-        sentry_sdk.capture_message("an event")
-        sentry_sdk.flush()
+        with sentry_sdk.new_scope() as scope:
+            scope.set_context("mine", {"token": TOKEN})
+            sentry_sdk.capture_message("an event")
+            sentry_sdk.flush()
     finally:
         sentry_sdk.init()
     assert SENTINEL in "".join(memory.sent)

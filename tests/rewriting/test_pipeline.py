@@ -241,6 +241,7 @@ def test_no_update_of_an_application_is_lost(engine: Engine) -> None:
             with engine.begin() as connection:
                 connection.execute(text("UPDATE t SET token = :value WHERE id = :key"), {"key": key, "value": value})
                 written[key] = value
+            time.sleep(0.002)
 
     threads = [threading.Thread(target=write, args=(first,)) for first in (1, 2)]
     for thread in threads:

@@ -227,4 +227,4 @@ def test_a_nice_run_rests_for_a_share_of_its_time(
     rewrite(ENCRYPT, engine, "t", COLUMNS, options=Options(batch_size=100, nice=2.0))
     took = time.monotonic() - began
     assert len([item for item in waited if item > 0]) >= ROWS / 100
-    assert 0.3 * took < sum(waited) <= took
+    assert 0.3 * took < sum(waited) <= 2 * took, "on at most two connections"

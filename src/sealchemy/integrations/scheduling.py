@@ -7,7 +7,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import copy_context
 from datetime import timedelta
 from itertools import chain, islice, zip_longest
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .oauth import OAuthClient
 
 _MOST_LOOKS = 20  # for rows in place of those that need no request
+_WAKE = 0.5  # seconds after which a waiting thread looks for signals
 _MOST_ROWS, _MOST_SECONDS = 1_000_000, 366 * 24 * 3600
 
 logger = logging.getLogger("sealchemy")
@@ -86,6 +87,8 @@ def refresh_due(
         try:
             started = [pool.submit(copy_context().run, run, work.refresh(provider)) for provider in work.due]
             for each in started:
+                while not each.done():  # a signal that arrives just before a wait does not end it
+                    wait([each], timeout=_WAKE)
                 each.result()
         except BaseException:  # of a signal handler: the threads end after their row
             work.stopped.set()
