@@ -28,11 +28,14 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    String,
     Table,
     Text,
     Unicode,
     create_engine,
+    func,
     insert,
+    literal,
     select,
     text,
     update,
@@ -42,7 +45,7 @@ from sqlalchemy_encrypted_field import EncryptedText as EncryptedFieldText
 from sqlalchemy_utils import StringEncryptedType
 from sqlalchemy_utils.types.encrypted.encrypted_type import AesGcmEngine
 
-from sealchemy import EncryptedString, Key, KeyRing, attach_key_ring
+from sealchemy import BlindIndex, EncryptedString, Key, KeyRing, attach_key_ring
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +87,7 @@ class Library:
     def engine(self, key: str) -> Engine:
         engine = create_engine("sqlite://")
         if self.package == "sealchemy":
-            attach_key_ring(engine, KeyRing(primary=Key.parse(key)))
+            attach_key_ring(engine, KeyRing(primary=Key.parse(key), index_key=Key.generate()))
         if self.package == "sqlalchemy_encrypted_field":
             sqlalchemy_encrypted_field.configure(base64.b64encode(base64.urlsafe_b64decode(key)).decode())
         return engine
@@ -202,6 +205,52 @@ def notices_another_row(setting: Setting) -> bool:
     return _fails(read)
 
 
+def encrypts_equal_texts_differently(setting: Setting) -> bool:
+    setting.write()
+    setting.store("b", b"" if setting.library.binary else "")
+    first = setting.stored().a
+    with setting.engine.begin() as connection:
+        connection.execute(update(setting.table).values(a=TOKEN))
+    return bool(setting.stored().a != first)
+
+
+def finds_a_row_by_its_value(setting: Setting) -> bool:
+    """Look a value up in a column that is declared with whatever the library has for that."""
+    library, is_ours = setting.library, setting.library.package == "sealchemy"
+    type_ = EncryptedString("rows.a") if is_ours else library.column("a", setting.key)
+    index = [Column("i", BlindIndex("rows.a"))] if is_ours else []
+    rows = Table("rows", MetaData(), Column("id", Integer, primary_key=True), Column("a", type_), *index)
+    rows.create(setting.engine)
+    with setting.engine.begin() as connection:
+        connection.execute(insert(rows).values(id=7, a=TOKEN))
+        return bool(connection.scalar(select(rows.c.id).where(rows.c.a == TOKEN)) == 7)
+
+
+def refuses_an_expression(setting: Setting) -> bool:
+    """Write the result of an SQL function, which no type can encrypt."""
+    setting.write()
+
+    def write() -> None:
+        with setting.engine.begin() as connection:
+            connection.execute(update(setting.table).values(a=func.lower(literal("Ya29.clear", String))))
+
+    return _fails(write)
+
+
+def reads_values_of_a_previous_key(setting: Setting) -> bool:
+    """Write under one key, and read with another one as the current key, if the library takes several."""
+    setting.write()
+    new = base64.urlsafe_b64encode(os.urandom(32)).decode()
+    if setting.library.package == "sealchemy":
+        attach_key_ring(setting.engine, KeyRing(primary=Key.parse(new), previous=[Key.parse(setting.key)]))
+    elif setting.library.package == "sqlalchemy_encrypted_field":
+        keys = [base64.b64encode(base64.urlsafe_b64decode(key)).decode() for key in (new, setting.key)]
+        sqlalchemy_encrypted_field.configure(",".join(keys))
+    else:
+        setting.table = setting.declare(new)
+    return not _fails(setting.read) and setting.read() == TOKEN
+
+
 def keeps_null_and_the_empty_text(setting: Setting) -> bool:
     if _fails(lambda: setting.write(a=None, b="")) or _fails(setting.read):
         return False
@@ -283,6 +332,10 @@ QUESTIONS: dict[str, Callable[[Setting], bool]] = {
     "changing any byte of a stored value, or truncating it, raises an error": notices_a_change,
     "moving a value to another column raises an error": notices_a_move,
     "moving a value to another row raises an error, if the column is declared so": notices_another_row,
+    "equal texts have different ciphertext": encrypts_equal_texts_differently,
+    "a row is found by its value, if the column is declared so": finds_a_row_by_its_value,
+    "values of a previous key are read after a rotation": reads_values_of_a_previous_key,
+    "an SQL expression as a value raises an error, and is not stored in clear": refuses_an_expression,
     "NULL and the empty string are preserved": keeps_null_and_the_empty_text,
     "no token in the exception when another column of the row fails": keeps_tokens_out_of_exceptions,
     "no token in SQLAlchemy's debug log": keeps_tokens_out_of_debug_logs,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pkgutil
+import re
 import subprocess
 import sys
 import tomllib
@@ -71,3 +73,32 @@ def test_entry_point_works_with_every_alembic_release() -> None:
     loaded = entry_point.load()
     assert list(loaded) == [loaded]  # Alembic 1.18 to 1.20.0 iterates over it during `import alembic`
     assert callable(loaded.setup)
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = PROJECT["version"]
+    released = re.findall(r"^## \[(\d[^]]*)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert released[0][0] == version
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"version: {version}\n" in citation
+    assert f'date-released: "{released[0][1]}"' in citation
+    assert f"| {version.rpartition('.')[0]} | yes |" in (ROOT / "SECURITY.md").read_text()
+
+
+def test_deprecated_names_still_work() -> None:
+    page = (ROOT / "docs/reference/versions.md").read_text()
+    first_cells = re.findall(r"^\| (`[^|]*) \| 0\.\d+ \|", page, re.MULTILINE)
+    names = [name for cell in first_cells for name in re.findall(r"`(sealchemy\.[\w.]+)`", cell)]
+    assert len(names) > 7
+    for name in names:
+        assert pkgutil.resolve_name(name), name
+
+
+def test_the_versions_in_the_readme_are_those_of_the_package() -> None:
+    readme = (ROOT / "README.md").read_text()
+    named = [item.rpartition(" ")[2] for item in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", item)]
+    assert f"Python {named[0]} to {named[-1]}" in readme
+    assert f"(Python {named[0]} or newer)" in readme
+    assert PROJECT["requires-python"] == f">={named[0]}"
+    assert "SQLAlchemy 2.0 or 2.1" in readme
+    assert "sqlalchemy>=2.0" in PROJECT["dependencies"][0]

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PROGRAMS = os.environ.get("TUTORIAL_BIN") or str(Path(sys.executable).parent)
+"""Where `python`, `alembic` and `sealchemy` are: by default, those that run the tests."""
+
 SECOND_TERMINAL = ("loopback-provider", "writer.py")
 
 
@@ -32,7 +35,7 @@ class Terminals:
         left_out = {"DATABASE_URL", "PYTEST_CURRENT_TEST"}
         self.environment = {name: value for name, value in os.environ.items() if name not in left_out}
         self.environment |= {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
             "PYTHONUNBUFFERED": "1",
             "COLUMNS": "200",
         }
