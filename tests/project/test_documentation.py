@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import logging
+import pkgutil
 import re
 import runpy
 from pathlib import Path
@@ -179,3 +180,18 @@ def test_the_checklist_has_the_commands_of_the_plan(postgresql_url: str) -> None
     names = {name for line in lines for name in re.findall(r"sealchemy [\w-]+|op\.\w+|ROLLOUT=\w+", line)}
     assert len(names) > 9
     assert {name for name in names if name not in playbook} == set()
+
+
+def test_every_dotted_name_in_the_docs_exists() -> None:
+    pages = EVERYTHING + (ROOT / "CHANGELOG.md").read_text() + (ROOT / "SECURITY.md").read_text()
+    names = set(re.findall(r"(?<![\w./-])sealchemy(?:\.[A-Za-z_]\w*)+", pages))
+    source = "".join(path.read_text() for path in Path(sealchemy.__file__).parent.rglob("*.py"))
+    missing = []
+    for name in (name for name in names if f'"{name}"' not in source):  # loggers, counters
+        try:
+            pkgutil.resolve_name(name)
+        except (AttributeError, ImportError):
+            missing.append(name)
+    counters = {"sealchemy.values.unreadable", "sealchemy.values.plaintext", "sealchemy.tokens"}
+    assert sorted(set(missing) - counters) == []
+    assert len(names) > 30
