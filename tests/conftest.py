@@ -41,6 +41,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(other.stop)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("soak"):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return max(3, os.cpu_count() or 1)  # many tests wait for leases, processes or providers

@@ -84,6 +84,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Any) -> str:
     return f"sqlite:///{tmp_path / 'test.db'}" if is_file else request.getfixturevalue(f"{request.param}_url")
 
 
+@pytest.mark.slow
 def test_upgrade_and_back(url: str) -> None:
     engine = old_table(url)
     alembic(url, "upgrade", "head")
@@ -139,6 +140,7 @@ def test_a_live_application_goes_through_the_stages(url: str, oauth_provider: Pr
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_is_continued(url: str) -> None:
     """As if the process had died after its first steps, and after its last one."""
     engine = old_table(url)

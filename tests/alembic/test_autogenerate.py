@@ -97,6 +97,7 @@ ALLOW = "op.allow_plaintext('grants', {'access': 'g.access', 'refresh': 'g.refre
 DECRYPT = "op.decrypt_columns('grants', {'access': 'g.access', 'refresh': 'g.refresh'})"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [ROWS, []], ids=["rows", "empty"])
 def test_newly_encrypted_column_is_migrated_and_can_be_downgraded(
     engine: Engine, tmp_path: Path, rows: list[dict[str, Any]]
@@ -507,6 +508,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("table", "column"), NAMES)
 def test_any_table_and_column_name_works(
     database_url: str, make_engine: Callable[..., Engine], tmp_path: Path, table: str, column: str
@@ -546,6 +548,7 @@ def test_guessed_context_is_valid(engine: Engine, tmp_path: Path) -> None:
     application.complete()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "imports",
     [

@@ -50,6 +50,7 @@ def tokens(engine: Engine) -> dict[int, tuple[str | None, str | None]]:
         return {row[0]: (row[1], row[2]) for row in rows}
 
 
+@pytest.mark.slow
 def test_upgrade_downgrade_and_upgrade_again(database_url: str, plaintext: Engine) -> None:
     for _ in range(2):
         done = cli("upgrade", "head", url=database_url, key=KEY)
@@ -83,6 +84,7 @@ def test_upgrade_downgrade_and_upgrade_again(database_url: str, plaintext: Engin
     plaintext.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
@@ -107,6 +109,7 @@ def test_upgrade_without_a_valid_key_changes_no_row(
     plaintext.dispose()
 
 
+@pytest.mark.slow
 def test_token_that_only_looks_encrypted_is_reported(database_url: str, plaintext: Engine) -> None:
     with plaintext.begin() as connection:
         connection.execute(text("UPDATE integrations SET access_token = 'sealchemy:mine' WHERE id = 4"))
@@ -118,6 +121,7 @@ def test_token_that_only_looks_encrypted_is_reported(database_url: str, plaintex
     plaintext.dispose()
 
 
+@pytest.mark.slow
 def test_models_and_revisions_agree(database_url: str) -> None:
     assert cli("upgrade", "head", url=database_url, key=KEY).returncode == 0
     checked = cli("check", url=database_url, key=KEY)

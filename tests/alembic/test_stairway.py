@@ -140,6 +140,7 @@ def rows(engine: Engine, stage: str) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in connection.execute(select(models.tables["accounts"]).order_by(text("id")))]
 
 
+@pytest.mark.slow
 def test_every_revision_goes_up_and_down_and_up_again(project: Project, engine: Engine) -> None:
     project.revise()
     with engine.begin() as connection:

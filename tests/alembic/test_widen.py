@@ -257,6 +257,7 @@ def held(url: str, seconds: float) -> Reader:
     return reader
 
 
+@pytest.mark.slow
 def test_change_waits_for_a_reader_and_names_it(
     url: str, make_engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -273,6 +274,7 @@ def test_change_waits_for_a_reader_and_names_it(
     assert "secret" not in warning
 
 
+@pytest.mark.slow
 def test_change_that_cannot_wait_any_longer_says_what_to_do(url: str, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(url, RING)
     run(engine, "CREATE TABLE accounts (id INTEGER PRIMARY KEY, token VARCHAR(255))")
@@ -337,7 +339,7 @@ def reads_in_each_second(url: str, stop: threading.Event) -> list[int]:
     return counts
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_others_keep_reading_while_a_change_waits(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
     seconds = 20
     engine = make_engine(postgresql_url, RING)

@@ -200,6 +200,7 @@ def _write_without_the_index(url: str, stop: threading.Event, count: list[int]) 
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_an_old_release_that_writes_meanwhile_leaves_no_stale_digest(engine: Engine, url: str) -> None:
     fill(engine, 2000)
     stop, count = threading.Event(), [0]
@@ -335,7 +336,7 @@ def test_check_and_plan_name_an_index_that_is_not_filled(engine: Engine) -> None
             check_encryption(engine, metadata)
 
 
-@pytest.mark.parametrize("rows", [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rows", [20_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
 def test_a_lookup_uses_the_index_of_the_database(
     postgresql_url: str, rows: int, make_engine: Callable[..., Engine]
 ) -> None:
@@ -384,8 +385,9 @@ def test_unique_in_the_plan_names_the_index(engine: Engine) -> None:
     assert any("BlindIndex" in item.message for item in found.findings if item.code == "unique")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "url", ["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.slow)], indirect=True
+    "url", ["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.soak)], indirect=True
 )
 def test_a_run_that_is_killed_can_be_run_again(url: str, engine: Engine) -> None:
     fill(engine, 3000)

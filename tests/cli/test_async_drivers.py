@@ -46,6 +46,7 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["variable", "option", "file"])
 def test_a_rollout_on_an_async_driver(urls: tuple[str, str], tmp_path: Path, place: str) -> None:
     url, plain = urls
@@ -94,6 +95,7 @@ def test_a_rollout_on_an_async_driver(urls: tuple[str, str], tmp_path: Path, pla
 INDEX = Key.generate()
 
 
+@pytest.mark.slow
 def test_the_packaged_revisions_on_an_async_driver(urls: tuple[str, str], tmp_path: Path) -> None:
     url, plain = urls
     environment = {**os.environ, "DATABASE_URL": url, "INTEGRATION_TOKEN_ENCRYPTION_KEY": NEW.reveal()}
@@ -121,6 +123,7 @@ def test_the_packaged_revisions_on_an_async_driver(urls: tuple[str, str], tmp_pa
         engine.dispose()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_on_an_async_driver(urls: tuple[str, str], tmp_path: Path) -> None:
     url, plain = urls
     project = Project(tmp_path, plain, create_engine(plain))

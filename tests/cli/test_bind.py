@@ -33,6 +33,7 @@ class Account(Base):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb"])
 def test_plaintext_to_bound_by_the_steps_of_the_plan(  # noqa: PLR0915 - one story
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, make_engine: Callable[..., Any]

@@ -77,6 +77,7 @@ def test_generate_key_fills_in_the_example(
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -178,6 +179,7 @@ def test_demo_refuses_other_databases(sealchemy: Callable[..., subprocess.Comple
     assert "postgresql+psycopg://" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "url",
     [

@@ -41,6 +41,7 @@ TYPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TYPES)
 def test_the_whole_rollout(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, make_engine: Callable[..., Any]

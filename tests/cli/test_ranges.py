@@ -46,6 +46,7 @@ def test_ranges_are_printed_alone_and_cover_the_table(project: Project) -> None:
     assert plaintext(project) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not shutil.which("xargs") or not Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists(),
     reason="needs xargs, and Linux, which tells the processes that it has started",

@@ -93,6 +93,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_async_env_py_runs_the_operations(make_async_engine: Any, tmp_path: Path) -> None:
     key = Key.generate()
 

@@ -364,6 +364,7 @@ def interrupted(engine: Engine, call: Callable[[], None]) -> None:
     event.listen(engine, "before_cursor_execute", at_the_update)
 
 
+@pytest.mark.slow
 def test_a_secret_that_is_written_while_its_row_moves_waits(filled: Engine) -> None:
     """Without the lock, the token that was read before would replace the new one."""
     waited: list[str] = []

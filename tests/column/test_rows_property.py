@@ -46,6 +46,7 @@ row = st.tuples(
 parts_of = {"token": (0, 1, 2), "other": (0, 1, 2), "document": (1, 0)}
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     found=st.lists(row, min_size=2, max_size=6),

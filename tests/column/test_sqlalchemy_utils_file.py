@@ -71,7 +71,7 @@ def engine(engine):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_every_kind_of_value_can_be_stored(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet"]
     package = f"sqlalchemy-utils=={version('sqlalchemy-utils')}"

@@ -199,6 +199,7 @@ def test_a_valid_token_is_returned_when_the_refresh_fails(
         get_valid_token(sessions, **WHOSE, client=oauth_provider.client(timeout=0.5), rejected=old)
 
 
+@pytest.mark.slow
 def test_a_valid_token_is_returned_while_another_caller_refreshes(
     sessions: sessionmaker[Session], oauth_provider: Provider
 ) -> None:
@@ -327,6 +328,7 @@ def test_a_valid_token_is_returned_while_a_transaction_holds_the_row(
     assert get_valid_token(sessions, **WHOSE, client=oauth_provider.client()) != old
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_async", [False, True])
 def test_at_a_deadline_a_valid_token_is_returned_unless_it_was_rejected(
     sessions: sessionmaker[Session], oauth_provider: Provider, is_async: bool
@@ -581,6 +583,7 @@ def test_times_of_other_libraries() -> None:
         assert (grant.expires_in, grant.expires_at) == (3600.0, None)
 
 
+@pytest.mark.slow
 def test_a_life_counts_from_the_request(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
     grant = TokenGrant(access_token="a", expires_in=100)
     grant = grant.requested_at(time.monotonic() - 40)
@@ -738,6 +741,7 @@ def test_a_reconnect_during_a_refresh_keeps_its_access_token(
     assert found.refresh_lease is None
 
 
+@pytest.mark.slow
 def test_callers_with_deadlines_do_not_pile_up_threads(
     sessions: sessionmaker[Session], oauth_provider: Provider
 ) -> None:

@@ -74,6 +74,7 @@ def works(provider: Provider, token: str) -> bool:
     return answer.status_code == 200
 
 
+@pytest.mark.slow
 def test_connect_refresh_a_hundred_times_and_revoke(sessions: sessionmaker[Session], oauth_provider: Provider) -> None:
     client = oauth_provider.client()
     asked = client.authorization_request("http://127.0.0.1/callback")

@@ -217,6 +217,7 @@ DRIPPING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", DRIPPING)
 def test_trickling_response_fails_within_the_timeout(oauth_provider: Provider, what: str) -> None:
     with listening(DRIPPING[what].encode(), pause=0.2) as port:

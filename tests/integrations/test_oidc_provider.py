@@ -95,6 +95,7 @@ def test_a_grant_is_refreshed_and_its_new_refresh_token_is_kept(place: Place) ->
     assert place.read(Integration.refresh_token) != sent
 
 
+@pytest.mark.slow
 def test_callers_in_four_processes_are_served_by_one_refresh(place: Place) -> None:
     place.expire()
     before = place.provider.counts()

@@ -116,6 +116,7 @@ def test_no_connection_is_checked_out_during_the_provider_request(place: Place, 
     assert sum(seen[:-2]) == 0
 
 
+@pytest.mark.slow
 def test_lease_of_a_dead_process_is_taken_over(place: Place, oauth_provider: Provider) -> None:
     oauth_provider.delay = 0.4
     dying = processes.start("dying", **place.arguments, transactions=99)
@@ -131,6 +132,7 @@ def test_lease_of_a_dead_process_is_taken_over(place: Place, oauth_provider: Pro
     assert place.row().refresh_lease is None
 
 
+@pytest.mark.slow
 def test_crash_before_the_request_only_delays_the_refresh(place: Place, oauth_provider: Provider) -> None:
     dying = processes.start("dying", **place.arguments, transactions=99, at_the_request=True)
     dying.communicate(timeout=60)
@@ -142,6 +144,7 @@ def test_crash_before_the_request_only_delays_the_refresh(place: Place, oauth_pr
     assert 1 < time.monotonic() - start < 15
 
 
+@pytest.mark.slow
 def test_crash_between_response_and_commit_requires_reauthorization(place: Place, oauth_provider: Provider) -> None:
     dying = processes.start("dying", **place.arguments, transactions=2)
     dying.communicate(timeout=60)
@@ -178,6 +181,7 @@ def test_connections_lost_during_the_request_lose_no_token(
     place.engine.dispose()
 
 
+@pytest.mark.slow
 def test_server_restart_during_the_request_loses_no_token(oauth_provider: Provider) -> None:
     server = postgresql.start_any(fsync="on")
     assert server
@@ -227,6 +231,7 @@ def test_no_token_is_returned_before_it_is_stored(
     place.engine.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["AUTOCOMMIT", "REPEATABLE READ", "SERIALIZABLE"])
 def test_refresh_works_at_any_isolation_level(postgresql_url: str, oauth_provider: Provider, level: str) -> None:
     place = Place(postgresql_url, oauth_provider, isolation_level=level, pool_size=20)
@@ -290,6 +295,7 @@ def test_lock_before_the_second_transaction_loses_no_token_async(
     place.engine.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patience", [0.3, 1.5], ids=["during the request", "while storing"])
 def test_closing_the_event_loop_loses_no_token(tmp_path: Path, oauth_provider: Provider, patience: float) -> None:
     path = tmp_path / "a.db"
@@ -320,6 +326,7 @@ def test_closing_the_event_loop_loses_no_token(tmp_path: Path, oauth_provider: P
     place.engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_hung_provider_leaves_the_event_loop_alone(tmp_path: Path, oauth_provider: Provider) -> None:
     """Other users are served, and not even the default executor, in which names are resolved, waits."""
     users, began = 60, time.monotonic()

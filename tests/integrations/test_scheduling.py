@@ -113,6 +113,7 @@ def refreshed(sessions: sessionmaker[Session]) -> dict[str, int]:
         return dict(session.execute(query.group_by(Integration.provider)).all())  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_ten_thousand_rows_of_five_providers(sessions: sessionmaker[Session], endpoints: Endpoints) -> None:
     fill(sessions, ROWS)
     hangs = threading.Event()
@@ -278,6 +279,7 @@ def test_an_interrupted_call_ends_its_threads(sessions: sessionmaker[Session], e
     assert done == len(endpoints.sent) < 40
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work(database_url: str, endpoints: Endpoints, make_engine: Any) -> None:
     key = Key.generate()
     engine = make_engine(database_url, ring=KeyRing(primary=key))

@@ -36,7 +36,7 @@ def connect_users(sessions: sessionmaker[Session], provider: Provider) -> dict[s
     return families
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_only_a_lost_answer_loses_an_integration(database_url: str, oauth_provider: Provider) -> None:
     key = Key.generate()
     engine = attach_key_ring(create_engine(database_url), KeyRing(primary=key))

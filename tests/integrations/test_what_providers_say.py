@@ -309,6 +309,7 @@ def test_who_finds_out_that_a_user_must_connect_again_says_so_once(
     assert len(told) == 2
 
 
+@pytest.mark.slow
 def test_across_processes_it_is_said_once(database_url: str, oauth_provider: Provider, make_engine: Any) -> None:
     from sqlalchemy.orm import sessionmaker
 

@@ -37,6 +37,7 @@ def run(*arguments: str, text: str = "", folder: Path | None = None, **environ: 
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_key_is_wrapped_moved_and_revealed(vault: OpenBao) -> None:
     status, wrapped, error = run("wrap-key", "--to", URI, text=f"{KEY.reveal()}\n")
     assert (status, error) == (0, "")
@@ -55,6 +56,7 @@ def test_a_new_key_is_seen_by_no_one(vault: OpenBao) -> None:
     assert vault.url
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "text", "says"),
     [
@@ -91,6 +93,7 @@ def test_errors_are_one_line_without_a_key(arguments: list[str], text: str, says
     assert KEY.reveal()[20:] not in error
 
 
+@pytest.mark.slow
 def test_status_asks_no_kms_and_check_does(vault: OpenBao, tmp_path: Path) -> None:
     text = KEY.wrap(URI)
     (tmp_path / "models.py").write_text(

@@ -13,10 +13,11 @@ def _is_slow(failure: Failure) -> bool:
     return failure.fault in ("silent", "slow") or failure.name == "throttled"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "failure",
     [
-        pytest.param(item, id=f"{item.scheme}-{item.name}", marks=pytest.mark.slow if _is_slow(item) else [])
+        pytest.param(item, id=f"{item.scheme}-{item.name}", marks=pytest.mark.soak if _is_slow(item) else [])
         for item in FAILURES
     ],
 )

@@ -153,6 +153,7 @@ def test_no_frame_of_a_failure_shows_a_key(opened: tuple[str, OpenKms], monkeypa
         assert not [item for item in [*spellings(secret_of(key)), *spellings(bytes(drawn[0]))] if item in shown]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["wrap-key", "reveal-key", "check"])
 def test_the_command_line_at_its_most_talkative(command: str, vault: OpenBao, tmp_path: Path) -> None:
     key = Key.generate()

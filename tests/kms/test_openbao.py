@@ -144,6 +144,7 @@ def test_ciphertext_of_another_key_is_refused(vault: OpenBao, monkeypatch: pytes
         Key.parse(text.replace(URI, "vault-transit://transit/missing"))
 
 
+@pytest.mark.slow
 def test_sixteen_processes_start_at_once(vault: OpenBao) -> None:
     text = KEY.wrap(URI)
     code = "import sys\nfrom sealchemy import Key\nprint(Key.parse(sys.stdin.read()).id)"
@@ -208,6 +209,7 @@ def own_bao() -> Iterator[OpenBao]:
         yield server
 
 
+@pytest.mark.slow
 def test_a_sealed_server_is_an_error_and_a_restart_changes_nothing(
     own_bao: OpenBao, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import celery
 import httpx
+import pytest
 from celery.contrib.testing.worker import start_worker
 from sqlalchemy import create_engine
 from sqlalchemy.orm import sessionmaker
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from tests.support.provider import Provider
 
 
+@pytest.mark.slow
 def test_a_retry_shows_arguments_unless_it_is_told_again() -> None:
     app = celery.Celery("app", broker="memory://", backend="cache+memory://", set_as_current=False)
     seen: list[str] = []
@@ -36,6 +38,7 @@ def test_a_retry_shows_arguments_unless_it_is_told_again() -> None:
     assert SENTINEL in seen[2]
 
 
+@pytest.mark.slow
 def test_a_worker_refreshes_and_calls(url: str, ring: KeyRing, oauth_provider: Provider) -> None:
     engine = attach_key_ring(create_engine(url), ring)
     Base.metadata.create_all(engine)

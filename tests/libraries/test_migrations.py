@@ -65,6 +65,7 @@ def test_flask_migrate_writes_and_runs_what_is_due(url: str, tmp_path: Path, mon
     assert "SENTINEL" not in revisions
 
 
+@pytest.mark.slow
 def test_the_checks_of_pytest_alembic_hold(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its plugin does not start with pytest 9.2, so they are called here."""
     monkeypatch.setenv("DATABASE_URL", url)

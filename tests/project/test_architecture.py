@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,7 @@ def room_of(path: Path) -> str:
     return "sealchemy" if path.name == "__init__.py" and len(path.parts) == 1 else path.parts[0].removesuffix(".py")
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """Return the absolute names of the modules that a module imports, wherever in it."""
     package = ["sealchemy", *path.parts[:-1]]

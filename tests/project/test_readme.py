@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text()
 
 CLAIMS = {
     # the start
-    "OAuth tokens lie in most databases": ["libraries/test_fastapi_users.py::test_tokens_of_oauth_accounts"],
+    "Most applications store OAuth tokens": ["libraries/test_fastapi_users.py::test_tokens_of_oauth_accounts"],
     "sealchemy encrypts columns": ["rewriting/test_playbook.py::test_playbook_loses_no_update_and_stops_no_reader"],
     "Your application still reads": ["project/test_documentation.py::test_code_blocks_run"],
     "The database has ciphertext": ["security/test_leak_matrix.py::test_token_shows_only_in_the_documented_cells"],

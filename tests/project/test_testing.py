@@ -99,6 +99,7 @@ def test_column_that_is_not_encrypted_fails(session: Session, column: Any) -> No
         assert_encrypted(session, column)
 
 
+@pytest.mark.slow
 def test_fixtures_work_in_another_project(pytester: pytest.Pytester) -> None:
     pytester.makeconftest('pytest_plugins = ["sealchemy.testing"]')
     pytester.makepyfile(

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -132,6 +134,7 @@ def test_the_tutorial_works(tmp_path: Path) -> None:
         assert failed.returncode == 1
 
 
+@pytest.mark.slow
 def test_the_tutorial_on_postgresql_works(tmp_path: Path, postgresql_url: str) -> None:
     with terminals(tmp_path) as opened:
         printed = list(follow("tutorial-postgresql.md", opened, ("postgresql+psycopg:///tutorial", postgresql_url)))

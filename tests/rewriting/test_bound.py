@@ -172,6 +172,7 @@ def test_from_unbound_to_bound_and_back(engine: Engine) -> None:
     assert read(engine, unbound, Rollout.STRICT, NEW) == rows
 
 
+@pytest.mark.slow
 def test_a_value_of_another_row_is_reported_and_left(engine: Engine) -> None:
     fill(engine, bound, Rollout.STRICT)
     with engine.begin() as connection:
@@ -290,6 +291,7 @@ def run_operation(engine: Engine, name: str, *arguments: Any, **options: Any) ->
         connection.commit()
 
 
+@pytest.mark.slow
 def test_operations_and_the_check(engine: Engine, tmp_path: Path) -> None:
     fill(engine, unbound, Rollout.STRICT)
     project = alembic.Project(tmp_path, engine)
@@ -372,6 +374,7 @@ def test_bind_to_must_name_columns(engine: Engine) -> None:
             rewrite(BIND, engine, "accounts", CONTEXTS, kinds=KINDS, bind_to=bind_to)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("required", [False, True])
 def test_autogenerate(engine: Engine, tmp_path: Path, *, required: bool) -> None:
     fill(engine, unbound, Rollout.STRICT)

@@ -78,6 +78,7 @@ def test_sessions_that_are_ended_cost_nothing(
     other.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("connections", [1, 2])
 def test_a_server_that_restarts_is_waited_for(connections: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if connections > 1:
@@ -129,7 +130,7 @@ def test_a_server_that_stays_away_is_an_error(
     assert rewrite(ENCRYPT, engine, "grants", COLUMNS).pending == 0
 
 
-@pytest.mark.parametrize("limit", ["20ms", pytest.param("3ms", marks=pytest.mark.slow)])  # 3 ms on an idle machine
+@pytest.mark.parametrize("limit", ["20ms", pytest.param("3ms", marks=pytest.mark.soak)])  # 3 ms on an idle machine
 def test_a_time_limit_for_statements_does_not_end_a_run(
     limit: str, postgresql_url: str, make_engine: Callable[..., Engine]
 ) -> None:

@@ -29,6 +29,7 @@ def encrypt(line: str) -> int:
     return rewrite(ENCRYPT, engine, "t", COLUMNS, options=options).rewritten
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_dask_runs_the_ranges_although_one_of_its_processes_is_killed(
     postgresql_url: str, make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch

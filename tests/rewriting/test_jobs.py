@@ -110,6 +110,7 @@ def doing(work: Callable[[], None]) -> Iterator[None]:
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", list(KEYS))
 def test_processes_encrypt_rekey_verify_and_decrypt_a_whole_table(table: Engine, key: str, started: Started) -> None:
     fill(table, key, 3000)
@@ -147,6 +148,7 @@ def test_failures_have_the_keys_that_they_have_in_one_process(table: Engine) -> 
     assert (report.failed, report.rewritten) == (100, 2900)
 
 
+@pytest.mark.slow
 def test_processes_are_killed_at_random_and_the_counts_are_those_of_the_table(
     table: Engine, started: Started, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -163,6 +165,7 @@ def test_processes_are_killed_at_random_and_the_counts_are_those_of_the_table(
     assert not started.alive()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize(
     "name", ["killed_before_a_commit", "killed_after_a_commit", "loses_its_connection_in_a_commit"]
@@ -174,6 +177,7 @@ def test_a_commit_that_nobody_told_is_counted_once(table: Engine, name: str, tmp
     assert (report.rewritten, count(table)) == (ROWS, ROWS)
 
 
+@pytest.mark.slow
 def test_an_error_in_one_range_stops_the_others_and_counts_what_was_done(table: Engine, started: Started) -> None:
     with table.begin() as connection:
         connection.exec_driver_sql(f"ALTER TABLE t ADD CHECK (id <> {ROWS // 2} OR token LIKE 'token-%%')")
@@ -194,6 +198,7 @@ def test_a_range_whose_process_always_dies_is_given_up(table: Engine, started: S
     assert not started.alive()
 
 
+@pytest.mark.slow
 def test_a_row_that_is_locked_meanwhile_is_done_at_the_end(table: Engine) -> None:
     with table.connect() as other:
         other.exec_driver_sql("SELECT 1 FROM t WHERE id = 7 FOR UPDATE")
@@ -298,6 +303,7 @@ def test_an_engine_that_cannot_be_made_again_is_refused(
     engine.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize(
     ("name", "says"),
@@ -425,6 +431,7 @@ def test_keys_are_utf_8_whatever_the_locale(table: Engine, monkeypatch: pytest.M
     assert rewrite(ENCRYPT, table, "t", COLUMNS, options=Options(jobs=2)).rewritten == 3000
 
 
+@pytest.mark.slow
 def test_fewer_connections_than_processes_are_enough(
     table: Engine, postgresql_database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -513,6 +520,7 @@ def sessions(project: Project) -> int:
         return connection.scalar(text(query)) or 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_every_process_after_its_transaction(project: Project) -> None:
     before = sessions(project)
     command = slow_command(project)
@@ -528,6 +536,7 @@ def test_ctrl_c_ends_every_process_after_its_transaction(project: Project) -> No
     assert encrypted(project) == ROWS
 
 
+@pytest.mark.slow
 def test_the_processes_end_with_the_one_that_started_them(project: Project) -> None:
     before = sessions(project)
     command = slow_command(project)
@@ -543,6 +552,7 @@ def test_the_processes_end_with_the_one_that_started_them(project: Project) -> N
     assert encrypted(project) == ROWS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 def test_the_command_encrypts_and_verifies_in_processes(project: Project, driver: str) -> None:
     url = make_url(project.url)
@@ -566,6 +576,7 @@ def test_a_sample_of_a_small_table_is_small_in_processes_too(table: Engine) -> N
     assert 100 <= report.read < ROWS / 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_a_sample_reads_about_that_share_and_finds_what_is_everywhere(project: Project, jobs: str) -> None:
     project.ok("encrypt")

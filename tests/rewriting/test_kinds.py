@@ -151,6 +151,7 @@ def operate(engine: Engine, call: Callable[[Operations], Any]) -> None:
 EXPECTED = list(zip(DOCUMENTS, BYTES, strict=True))
 
 
+@pytest.mark.slow
 def test_from_plaintext_to_encrypted_and_back(engine: Engine, case: tuple[str, str]) -> None:
     is_text, is_sqlite = case[1] == "text", case[0] == "sqlite"
     (found,) = plan(engine, Base.metadata)
@@ -287,6 +288,7 @@ def test_widening_keeps_what_belongs_to_a_column(mariadb_url: str, make_engine: 
     assert "CHECK" not in shown.replace("it''s json_valid(`j`)", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "column", "statement", "label"),
     [
@@ -384,6 +386,7 @@ def test_bytes_become_the_same_text_whatever_the_server_prints(
     ]
 
 
+@pytest.mark.slow
 def test_autogenerate_converts_and_encrypts(engine: Engine, case: tuple[str, str], tmp_path: Path) -> None:
     attach_key_ring(engine, KeyRing(primary=OLD))
     application = alembic.Application(tmp_path, engine, Base.metadata, compare_type=True)
@@ -561,6 +564,7 @@ def test_bytes_in_a_strict_table_of_sqlite_are_refused(tmp_path: Path, make_engi
         operate(engine, lambda op: op.encrypt_columns("t", {"data": "t.data"}, kinds={"data": "bytes"}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["per %ird ' q", "a :b", "x::y", 'q"uote'])
 def test_generated_downgrade_names_any_column(
     postgresql_url: str, make_engine: Callable[..., Engine], tmp_path: Path, name: str

@@ -31,7 +31,7 @@ def measure(url: str, key: Key) -> dict[str, float]:
     return json.loads(out)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_memory_and_rate_stay_constant_over_two_million_rows(
     postgresql_url: str, make_engine: Callable[..., Engine]
 ) -> None:
@@ -47,6 +47,7 @@ def test_memory_and_rate_stay_constant_over_two_million_rows(
     assert told["last_rate"] > 0.8 * told["first_rate"], told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb"])
 def test_large_values_are_rewritten_a_few_at_a_time(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest, make_engine: Callable[..., Engine]
@@ -69,7 +70,7 @@ def test_large_values_are_rewritten_a_few_at_a_time(
     assert rewrite(VERIFY, engine, "grants", COLUMNS).failed == 0
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("rows", [300, 850])
 def test_many_large_values_fit_into_memory(rows: int, postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
     key = Key.generate()

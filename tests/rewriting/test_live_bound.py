@@ -123,9 +123,10 @@ def killed_once(url: str, operation: str) -> bool:
     return process.returncode < 0
 
 
-SLOW = pytest.mark.slow
+SLOW = pytest.mark.soak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", CHANGES)
 @pytest.mark.parametrize(
     ("kind", "kills"),

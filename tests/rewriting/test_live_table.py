@@ -49,7 +49,8 @@ def revealed(engine: Engine, ring: KeyRing = RING) -> dict[int, tuple[str | None
     }
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.soak)])
 def test_no_updates_are_lost(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest, make_engine: Callable[..., Engine]
 ) -> None:
@@ -122,7 +123,8 @@ def killed(
     assert process.returncode == 0, err
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.soak)])
 def test_rewrite_killed_at_any_point_can_be_rerun(
     database_url: str, make_engine: Callable[..., Engine], kills: int
 ) -> None:
@@ -140,7 +142,7 @@ def test_rewrite_killed_at_any_point_can_be_rerun(
     assert raw(engine) == before
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_binding_killed_at_any_point_can_be_rerun(database_url: str, make_engine: Callable[..., Engine]) -> None:
     kills = 30
     engine = make_engine(database_url, KeyRing(primary=NEW), rollout=Rollout.MIGRATE)
@@ -153,6 +155,7 @@ def test_binding_killed_at_any_point_can_be_rerun(database_url: str, make_engine
     assert revealed(engine, KeyRing(primary=NEW)) == before
 
 
+@pytest.mark.slow
 def test_rewrite_can_be_rerun_after_a_server_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access, "_PATIENCE_WITH_A_SERVER", 0.1)
     server = postgresql.start_any()
@@ -179,6 +182,7 @@ def test_rewrite_can_be_rerun_after_a_server_crash(monkeypatch: pytest.MonkeyPat
         server.stop()
 
 
+@pytest.mark.slow
 def test_application_is_never_the_deadlock_victim(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(postgresql_url, RING, rollout=Rollout.MIGRATE)
     grants(engine, 60)
@@ -264,6 +268,7 @@ def test_shards_cover_every_row_once(postgresql_url: str, make_engine: Callable[
     assert revealed(engine) == before
 
 
+@pytest.mark.slow
 def test_shards_can_run_in_parallel_processes(postgresql_url: str, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(postgresql_url, RING)
     before = grants(engine, 8000)

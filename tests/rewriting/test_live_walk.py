@@ -113,6 +113,7 @@ def revealed(engine: Engine) -> dict[int, str]:
         return {uid: decrypt(token) for uid, token in connection.execute(text("SELECT uid, token FROM t"))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb"])
 def test_rows_that_come_and_go_are_not_lost(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest, make_engine: Callable[..., Engine]
@@ -131,7 +132,7 @@ def test_rows_that_come_and_go_are_not_lost(
     assert revealed(engine) == expected
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb"])
 def test_200_kills_among_four_writers(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest, make_engine: Callable[..., Engine]

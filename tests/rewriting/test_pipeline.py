@@ -96,6 +96,7 @@ def test_the_reader_of_another_library_is_called_on_both(engine: Engine) -> None
     assert count(engine, "token-%") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pool", "sessions"),
     [

@@ -71,7 +71,7 @@ def engine(request: pytest.FixtureRequest, postgresql_url: str, make_engine: Cal
 
 
 @pytest.mark.parametrize(
-    "share", [pytest.param(0.01, marks=pytest.mark.slow), 0.5, pytest.param(0.99, marks=pytest.mark.slow)]
+    "share", [pytest.param(0.01, marks=pytest.mark.soak), 0.5, pytest.param(0.99, marks=pytest.mark.soak)]
 )
 def test_no_plan_has_a_scan_or_a_sort_of_the_table(engine: Engine, share: float) -> None:
     columns = {"access": "t.access", "refresh": "t.refresh"}

@@ -130,7 +130,7 @@ def count(engine: Engine, sql: str) -> int:
         return connection.scalar(text(sql)) or 0
 
 
-@pytest.mark.parametrize("seconds", [1.5, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [1.5, pytest.param(30, marks=pytest.mark.soak)])
 def test_playbook_loses_no_update_and_stops_no_reader(  # noqa: PLR0915 - one story
     postgresql_url: str, tmp_path: Path, make_engine: Callable[..., Engine], seconds: float
 ) -> None:

@@ -56,6 +56,7 @@ def encrypt(engine: Engine, line: str) -> int:
     return rewrite(ENCRYPT, engine, "t", COLUMNS, options=Options(range=line, batch_size=100)).rewritten
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KEYS)
 def test_ranges_are_the_table_and_do_not_overlap(engine: Engine, kind: str) -> None:
     create(engine, *KEYS[kind])

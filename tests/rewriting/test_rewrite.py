@@ -563,6 +563,7 @@ def test_sqlite_blocks_other_writers_while_a_batch_is_rewritten(
     assert refused == ["database is locked"]
 
 
+@pytest.mark.slow
 def test_wal_is_emptied_or_reported(tmp_path: Any, make_engine: Callable[..., Engine]) -> None:
     engine = make_engine(f"sqlite:///{tmp_path / 'x.db'}", RING)
     with engine.connect() as connection:

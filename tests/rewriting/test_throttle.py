@@ -103,6 +103,7 @@ def _wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("connections", [1, 2])
 def test_a_run_waits_for_a_standby_and_goes_on(
     pair: Pair, connections: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -124,12 +125,14 @@ def test_a_run_waits_for_a_standby_and_goes_on(
     assert rewrite(VERIFY, primary, "t", COLUMNS).failed == 0
 
 
+@pytest.mark.slow
 def test_a_standby_that_keeps_up_stops_nothing(pair: Pair) -> None:
     primary = pair.primary
     fill(primary)
     assert Run(primary, max_lag=5.0, max_wal_retained=2**40).finish().rewritten == ROWS
 
 
+@pytest.mark.slow
 def test_a_run_waits_while_a_slot_retains_too_much(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
     primary = pair.primary
     fill(primary)
@@ -143,6 +146,7 @@ def test_a_run_waits_while_a_slot_retains_too_much(pair: Pair, caplog: pytest.Lo
     assert run.finish().rewritten == 20_000
 
 
+@pytest.mark.slow
 def test_a_standby_that_disappears_is_a_warning(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
     primary = pair.primary
     fill(primary, 6000)

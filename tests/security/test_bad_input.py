@@ -23,7 +23,7 @@ from tests.support.malformed import PIECES, READERS, STORED, check, decrypt, dec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-COUNTS = [20_000, pytest.param(1_200_000, marks=pytest.mark.slow)]
+COUNTS = [20_000, pytest.param(1_200_000, marks=pytest.mark.soak)]
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
@@ -32,6 +32,7 @@ def test_any_text_raises_only_sealchemy_errors(reader: object, text: str) -> Non
     check(reader, text)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", COUNTS)
 def test_malformed_inputs_are_refused_in_bounded_time_and_memory(count: int) -> None:
     seed = random.randrange(2**32)
@@ -79,7 +80,7 @@ def test_only_the_canonical_encoding_decrypts(reader: Callable[[str], None]) -> 
                 reader(spelling)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_coverage_guided_fuzzer_finds_nothing() -> None:
     pytest.importorskip("atheris", reason="the fuzzer has no wheel for this machine")
     done = subprocess.run(

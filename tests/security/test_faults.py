@@ -55,6 +55,7 @@ def cut(postgresql_url: str, make_engine: Callable[..., Engine]) -> Iterator[tup
         assert cutter.lost > 0
 
 
+@pytest.mark.slow
 def test_acknowledged_writes_survive_lost_connections(cut: tuple[Engine, Engine, proxy.Proxy]) -> None:
     direct, through, cutter = cut
     create(direct)
@@ -94,9 +95,10 @@ def test_acknowledged_writes_survive_lost_connections(cut: tuple[Engine, Engine,
             assert account.token in tried[account.id]  # the last acknowledged token, or a later one in doubt
 
 
-LATER = [pytest.param(what, marks=pytest.mark.slow, id=what.name) for what in (REKEY, DECRYPT)]
+LATER = [pytest.param(what, marks=pytest.mark.soak, id=what.name) for what in (REKEY, DECRYPT)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", [pytest.param(ENCRYPT, id="encrypt"), *LATER])
 def test_rewrite_survives_lost_connections(cut: tuple[Engine, Engine, proxy.Proxy], what: Any) -> None:
     direct, through, cutter = cut
@@ -123,6 +125,7 @@ def test_rewrite_survives_lost_connections(cut: tuple[Engine, Engine, proxy.Prox
     assert raw(direct) == before
 
 
+@pytest.mark.slow
 def test_refreshes_survive_lost_connections(postgresql_url: str, oauth_provider: Provider) -> None:
     url, ring = make_url(postgresql_url), KeyRing(primary=Key.generate())
     assert url.host
@@ -162,6 +165,7 @@ def test_refreshes_survive_lost_connections(postgresql_url: str, oauth_provider:
     direct.dispose()
 
 
+@pytest.mark.slow
 def test_acknowledged_writes_survive_server_crashes() -> None:
     server = postgresql.start_any(fsync="on")
     assert server
@@ -323,6 +327,7 @@ def test_16_threads_and_an_event_loop_share_one_engine_and_ring(
         assert len(set(session.scalars(select(Account.token)))) == 20 * 20 + 40
 
 
+@pytest.mark.slow
 def test_replacing_the_ring_under_load_causes_no_failure(engine: Engine) -> None:
     create(engine)
     keys = [Key.generate()]

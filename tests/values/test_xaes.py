@@ -62,7 +62,7 @@ def test_accumulated_hash_of_10000_cases_matches() -> None:
     assert accumulated(10_000) == "e6b9edf2df6cec60c8cbd864e2211b597fb69a529160cd040d56c0c210081939"
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_accumulated_hash_of_1000000_cases_matches() -> None:
     assert accumulated(1_000_000) == "2163ae1445985a30b60585ee67daa55674df06901b890593e824b8a7c885ab15"
 
