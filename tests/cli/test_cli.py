@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import create_engine
+from dotenv import dotenv_values
+from sqlalchemy import create_engine, select
+from sqlalchemy.orm import Session
 
 from sealchemy import Key, KeyRing, KeyRingNotAttachedError, attach_key_ring
+from sealchemy.cli.demo.database import open_database
+from sealchemy.cli.demo.lookup import ApiKey
 from sealchemy.status import KeyIds, key_ids
 from tests.support.cli import run_in_this_process
 
@@ -150,11 +154,46 @@ def test_a_demo_that_is_kept_can_be_looked_at(
     assert (kept / ".env").stat().st_mode & 0o777 == 0o600
     again = sealchemy("demo", "--keep")
     assert (again.returncode, again.stdout) == (1, "")
-    assert "sealchemy-demo/ exists already" in again.stderr
+    assert "sealchemy-demo exists already" in again.stderr
     (kept / ".env").rename(tmp_path / ".env")
     (kept / "demo.db").rename(tmp_path / "demo.db")
     assert sealchemy("status", "--fail-if-plaintext").returncode == 0
     assert "every value authenticates" in sealchemy("verify").stdout
+    ring = KeyRing.from_env("INTEGRATION_TOKEN_ENCRYPTION", dotenv_values(tmp_path / ".env"))
+    engine = attach_key_ring(create_engine(f"sqlite:///{tmp_path / 'demo.db'}"), ring)
+    with Session(engine) as session:
+        assert session.scalars(select(ApiKey.owner).where(ApiKey.token == "key-4711")).all() == ["ann"]
+    engine.dispose()
+
+
+def test_a_demo_that_fails_leaves_nothing(
+    sealchemy: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sealchemy-demo").write_text("a file")
+    assert "exists already" in sealchemy("demo", "--keep").stderr
+    (tmp_path / "sealchemy-demo").unlink()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt), open_database(None, {"KEY": Key.generate()}, keep=True):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+    odd = tmp_path / "a?mode=memory#b%20"
+    odd.mkdir()
+    monkeypatch.setenv("TMPDIR", str(odd))
+    assert sealchemy("demo").returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == [odd.name]
+    assert not list(odd.iterdir())
+
+
+@pytest.mark.parametrize("query", ["ssl=require", "options=-csearch_path%3Dx"])
+def test_the_demo_takes_no_part_of_a_url_away(
+    sealchemy: Callable[..., subprocess.CompletedProcess[str]], query: str
+) -> None:
+    done = sealchemy("demo", "--url", f"postgresql+asyncpg://u@127.0.0.1:1/db?{query}")
+    assert done.returncode == 1
+    assert "in the query of a URL" in done.stderr
+    elsewhere = sealchemy("demo", "--url", "postgresql+asyncpg://u@/db?host=127.0.0.1&port=1")
+    assert elsewhere.returncode == 1
+    assert "port 1 failed" in elsewhere.stderr
 
 
 def test_a_demo_on_a_server_is_not_kept(sealchemy: Callable[..., subprocess.CompletedProcess[str]]) -> None:

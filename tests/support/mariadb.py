@@ -59,7 +59,11 @@ def start(daemon: str, install: str) -> Server:
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder, **account)
     server = Server(
-        f"mysql+pymysql://root@127.0.0.1:{port}/mysql?ssl_disabled=true", _version(daemon), process, folder, stop_signal=signal.SIGTERM
+        f"mysql+pymysql://root@127.0.0.1:{port}/mysql?ssl_disabled=true",
+        _version(daemon),
+        process,
+        folder,
+        stop_signal=signal.SIGTERM,
     )
     _wait_until_ready(server)
     return server

@@ -35,8 +35,8 @@ def retry(
 
 @integrations.command("loopback-provider")
 def loopback_provider(
-    port: Annotated[int, typer.Option(help="The port on 127.0.0.1; 0 for any that is free.")] = 8400,
-    lifetime: Annotated[float, typer.Option(help="Seconds for which an access token is valid.")] = 3,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0 for any that is free.")] = 8400,
+    lifetime: Annotated[int, typer.Option(min=1, help="Seconds for which an access token is valid.")] = 3,
 ) -> None:
     """Run an OAuth provider on this machine, to try a client against. Ctrl-C stops it, and it forgets everything."""
     from sealchemy.integrations.loopback_provider import make

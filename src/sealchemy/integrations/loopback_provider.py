@@ -1,7 +1,8 @@
 """`sealchemy integrations loopback-provider`: an OAuth provider on this machine, to try a client against.
 
-It answers as RFC 6749, 6750, 7009 and 7636 say, to any client: it has no accounts and asks for no password, so it
-listens on the loopback interface only. Each refresh token works once, and everything is forgotten when it stops.
+It has what a client sees of RFC 6749 (codes and refresh tokens), 6750, 7009 and 7636 (S256), for any client: it has no
+accounts and asks for no password. So it listens on the loopback interface only, answers no request for another host,
+and sends codes only to this machine. Each refresh token works once, and everything is forgotten when it stops.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,10 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
+_THIS_MACHINE = {"127.0.0.1", "localhost"}
 _LONGEST_FORM = 100_000
 """Bytes; a form with two tokens is far shorter."""
+_CODE_SECONDS = 60
 
 
 class RefusedError(Exception):
@@ -36,65 +39,79 @@ class Provider:
 
     Attributes:
         lifetime: seconds for which an access token is valid.
+        clock: the time, in seconds from any moment.
     """
 
-    lifetime: float
-    _codes: dict[str, tuple[str, str]] = field(default_factory=dict, repr=False)
-    _refresh_tokens: set[str] = field(default_factory=set, repr=False)
-    _access_tokens: dict[str, float] = field(default_factory=dict, repr=False)  # and when they expire
+    lifetime: int
+    clock: Callable[[], float] = time.monotonic
+    _codes: dict[str, tuple[str, str, float]] = field(default_factory=dict, repr=False)
+    _access_token_of: dict[str, str] = field(default_factory=dict, repr=False)  # by refresh token
+    _end_of: dict[str, float] = field(default_factory=dict, repr=False)  # by access token
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __call__(self, environment: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
-        asked = environment["REQUEST_METHOD"], environment["PATH_INFO"]
-        headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
-        status, body = "200 OK", {}
+        headers = {"Content-Type": "application/json", "Cache-Control": "no-store", "Pragma": "no-cache"}
         try:
+            _check_host(environment)
             fields = _fields(environment)
             with self._lock:
-                if asked == ("GET", "/authorize"):
-                    status, headers["Location"] = "302 Found", self._authorize(fields)
-                elif asked == ("POST", "/token"):
-                    body = self._issue(fields)
-                elif asked == ("POST", "/revoke"):
-                    self._revoke(fields.get("token", ""))
-                elif asked != ("GET", "/me"):
-                    status, body = "404 Not Found", {"paths": ["/authorize", "/token", "/revoke", "/me"]}
-                elif self._is_valid(environment.get("HTTP_AUTHORIZATION", "")):
-                    body = {"name": "Ada"}
-                else:
-                    status, headers["WWW-Authenticate"] = "401 Unauthorized", 'Bearer error="invalid_token"'
+                status, more, body = self._answer(environment, fields)
         except RefusedError as error:
-            status, body = "400 Bad Request", {"error": str(error)}
-        start_response(status, list(headers.items()))
+            status, more, body = "400 Bad Request", {}, {"error": str(error)}
+        start_response(status, list({**headers, **more}.items()))
         return [json.dumps(body).encode()]
 
-    def _authorize(self, query: dict[str, str]) -> str:
+    def _answer(
+        self, environment: WSGIEnvironment, fields: dict[str, str]
+    ) -> tuple[str, dict[str, str], dict[str, Any]]:
+        """Return the status, more headers, and the body."""
+        match environment["REQUEST_METHOD"], environment["PATH_INFO"]:
+            case "GET", "/authorize":
+                return "302 Found", {"Location": self._authorize(fields)}, {}
+            case "POST", "/token":
+                return "200 OK", {}, self._issue(fields)
+            case "POST", "/revoke":
+                self._revoke(_required(fields, "token"))
+                return "200 OK", {}, {}
+            case "GET", "/me":
+                scheme, _, token = environment.get("HTTP_AUTHORIZATION", "").partition(" ")
+                if scheme.lower() == "bearer" and self._end_of.get(token, 0) > self.clock():
+                    return "200 OK", {}, {"name": "Ada"}
+                challenge = 'Bearer error="invalid_token"' if token else "Bearer"  # RFC 6750, 3.1
+                return "401 Unauthorized", {"WWW-Authenticate": challenge}, {}
+        return "404 Not Found", {}, {"paths": ["/authorize", "/token", "/revoke", "/me"]}
+
+    def _authorize(self, fields: dict[str, str]) -> str:
         """Return where to send the user, who consents without being asked (RFC 6749, 4.1.2)."""
-        target = query.get("redirect_uri", "")
-        if urlsplit(target).scheme not in {"http", "https"}:
+        target, challenge = _redirect_uri(fields), fields.get("code_challenge", "")
+        if fields.get("response_type") != "code" or not fields.get("client_id"):
             raise RefusedError("invalid_request")
-        code = secrets.token_urlsafe(24)
-        self._codes[code] = query.get("code_challenge", ""), target
-        answer = urlencode({"code": code, "state": query.get("state", "")})
+        if challenge and fields.get("code_challenge_method") != "S256":
+            raise RefusedError("invalid_request")
+        now, code = self.clock(), secrets.token_urlsafe(24)
+        self._codes = {code: kept for code, kept in self._codes.items() if kept[-1] > now}
+        self._codes[code] = challenge, target, now + _CODE_SECONDS
+        answer = urlencode({"code": code, **({"state": fields["state"]} if "state" in fields else {})})
         return f"{target}{'&' if urlsplit(target).query else '?'}{answer}"
 
-    def _issue(self, form: dict[str, str]) -> dict[str, Any]:
+    def _issue(self, fields: dict[str, str]) -> dict[str, Any]:
         """Exchange a code or a refresh token, each of which works once (RFC 6749, 4.1.3 and 6)."""
-        grant_type, refresh_token = form.get("grant_type"), form.get("refresh_token", "")
+        grant_type, now = _required(fields, "grant_type"), self.clock()
         if grant_type == "authorization_code":
-            asked = self._codes.pop(form.get("code", ""), None)
-            if asked != (_challenge(form.get("code_verifier", "")), form.get("redirect_uri")):
+            challenge, target, end = self._codes.pop(_required(fields, "code"), ("", "", 0))
+            is_same = (challenge, target) == (_challenge(fields), fields.get("redirect_uri"))
+            if end <= now or not is_same:
                 raise RefusedError("invalid_grant")
         elif grant_type == "refresh_token":
-            if refresh_token not in self._refresh_tokens:
+            if self._access_token_of.pop(_required(fields, "refresh_token"), None) is None:
                 raise RefusedError("invalid_grant")
-            self._refresh_tokens.remove(refresh_token)
         else:
             raise RefusedError("unsupported_grant_type")
         access_token, refresh_token = (f"loopback-{secrets.token_urlsafe(32)}" for _ in range(2))
-        self._access_tokens[access_token] = time.monotonic() + self.lifetime
-        self._refresh_tokens.add(refresh_token)
+        self._end_of = {token: end for token, end in self._end_of.items() if end > now}
+        self._end_of[access_token] = now + self.lifetime
+        self._access_token_of[refresh_token] = access_token
         return {
             "access_token": access_token,
             "refresh_token": refresh_token,
@@ -103,27 +120,51 @@ class Provider:
         }
 
     def _revoke(self, token: str) -> None:
-        """Forget a token of either kind, and answer in the same way if it is not known (RFC 7009, 2.2)."""
-        self._refresh_tokens.discard(token)
-        self._access_tokens.pop(token, None)
+        """Forget a token, and with a refresh token its access token; one that is not known is no error (RFC 7009)."""
+        self._end_of.pop(self._access_token_of.pop(token, token), None)
 
-    def _is_valid(self, authorization: str) -> bool:
-        """Tell whether a header has an access token that has not expired (RFC 6750, 2.1)."""
-        return self._access_tokens.get(authorization.removeprefix("Bearer "), 0) > time.monotonic()
+
+def _check_host(environment: WSGIEnvironment) -> None:
+    """Refuse a request that a page of another host has sent here under its own name."""
+    if environment.get("HTTP_HOST", "").rpartition(":")[0] not in _THIS_MACHINE:
+        raise RefusedError("invalid_request")
+
+
+def _redirect_uri(fields: dict[str, str]) -> str:
+    target = _required(fields, "redirect_uri")
+    try:
+        parts = urlsplit(target)
+    except ValueError:
+        parts = urlsplit("")
+    is_text = target.isascii() and target.isprintable() and " " not in target  # it becomes a header
+    if not is_text or parts.scheme not in {"http", "https"} or parts.hostname not in _THIS_MACHINE or parts.fragment:
+        raise RefusedError("invalid_request")
+    return target
 
 
 def _fields(environment: WSGIEnvironment) -> dict[str, str]:
-    """Return the parameters of a request: of its form, or of its URL (RFC 6749, appendix B)."""
-    if environment["REQUEST_METHOD"] != "POST":
-        return dict(parse_qsl(environment.get("QUERY_STRING", "")))
-    length = environment.get("CONTENT_LENGTH") or "0"
-    if not length.isdigit() or int(length) > _LONGEST_FORM:
+    """Return the parameters of a request: of its form, or of its URL (RFC 6749, appendix B). None is sent twice."""
+    text = environment.get("QUERY_STRING", "")
+    if environment["REQUEST_METHOD"] == "POST":
+        length = environment.get("CONTENT_LENGTH") or "0"
+        if not (length.isascii() and length.isdigit()) or int(length) > _LONGEST_FORM:
+            raise RefusedError("invalid_request")
+        text = environment["wsgi.input"].read(int(length)).decode("utf-8", "replace")
+    pairs = parse_qsl(text)
+    if len(dict(pairs)) < len(pairs):
         raise RefusedError("invalid_request")
-    return dict(parse_qsl(environment["wsgi.input"].read(int(length)).decode("utf-8", "replace")))
+    return dict(pairs)
 
 
-def _challenge(verifier: str) -> str:
-    """Return the S256 challenge of a verifier (RFC 7636, 4.2), and nothing for a client that sends none."""
+def _required(fields: dict[str, str], name: str) -> str:
+    if not fields.get(name):
+        raise RefusedError("invalid_request")
+    return fields[name]
+
+
+def _challenge(fields: dict[str, str]) -> str:
+    """Return the S256 challenge of the verifier (RFC 7636, 4.2), and nothing for a client that sends none."""
+    verifier = fields.get("code_verifier", "")
     digest = hashlib.sha256(verifier.encode()).digest()
     return base64.urlsafe_b64encode(digest).decode().rstrip("=") if verifier else ""
 
@@ -132,12 +173,14 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
-class _Quiet(WSGIRequestHandler):
+class _Handler(WSGIRequestHandler):
+    timeout = 10  # seconds for which a client may be silent
+
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 - the signature of the base class
         """Log nothing: the line of a request has its code."""
 
 
-def make(port: int, lifetime: float) -> WSGIServer:
+def make(port: int, lifetime: int) -> WSGIServer:
     """Return a server on the loopback interface, whose `serve_forever` answers until it is shut down.
 
     Args:
@@ -147,4 +190,4 @@ def make(port: int, lifetime: float) -> WSGIServer:
     Raises:
         OSError: the port is in use.
     """
-    return make_server("127.0.0.1", port, Provider(lifetime), server_class=_Server, handler_class=_Quiet)
+    return make_server("127.0.0.1", port, Provider(lifetime), server_class=_Server, handler_class=_Handler)

@@ -1,33 +1,38 @@
-"""The database of the demonstration: a file that is deleted, a file that is kept, or a schema that is dropped."""
+"""The database of the demonstration: a temporary file, a file to keep, or a temporary schema."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import URL, create_engine, make_url, text
+from sqlalchemy.pool import NullPool
 
-from sealchemy import KeyRing, UnsupportedOperationError
+from sealchemy import Key, UnsupportedOperationError
 
 KEPT = "sealchemy-demo"
 """The folder of what is kept, in the working directory."""
 
+_QUERY = {"host", "port", "sslmode", "sslrootcert", "sslcert", "sslkey"}
+"""What psycopg takes and the schema does not replace; drivers call TLS by different names."""
+
 
 @contextmanager
-def open_database(url: str | None, key_ring: KeyRing, *, keep: bool) -> Iterator[tuple[str, Path | None]]:
+def open_database(url: str | None, keys: Mapping[str, Key], *, keep: bool) -> Iterator[tuple[str, Path | None]]:
     """Return the URL of an empty database, and its file if it is one.
 
     Args:
         url: a PostgreSQL database; by default a SQLite file.
-        key_ring: the keys, which are written beside a file that is kept.
+        keys: written beside a file that is kept, by the ends of their variables: `KEY`, `INDEX_KEY`.
         keep: leave the SQLite file, and `.env` with the keys.
 
     Raises:
-        UnsupportedOperationError: another database, or the folder exists already.
+        UnsupportedOperationError: another database, or the folder cannot be made.
     """
     if url is not None:
         if keep:
@@ -35,25 +40,30 @@ def open_database(url: str | None, key_ring: KeyRing, *, keep: bool) -> Iterator
         with _schema(_parse(url)) as inside:
             yield inside, None
         return
-    with _kept_folder(key_ring) if keep else tempfile.TemporaryDirectory(prefix="sealchemy-demo-") as folder:
+    with _kept_folder(keys) if keep else tempfile.TemporaryDirectory(prefix="sealchemy-demo-") as folder:
         path = Path(folder, "demo.db")
-        yield f"sqlite:///{path}", path
+        yield URL.create("sqlite", database=str(path)).render_as_string(), path
 
 
 @contextmanager
-def _kept_folder(key_ring: KeyRing) -> Iterator[Path]:
+def _kept_folder(keys: Mapping[str, Key]) -> Iterator[Path]:
+    """Make the folder, and remove it again if the demonstration does not come to its end."""
     folder = Path(KEPT)
     try:
-        folder.mkdir()
+        folder.mkdir(mode=0o700)
     except FileExistsError:
-        raise UnsupportedOperationError(f"{KEPT}/ exists already; remove or rename it first") from None
-    lines = [
-        "DATABASE_URL=sqlite:///demo.db",
-        f"INTEGRATION_TOKEN_ENCRYPTION_KEY={key_ring.primary.reveal()}",
-    ]
-    with os.fdopen(os.open(folder / ".env", os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
-        file.write("\n".join(lines) + "\n")
-    yield folder
+        raise UnsupportedOperationError(f"{KEPT} exists already; remove or rename it first") from None
+    except OSError as error:
+        raise UnsupportedOperationError(f"{KEPT} cannot be made here: {error.strerror}") from None
+    try:
+        with os.fdopen(os.open(folder / ".env", os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
+            file.write("DATABASE_URL=sqlite:///demo.db\n")
+            for name, key in keys.items():
+                file.write(f"INTEGRATION_TOKEN_ENCRYPTION_{name}={key.reveal()}\n")
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _parse(url: str) -> URL:
@@ -63,7 +73,11 @@ def _parse(url: str) -> URL:
             "the demonstration runs on SQLite (without --url) and on PostgreSQL (postgresql+psycopg://...)"
         )
     if parsed.get_dialect().is_async:  # the demonstration waits for one statement at a time
-        return parsed.set(drivername="postgresql+psycopg", query={})
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.query.keys() - _QUERY:
+        raise UnsupportedOperationError(
+            f"the demonstration takes {', '.join(sorted(_QUERY))} in the query of a URL, and nothing else there"
+        )
     return parsed
 
 
@@ -71,7 +85,7 @@ def _parse(url: str) -> URL:
 def _schema(url: URL) -> Iterator[str]:
     """Create a schema, and drop it again."""
     schema = f"sealchemy_demo_{secrets.token_hex(4)}"
-    engine = create_engine(url)
+    engine = create_engine(url, poolclass=NullPool)
     with engine.begin() as connection:
         connection.execute(text(f"CREATE SCHEMA {schema}"))
     try:
@@ -79,4 +93,3 @@ def _schema(url: URL) -> Iterator[str]:
     finally:
         with engine.begin() as connection:
             connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
-        engine.dispose()

@@ -1,8 +1,9 @@
-"""What is refused: each is tried, shown, and undone."""
+"""What is refused: each is tried, shown, and undone. What is not refused after all ends the demonstration."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.panel import Panel
@@ -51,10 +52,8 @@ def show_audit_trigger(console: Console, engine: Engine, encrypt: Callable[[], N
     _run(engine, "CREATE TABLE audit (token text)", *_AUDIT[engine.dialect.name])
     found = plan(engine, MODELS)
     print_plan(console, found, list(steps(found, command_options="", prefix="INTEGRATION_TOKEN_ENCRYPTION")), [])
-    try:
+    with _refused(console, "alembic upgrade head, while an audit trigger copies every token", SealchemyError):
         encrypt()
-    except SealchemyError as error:
-        _show(console, "alembic upgrade head, while an audit trigger copies every token", error)
     _run(engine, *_WITHOUT_AUDIT[engine.dialect.name], "DROP TABLE audit")
 
 
@@ -65,7 +64,7 @@ def _run(engine: Engine, *statements: str) -> None:
 
 
 def show_moved_values(console: Console, engine: Engine) -> None:
-    """Paste a value into another column, and exchange those of two rows, as someone without a key can."""
+    """Paste a value into another column and into another row, as someone without a key can."""
     other_column = "UPDATE integrations SET access_token = refresh_token WHERE id = 1"
     other_row = (
         "UPDATE integrations SET access_token = (SELECT access_token FROM integrations WHERE id = 2) WHERE id = 1"
@@ -76,10 +75,8 @@ def show_moved_values(console: Console, engine: Engine) -> None:
     ):
         with engine.connect() as connection:
             connection.execute(text(change))
-            try:
+            with _refused(console, title, DecryptionError):
                 connection.scalar(select(Integration.access_token).where(Integration.id == 1))
-            except DecryptionError as error:
-                _show(console, title, error)
             connection.rollback()
 
 
@@ -88,13 +85,20 @@ def show_plaintext_insert(console: Console, engine: Engine) -> None:
     statement = text(
         "INSERT INTO integrations (user_id, provider, access_token) VALUES ('user-x', 'google', 'ya29.plaintext')"
     )
-    with engine.connect() as connection:
-        try:
-            connection.execute(statement)
-        except IntegrityError as error:
-            console.print(Panel(str(error.orig), title="INSERT of a plaintext token, bypassing the application"))
-        connection.rollback()
+    with (
+        engine.connect() as connection,
+        _refused(console, "INSERT of a plaintext token, bypassing the application", IntegrityError),
+    ):
+        connection.execute(statement)
 
 
-def _show(console: Console, title: str, error: SealchemyError) -> None:
-    console.print(Panel(f"{type(error).__name__}: {error}", title=title))
+@contextmanager
+def _refused(console: Console, title: str, error_class: type[Exception]) -> Iterator[None]:
+    """Show the error that what is inside has to raise."""
+    try:
+        yield
+    except error_class as error:
+        shown = error.orig if isinstance(error, IntegrityError) else f"{type(error).__name__}: {error}"
+        console.print(Panel(str(shown), title=title))
+    else:
+        raise RuntimeError(f"{title}: this was not refused")
