@@ -55,7 +55,7 @@ class Given(Base):
 
 
 class Plain(Base):
-    """A value in clear, with an index of the database."""
+    """A value in plaintext, with an index of the database."""
 
     __tablename__ = "bench_plain"
     id: Mapped[int] = mapped_column(primary_key=True)

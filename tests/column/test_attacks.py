@@ -509,7 +509,7 @@ def test_sqlalchemy_itself_refuses_a_second_clause_before_2_1() -> None:
 )
 def test_each_of_several_clauses_for_conflicts_is_checked(value: Any) -> None:
     engine = attach_key_ring(create_engine("sqlite://", poolclass=StaticPool), RING)
-    with pytest.raises(UnsupportedOperationError, match="stored in clear"):
+    with pytest.raises(UnsupportedOperationError, match="stored in plaintext"):
         chained({"tok": value}).compile(engine)
 
 

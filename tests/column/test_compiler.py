@@ -91,7 +91,7 @@ def test_engines_made_from_an_attached_one_are_protected_in_either_order() -> No
         attach_key_ring(parent if attach_parent else child, ring)
         for engine in (parent, child):
             assert issubclass(engine.dialect.statement_compiler, ProtectedCompiler)
-            with engine.connect() as connection, pytest.raises(Exception, match="stored in clear"):
+            with engine.connect() as connection, pytest.raises(Exception, match="stored in plaintext"):
                 connection.execute(sa.update(t).values(tok=sa.func.lower("x")))
         parent.dispose()
 

@@ -53,7 +53,7 @@ def test_to_sql_needs_the_type_and_reads_are_decrypted(url: str, ring: KeyRing) 
 
     read = pd.read_sql(select(Account.id, Account.token).order_by(Account.id), engine)
     assert list(read["token"]) == TOKENS
-    assert "SENTINEL" in read.to_csv()  # a frame is in clear, however it is printed
+    assert "SENTINEL" in read.to_csv()  # a frame is in plaintext, however it is printed
     raw = pd.read_sql(text("SELECT token FROM accounts"), engine)
     assert "SENTINEL" not in raw.to_csv()  # text() knows no types
 

@@ -1,4 +1,4 @@
-"""Refuse declarations that look protected and are not: what the database would compare, compute or fill in clear."""
+"""Refuse declarations that look protected and are not: what the database would compare, compute or fill in plaintext."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -54,7 +54,7 @@ def _refuse_other_places(column: Column[Any], _table: object = None) -> None:
             )
         if isinstance(place, EncryptedType) and (place is not found or has_variant):
             raise ColumnDefinitionError(
-                f"{place!r} inside {column.type!r}, on column {column.name!r}: values would be stored in clear where"
+                f"{place!r} inside {column.type!r}, on column {column.name!r}: values would be stored in plaintext where"
                 " the outer type or a variant of it applies; use the type itself, or a TypeDecorator whose impl it is"
                 " (for lists and documents, EncryptedJSON)"
             )
@@ -76,7 +76,7 @@ def _refuse_wrappers(column: Column[Any]) -> None:
         own = [name for name in vars(type_) if callable(getattr(TypeDecorator, name, None))]
         if name := find_override(type(type_), TypeDecorator, _MAY_OVERRIDE) or next(iter(own), None):
             raise ColumnDefinitionError(
-                f"{type(type_).__name__} overrides {name}, with which values could be stored in clear; over an"
+                f"{type(type_).__name__} overrides {name}, with which values could be stored in plaintext; over an"
                 " encrypted type, convert values in process_bind_param and process_result_value alone"
             )
         put_context_into_cache_key(type(type_))

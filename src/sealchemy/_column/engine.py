@@ -45,7 +45,7 @@ def attach_key_ring(
         key_ring: usually `KeyRing.from_env(...)`.
         rollout: one stage for all columns, or stages by context; a context that is absent is STRICT.
         on_secret_parameter: a `SecretString` as a parameter for a column that is not encrypted, or in `text()`, would
-            be stored in clear, and is refused. "warn" logs a warning instead, for one release of an application.
+            be stored in plaintext, and is refused. "warn" logs a warning instead, for one release of an application.
 
     Raises:
         RolloutError: an unknown stage.

@@ -112,7 +112,7 @@ class EngineKeys:
             return
         message = (
             "a SecretString or SecretBytes, which an encrypted column returns, is a parameter for a column that is not"
-            " encrypted, or of text(): it would be stored in clear, and may be logged by the server"
+            " encrypted, or of text(): it would be stored in plaintext, and may be logged by the server"
         )
         if self.refuses_secrets:
             raise UnsupportedOperationError(f"{message}. If that is what you want, pass str(value) or bytes(value)")

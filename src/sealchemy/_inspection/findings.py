@@ -89,7 +89,7 @@ def foreign_key(name: str, table: str, repair: str) -> Finding:
         "foreign-key",
         Severity.BLOCKS,
         name,
-        f"this foreign key of {table} compares values in clear; encrypting fails on it, or changes the rows that refer"
+        f"this foreign key of {table} compares values in plaintext; encrypting fails on it, or changes the rows that refer"
         f" to them; {repair}",
     )
 

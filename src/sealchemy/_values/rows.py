@@ -158,6 +158,6 @@ class RowValue:
         return f"RowValue('***', {', '.join(self.row)})"
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be pickled or copied, with the value in clear."""
-        message = "a RowValue is not pickled, because its value would be in clear"
+        """Refuse to be pickled or copied, with the value in plaintext."""
+        message = "a RowValue is not pickled, because its value would be in plaintext"
         raise TypeError(message)

@@ -30,7 +30,7 @@ def reveal(*, yes: bool, verbose: int) -> None:
     """Unwrap a key, and print it."""
     set_verbosity(verbose)
     if not yes:
-        raise KeyFormatError("reveal-key prints a key in clear, which decrypts every value; pass --yes")
+        raise KeyFormatError("reveal-key prints a key in plaintext, which decrypts every value; pass --yes")
     print(Key.parse(_read()).reveal())
 
 
