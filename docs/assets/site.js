@@ -2,8 +2,14 @@
 // wide tables. The theme wraps tables before the page counts as loaded.
 addEventListener("load", () => {
   document.querySelector(".md-search")?.setAttribute("aria-label", "Search")
-  for (const box of document.querySelectorAll(".task-list-item input"))
-    box.setAttribute("aria-label", box.closest("li").innerText.trim())
+  for (const box of document.querySelectorAll(".task-list-item input")) {
+    box.setAttribute("aria-label", "done")
+    box.disabled = false
+  }
   for (const table of document.querySelectorAll(".md-typeset__scrollwrap"))
-    table.setAttribute("tabindex", "0")
+    if (table.scrollWidth > table.clientWidth) {
+      table.setAttribute("tabindex", "0")
+      table.setAttribute("role", "region")
+      table.setAttribute("aria-label", "table")
+    }
 })

@@ -6,10 +6,8 @@ import doctest
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,8 +32,10 @@ class Terminals:
         self.folder = folder
         self.output = ""
         self.second: subprocess.Popen[str] | None = None
-        left_out = {"DATABASE_URL", "PYTEST_CURRENT_TEST"}
-        self.environment = {name: value for name, value in os.environ.items() if name not in left_out}
+        self.first_line = ""
+        self.replaced: list[tuple[str, str]] = []
+        left_out = ("DATABASE_URL", "PYTEST_", "INTEGRATION_TOKEN_", "MAILBOX_", "SEALCHEMY_")
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
         self.environment |= {
             "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
             "PYTHONUNBUFFERED": "1",
@@ -43,6 +43,9 @@ class Terminals:
         }
 
     def run(self, commands: str) -> subprocess.CompletedProcess[str]:
+        """Run commands; what they export stays, as in a terminal."""
+        exported = re.findall(r"^export (\w+)=(\S+)$", commands, re.MULTILINE)
+        self.environment |= dict(exported)
         return subprocess.run(
             ["bash", "-ec", commands],  # noqa: S607
             cwd=self.folder,
@@ -63,6 +66,13 @@ class Terminals:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self._wait_until_it_runs()
+
+    def _wait_until_it_runs(self) -> None:
+        """Wait for the first line that it prints: each program prints one when it has begun."""
+        assert self.second
+        assert self.second.stdout
+        self.first_line = self.second.stdout.readline()
 
     def stop_second(self) -> str:
         """Press Ctrl-C."""
@@ -85,34 +95,25 @@ def terminals(folder: Path) -> Iterator[Terminals]:
             opened.second.communicate()
 
 
-def wait_for(port: int) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        else:
-            return
-
-
 def follow(page: str, opened: Terminals, *replaced: tuple[str, str]) -> Iterator[str]:
     """Do what a page says, block by block, and yield what the second terminal printed whenever it is used again."""
     content = (DOCS / page).read_text()
     for old, new in replaced:
         assert old in content
         content = content.replace(old, new)
-    for language, block in BLOCK.findall(content):
+    for language, written in BLOCK.findall(content):
+        block = written
+        for old, new in opened.replaced:
+            block = block.replace(old, new)
         if language == "python":
             path = opened.folder / re.match(r"# (\S+)\n", block)[1]  # type: ignore[index]
             path.write_text(block)
         elif language == "text":
             assert doctest.OutputChecker().check_output(block, opened.output, doctest.ELLIPSIS), opened.output
         elif any(name in block for name in SECOND_TERMINAL):
-            yield opened.stop_second()
+            printed = opened.stop_second()
             opened.start_in_second(block.strip())
-            time.sleep(2)
+            yield printed
         elif "pip install" not in block:
             done = opened.run(block)
             assert done.returncode == 0, f"{block}\n{done.stdout}"
@@ -121,13 +122,13 @@ def follow(page: str, opened: Terminals, *replaced: tuple[str, str]) -> Iterator
 
 
 def test_the_tutorial_works(tmp_path: Path) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    replaced = ("127.0.0.1:8400", f"127.0.0.1:{port}"), ("loopback-provider", f"loopback-provider --port {port}")
+    replaced = [("loopback-provider", "loopback-provider --port 0")]
     with terminals(tmp_path) as opened:
-        for _ in follow("tutorial.md", opened, *replaced):
-            pass
+        steps = follow("tutorial.md", opened, *replaced)
+        assert next(steps) == ""
+        (address,) = re.findall(r"http://127.0.0.1:\d+", opened.first_line)
+        opened.replaced.append(("http://127.0.0.1:8400", address))
+        assert [output for output in steps if "Traceback" in output] == []
         (tmp_path / ".env").write_text("")
         failed = opened.run("python call.py")
         assert "INTEGRATION_TOKEN_ENCRYPTION_KEY" in failed.stdout
@@ -139,5 +140,6 @@ def test_the_tutorial_on_postgresql_works(tmp_path: Path, postgresql_url: str) -
     with terminals(tmp_path) as opened:
         printed = list(follow("tutorial-postgresql.md", opened, ("postgresql+psycopg:///tutorial", postgresql_url)))
     assert printed[0] == ""
+    assert len(printed) == 5
     for output in printed[1:]:
         assert re.search(r"^[1-9]\d+ updates, none lost$", output, re.MULTILINE), output
