@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from sqlalchemy import Connection, Engine, MetaData
+from sqlalchemy import Connection, Engine, MetaData, Table
 
 from sealchemy._column.engine_keys import engine_keys
 from sealchemy._databases.access import Access, open_table
@@ -11,6 +11,7 @@ from sealchemy._inspection.findings import WIDENED, Finding, Severity
 from sealchemy._inspection.preflight import hidden_rows, inspect_columns, sample_problems
 from sealchemy._inspection.steps import steps
 from sealchemy._inspection.table_plan import ColumnPlan, IndexPlan, TablePlan
+from sealchemy._inspection.uniqueness import missing_uniqueness
 from sealchemy._inspection.width import count_plaintext_bytes
 from sealchemy._rewriting.blind_index.checking import count_missing
 from sealchemy._rewriting.blind_index.index_columns import IndexColumns, open_columns
@@ -37,16 +38,29 @@ def plan(bind: Engine | Connection, metadata: MetaData) -> list[TablePlan]:
         UnsupportedOperationError: the kind of database is not supported.
     """
     indexes = declared_indexes(metadata)
+    models = {(table.name, table.schema): table for table in metadata.tables.values()}
     return [
-        _plan_table(bind, table, [item for item in indexes if (item.table, item.schema) == (table.name, table.schema)])
+        _plan_table(
+            bind,
+            table,
+            [item for item in indexes if (item.table, item.schema) == (table.name, table.schema)],
+            models[table.name, table.schema],
+        )
         for table in declared_tables(metadata)
     ]
 
 
-def _plan_table(bind: Engine | Connection, wanted: TableColumns, indexes: Sequence[IndexColumns]) -> TablePlan:
+def _plan_table(
+    bind: Engine | Connection, wanted: TableColumns, indexes: Sequence[IndexColumns], model: Table
+) -> TablePlan:
     try:
         with open_table(bind, wanted, any_key=True) as access:
-            return _inspect(access, indexes)
+            found = _inspect(access, indexes)
+            present = [item.index for item in found.indexes if item.missing is not None]
+            with access.transaction(write=False):
+                for index in present:
+                    found.findings += missing_uniqueness(access.connection, model, index)
+            return found
     except ColumnDefinitionError as error:
         problem = Finding("table", Severity.BLOCKS, wanted.name, str(error))
     return TablePlan(wanted.name, wanted.schema, findings=[problem])

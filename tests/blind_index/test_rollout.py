@@ -385,6 +385,34 @@ def test_unique_in_the_plan_names_the_index(engine: Engine) -> None:
     assert any("BlindIndex" in item.message for item in found.findings if item.code == "unique")
 
 
+def test_the_plan_names_uniqueness_that_is_missing_until_it_exists(engine: Engine) -> None:
+    fill(engine, 3)
+    models = MetaData()
+    table = Table(
+        "api_keys",
+        models,
+        Column("id", Integer, primary_key=True),
+        Column("token", EncryptedString(CONTEXT)),
+        Column("token_index", BlindIndex(CONTEXT), unique=True),
+    )
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE api_keys ADD COLUMN token_index VARCHAR(64)")
+    add_blind_index(engine)
+
+    def left() -> tuple[list[str], list[str]]:
+        found = plan(engine, models)
+        lines = list(steps(found, command_options="", prefix="P"))
+        return [item.name for item in found[0].findings if item.code == "not-unique"], [
+            line for line in lines if "unique index" in line
+        ]
+
+    assert left() == (["token_index"], ["create the unique index that the models declare: api_keys.token_index"])
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE UNIQUE INDEX one_token ON api_keys (token_index)")
+    assert left() == ([], [])
+    assert table.c.token_index.unique
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "url", ["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.soak)], indirect=True

@@ -1,4 +1,4 @@
-"""Refuse declarations that look protected and are not: what the database would compare, compute or fill in plaintext."""
+"""Refuse declarations that look protected and are not: the database would compare, compute or fill in plaintext."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -54,9 +54,9 @@ def _refuse_other_places(column: Column[Any], _table: object = None) -> None:
             )
         if isinstance(place, EncryptedType) and (place is not found or has_variant):
             raise ColumnDefinitionError(
-                f"{place!r} inside {column.type!r}, on column {column.name!r}: values would be stored in plaintext where"
-                " the outer type or a variant of it applies; use the type itself, or a TypeDecorator whose impl it is"
-                " (for lists and documents, EncryptedJSON)"
+                f"{place!r} inside {column.type!r}, on column {column.name!r}: values would be stored in plaintext"
+                " where the outer type or a variant of it applies; use the type itself, or a TypeDecorator whose impl"
+                " it is (for lists and documents, EncryptedJSON)"
             )
 
 

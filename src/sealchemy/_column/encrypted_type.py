@@ -198,7 +198,7 @@ def context_of_type(type_: Any, dialect: Dialect) -> str | None:
         put_context_into_cache_key(type(type_))
     if found is None and (found := encrypted_type(type_.dialect_impl(dialect))):
         raise ColumnDefinitionError(
-            f"{type(type_).__name__} becomes {found!r} on {dialect.name}, and its values could be stored in plaintext on"
-            " other databases; use a TypeDecorator whose impl is the encrypted type"
+            f"{type(type_).__name__} becomes {found!r} on {dialect.name}, and its values could be stored in plaintext"
+            " on other databases; use a TypeDecorator whose impl is the encrypted type"
         )
     return None if found is None else found.label

@@ -1,8 +1,8 @@
 """What INSERT and UPDATE may write to an encrypted column: values that are encrypted, or will be when they are bound.
 
 An SQL expression brings a type of its own, so `values(token=func.coalesce(table.c.token, "ya29..."))` would silently
-store the text in plaintext. Accepted are plain values and NULL, parameters of the column's context, and columns that hold
-encrypted values of that context.
+store the text in plaintext. Accepted are plain values and NULL, parameters of the column's context, and columns that
+hold encrypted values of that context.
 """
 
 from collections.abc import Callable, Iterable
@@ -40,7 +40,7 @@ class WriteRules:
         without a type is replaced by one with the type of its column, which SQLAlchemy does not do in every position.
 
         Raises:
-            UnsupportedOperationError: a value for an encrypted column would be stored in plaintext, or a key could be one.
+            UnsupportedOperationError: a value of an encrypted column would be stored in plaintext, or a key may be one.
         """
         statement = state.statement
         tables = tables_of(statement.table) + list(getattr(state, "_extra_froms", ()))
@@ -236,7 +236,7 @@ def _has_several(clause: Any) -> bool:
 
 def _refuse(context: str, what: str) -> NoReturn:
     raise UnsupportedOperationError(
-        f"{context}: {what} is not supported, because the text would be stored in plaintext; compute the value in Python,"
-        " or assign NULL or a column of the same context; to store a token in plaintext on purpose, in a column that is"
-        " not encrypted, pass str(token)"
+        f"{context}: {what} is not supported, because the text would be stored in plaintext; compute the value in"
+        " Python, or assign NULL or a column of the same context; to store a token in plaintext on purpose, in a column"
+        " that is not encrypted, pass str(token)"
     )

@@ -89,8 +89,8 @@ def foreign_key(name: str, table: str, repair: str) -> Finding:
         "foreign-key",
         Severity.BLOCKS,
         name,
-        f"this foreign key of {table} compares values in plaintext; encrypting fails on it, or changes the rows that refer"
-        f" to them; {repair}",
+        f"this foreign key of {table} compares values in plaintext; encrypting fails on it, or changes the rows that"
+        f" refer to them; {repair}",
     )
 
 
@@ -139,8 +139,8 @@ def trigger(name: str, code: str = "trigger") -> Finding:
         Severity.ACCEPT,
         name,
         "it fires for every row that is rewritten. An audit trigger copies each old value into its own table, the"
-        " plaintext too, and an updated_at trigger changes every row. Disable it for the run, and enable it again; or"
-        f" accept {code}:{name}",
+        " plaintext too, where its column must have room for ciphertext as well, and an updated_at trigger changes"
+        f" every row. Disable it for the run, and enable it again; or accept {code}:{name}",
     )
 
 

@@ -40,6 +40,7 @@ def _all_steps(
         yield from _steps_to_index(found, accepted)
         yield f"sealchemy verify{command_options}"
         yield f"deploy everywhere with {prefix}_ROLLOUT=strict"
+    yield from _steps_to_uniqueness(found)
     if is_plain or not (unbound or all(table.is_done for table in found)):
         yield from _steps_to_encrypt(found, command_options, accepted, prefix)
         if unbound:  # stage migrate reads both forms, and writes bound values
@@ -72,7 +73,7 @@ def _steps_to_bind(found: Collection[TablePlan], options: str, accepted: str, pr
     yield f"deploy everywhere with {prefix}_ROLLOUT=bind_migrate"
     yield f"sealchemy check{options}"
     values = sum(column.status.unbound for table in found for column in table.columns if column.status.bind_to)
-    yield f"sealchemy bind{accepted}  # {values:,} values, about {_describe_time(values / VALUES_A_SECOND)}"
+    yield f"sealchemy bind{accepted}  # {values:,} values, {_describe_time(values / VALUES_A_SECOND)}"
     yield f"sealchemy status{options} --fail-if-unbound"
     yield f"sealchemy verify{options}"
 
@@ -97,7 +98,7 @@ def _steps_to_encrypt(found: Collection[TablePlan], options: str, accepted: str,
     to_accept = [item for item in _findings(found) if item.severity is Severity.ACCEPT]
     for item in to_accept:
         yield f"disable {item.label} for the next command, or keep --accept {shlex.quote(item.label)}"
-    yield f"sealchemy encrypt{accepted}  # {values:,} values, {size:,} bytes, about {_describe_time(seconds)}"
+    yield f"sealchemy encrypt{accepted}  # {values:,} values, {size:,} bytes, {_describe_time(seconds)}"
     yield f"sealchemy verify{options}"
     if to_accept or any(table.obstacles() for table in found):
         yield "enable again what you disabled, and create the views again that you dropped"
@@ -125,6 +126,15 @@ def _steps_to_index(found: Collection[TablePlan], accepted: str) -> Iterator[str
     yield f"create the unique index that the models declare, if they do, and NOT NULL: {', '.join(names)}"
 
 
+def _steps_to_uniqueness(found: Collection[TablePlan]) -> Iterator[str]:
+    """Yield what comes before the unique constraint of the secret is dropped."""
+    for table in () if _is_to_index(found) else found:
+        names = [item.name for item in table.findings if item.code == "not-unique"]
+        if names:
+            listed = ", ".join(f"{table.table}.{name}" for name in names)
+            yield f"create the unique index that the models declare: {listed}"
+
+
 def _findings(found: Collection[TablePlan]) -> list[Finding]:
     return [item for table in found for item in table.findings]
 
@@ -138,5 +148,7 @@ def _repairs(found: Collection[TablePlan]) -> Iterator[str]:
 
 
 def _describe_time(seconds: float) -> str:
+    if seconds < 30:  # noqa: PLR2004
+        return "less than a minute"
     minutes, hours = max(round(seconds / 60), 1), seconds / 3600
-    return f"{hours:.1f} hours" if hours > 1 else f"{minutes} minute{'s' if minutes > 1 else ''}"
+    return f"about {hours:.1f} hours" if hours > 1 else f"about {minutes} minute{'s' if minutes > 1 else ''}"
