@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import Column, Integer, MetaData, Table, Text, text
+from sqlalchemy import Column, Integer, MetaData, Table, Text, create_engine, text
 
-from sealchemy import EncryptedString, Key, KeyRing, Rollout, UnsupportedOperationError
+from sealchemy import BlindIndex, EncryptedString, Key, KeyRing, Rollout, UnsupportedOperationError
 from sealchemy._rewriting.constraint import constraint_name
 from sealchemy.plan import plan, steps
 from sealchemy.rewrite import ENCRYPT, rewrite
@@ -597,3 +597,32 @@ def test_run_that_finds_nothing_to_do_cleans_up_after_one_that_was_killed(
     assert "SENTINEL" in samples()
     encrypt(engine)
     assert "SENTINEL" not in samples()
+
+
+def test_the_plan_disables_triggers_before_any_rewrite_and_widens_before_views_come_back(
+    postgresql_url: str,
+) -> None:
+    models = MetaData()
+    Table(
+        "accounts",
+        models,
+        Column("id", Integer, primary_key=True),
+        Column("token", EncryptedString("accounts.token")),
+        Column("token_index", BlindIndex("accounts.token")),
+    )
+    engine = create_engine(postgresql_url)
+    with engine.begin() as connection:
+        for statement in (
+            "CREATE TABLE accounts (id integer PRIMARY KEY, token varchar(255), token_index varchar(64))",
+            "INSERT INTO accounts VALUES (1, 'a token')",
+            "CREATE VIEW report AS SELECT token FROM accounts",
+            "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+            "CREATE TRIGGER audit AFTER UPDATE ON accounts FOR EACH ROW EXECUTE FUNCTION note()",
+        ):
+            connection.exec_driver_sql(statement)
+    lines = list(steps(plan(engine, models), command_options="", prefix="P"))
+    engine.dispose()
+    order = ("disable trigger:audit", "sealchemy reindex", "repair", "sealchemy widen", "create the views again")
+    order += ("deploy everywhere with P_ROLLOUT=migrate", "sealchemy encrypt", "enable again")
+    found = [next(number for number, line in enumerate(lines) if line.startswith(part)) for part in order]
+    assert found == sorted(found)

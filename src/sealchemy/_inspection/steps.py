@@ -85,23 +85,30 @@ def _steps_to_encrypt(found: Collection[TablePlan], options: str, accepted: str,
             yield f"sealchemy generate-key  # another one, for the blind index; set {prefix}_INDEX_KEY everywhere"
         yield f"deploy everywhere with {prefix}_ROLLOUT=prepare"
         yield f"sealchemy check{options}"
+    to_accept = [item for item in _findings(found) if item.severity is Severity.ACCEPT]
+    disable = [
+        f"disable {item.label} for the commands that rewrite rows, or keep --accept {shlex.quote(item.label)}"
+        for item in to_accept
+    ]
     if _is_to_index(found):
+        yield from disable
         yield from _steps_to_index(found, accepted)
     yield from _repairs(found)
     if any(column.is_narrow for table in found for column in table.columns):
         yield f"sealchemy widen{options}  # then restart the application, or replace its connections"
+    if any("view" in item.code and item.severity is Severity.BLOCKS for item in _findings(found)):
+        yield "create the views again that you dropped"
     yield f"deploy everywhere with {prefix}_ROLLOUT=migrate"
     yield f"sealchemy check{options}"
     values = sum(column.status.plaintext for table in found for column in table.columns)
     size = sum(table.plaintext_bytes for table in found)
     seconds = sum(table.seconds for table in found)
-    to_accept = [item for item in _findings(found) if item.severity is Severity.ACCEPT]
-    for item in to_accept:
-        yield f"disable {item.label} for the next command, or keep --accept {shlex.quote(item.label)}"
+    if not _is_to_index(found):
+        yield from disable
     yield f"sealchemy encrypt{accepted}  # {values:,} values, {size:,} bytes, {_describe_time(seconds)}"
     yield f"sealchemy verify{options}"
-    if to_accept or any(table.obstacles() for table in found):
-        yield "enable again what you disabled, and create the views again that you dropped"
+    if to_accept:
+        yield "enable again what you disabled"
 
 
 def _missing_index_columns(found: Collection[TablePlan]) -> Iterator[str]:
