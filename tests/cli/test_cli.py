@@ -58,6 +58,7 @@ def test_generate_key_creates_a_private_env_file(
     name, _, value = path.read_text().strip().partition("=")
     assert name == VARIABLE
     assert Key.parse(value).id in done.stdout
+    assert "load .env" not in done.stdout
     assert value[20:] not in done.stdout + done.stderr
     assert path.stat().st_mode & 0o777 == 0o600
     before = path.read_bytes()

@@ -149,7 +149,7 @@ def test_the_steps_of_a_plan_repeat_only_the_options_that_were_typed(folder: Pat
 
 def test_a_new_key_goes_into_env_under_the_prefix(folder: Path) -> None:
     (folder / "pyproject.toml").write_text(TABLE)
-    assert run(folder, "generate-key", "--env").returncode == 0
+    assert "your application has to load .env itself" in run(folder, "generate-key", "--env").stdout
     assert run(folder, "generate-key", "--env", "--prefix", "OTHER", "--without-checksum").returncode == 0
     lines = dict(line.split("=", 1) for line in (folder / ".env").read_text().splitlines())
     assert set(lines) == {"SHOP_KEY", "OTHER_KEY"}

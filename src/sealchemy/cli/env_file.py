@@ -31,7 +31,9 @@ def add_key(text: str, prefix: str | None) -> str:
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
     path.chmod(0o600)
     set_key(path, variable, key.reveal(), quote_mode="never")
-    return f"key {key.id} is in {path} as {variable}; keep a copy in your secret store, and .env out of git"
+    is_own = variable != f"{configuration.PREFIX}_KEY"
+    own = "; the commands read it there, and your application has to load .env itself" if is_own else ""
+    return f"key {key.id} is in {path} as {variable}; keep a copy in your secret store, and .env out of git{own}"
 
 
 def _has_key(path: Path, variable: str) -> bool:
