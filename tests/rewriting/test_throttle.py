@@ -221,9 +221,11 @@ def test_a_nice_run_rests_for_a_share_of_its_time(
     fill(engine)
     waited: list[float] = []
     wait = threading.Event.wait
+    of_others = set(threading.enumerate()) - {threading.current_thread()}  # which other tests have left running
 
     def note(event: threading.Event, timeout: float | None = None) -> bool:
-        waited.append(timeout or 0)
+        if threading.current_thread() not in of_others:
+            waited.append(timeout or 0)
         return wait(event, timeout)
 
     monkeypatch.setattr(threading.Event, "wait", note)
@@ -231,4 +233,4 @@ def test_a_nice_run_rests_for_a_share_of_its_time(
     rewrite(ENCRYPT, engine, "t", COLUMNS, options=Options(batch_size=100, nice=2.0))
     took = time.monotonic() - began
     assert len([item for item in waited if item > 0]) >= ROWS / 100
-    assert 0.3 * took < sum(waited) <= 2 * took, "on at most two connections"
+    assert 0.3 * took < sum(waited) <= took
