@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import Column, Integer, MetaData, Table, Text, create_engine, text
+from sqlalchemy import Column, Integer, MetaData, Table, Text, UniqueConstraint, create_engine, text
 
 from sealchemy import BlindIndex, EncryptedString, Key, KeyRing, Rollout, UnsupportedOperationError
+from sealchemy._inspection.uniqueness import missing_uniqueness
 from sealchemy._rewriting.constraint import constraint_name
 from sealchemy.plan import plan, steps
 from sealchemy.rewrite import ENCRYPT, rewrite
@@ -626,3 +627,86 @@ def test_the_plan_disables_triggers_before_any_rewrite_and_widens_before_views_c
     order += ("deploy everywhere with P_ROLLOUT=migrate", "sealchemy encrypt", "enable again")
     found = [next(number for number, line in enumerate(lines) if line.startswith(part)) for part in order]
     assert found == sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("exists", "declared", "is_missing"),
+    [
+        ("", {"unique": True}, True),
+        ("UNIQUE (i)", {"unique": True}, False),
+        ("UNIQUE (i, tenant)", {"unique": True}, True),
+        ("PRIMARY KEY (i)", {"unique": True}, False),
+        ("CREATE UNIQUE INDEX u ON accounts (i)", {"unique": True}, False),
+        ("CREATE INDEX u ON accounts (i)", {"unique": True}, True),
+        ("CREATE UNIQUE INDEX u ON accounts (i) WHERE tenant = 1", {"unique": True}, True),
+        ("CREATE UNIQUE INDEX u ON accounts (lower(i))", {"unique": True}, True),
+        ("UNIQUE (i)", {"unique": True, "with_tenant": True}, False),
+        ("", {"unique": False}, False),
+    ],
+)
+@pytest.mark.parametrize("place", ["sqlite", "postgresql"])
+def test_missing_uniqueness(
+    place: str, exists: str, declared: dict[str, bool], is_missing: bool, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'u.db'}" if place == "sqlite" else request.getfixturevalue("postgresql_url")
+    models = MetaData()
+    with_tenant = declared.get("with_tenant", False)
+    Table(
+        "accounts",
+        models,
+        Column("id", Integer),
+        Column("tenant", Integer),
+        Column("token", EncryptedString("accounts.token")),
+        Column("i", BlindIndex("accounts.token"), unique=declared["unique"] and not with_tenant),
+        *([UniqueConstraint("tenant", "i")] if with_tenant else []),
+    )
+    engine = create_engine(url)
+    key = "id integer NOT NULL" if exists.startswith("PRIMARY") else "id integer PRIMARY KEY"
+    inline = "" if not exists or exists.startswith("CREATE") else f", {exists}"
+    with engine.begin() as connection:
+        columns = f"{key}, tenant integer, token text, i varchar(64)"
+        connection.exec_driver_sql(f"CREATE TABLE accounts ({columns}{inline})")
+        if exists.startswith("CREATE"):
+            connection.exec_driver_sql(exists)
+        found = [item.name for item in missing_uniqueness(connection, models.tables["accounts"], "i")]
+    engine.dispose()
+    assert found == (["i"] if is_missing else [])
+
+
+def test_an_inline_unique_of_sqlite_and_a_view_count(tmp_path: Path) -> None:
+    models = MetaData()
+    columns = Column("token", EncryptedString("c")), Column("i", BlindIndex("c"), unique=True)
+    table = Table("accounts", models, Column("id", Integer, primary_key=True), *columns)
+    engine = create_engine("sqlite://")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE accounts (id integer PRIMARY KEY, token text, i varchar(64) UNIQUE)")
+        assert list(missing_uniqueness(connection, table, "i")) == []
+        connection.exec_driver_sql("ALTER TABLE accounts RENAME TO others")
+        connection.exec_driver_sql("CREATE VIEW accounts AS SELECT * FROM others")
+        assert list(missing_uniqueness(connection, table, "i")) == []
+
+
+def test_steps_that_rewrite_rows_stand_between_disabling_and_enabling(postgresql_url: str) -> None:
+    models = MetaData()
+    Table(
+        "accounts",
+        models,
+        Column("id", Integer, primary_key=True),
+        Column("user_id", Integer, nullable=False),
+        Column("token", EncryptedString("accounts.token", bind_to=("user_id",))),
+    )
+    engine = create_engine(postgresql_url)
+    with engine.begin() as connection:
+        for statement in (
+            "CREATE TABLE accounts (id integer PRIMARY KEY, user_id integer NOT NULL, token text)",
+            f"INSERT INTO accounts VALUES (1, 7, 'a token'), (2, 7, '{RING.encrypt('another', 'accounts.token')}')",
+            "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+            "CREATE TRIGGER audit AFTER UPDATE ON accounts FOR EACH ROW EXECUTE FUNCTION note()",
+        ):
+            connection.exec_driver_sql(statement)
+    lines = [line.partition("  #")[0] for line in steps(plan(engine, models), command_options="", prefix="P")]
+    engine.dispose()
+    begins = next(number for number, line in enumerate(lines) if line.startswith("disable trigger:audit"))
+    ends = lines.index("enable again what you disabled")
+    assert [begins < lines.index(name) < ends for name in ("sealchemy encrypt", "sealchemy bind")] == [True, True]
+    assert lines.count("enable again what you disabled") == 1

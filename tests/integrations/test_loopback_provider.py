@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import pytest
 import requests
 
 from sealchemy import IntegrationError, ReauthorizationRequiredError
-from sealchemy.integrations import OAuthClient, TokenGrant
+from sealchemy.integrations import OAuthClient, TokenGrant, loopback_provider
 from sealchemy.integrations.loopback_provider import Provider, make
 
 if TYPE_CHECKING:
@@ -143,6 +144,11 @@ ASK = {"response_type": "code", "client_id": "c", "redirect_uri": CALLBACK}
         {"redirect_uri": "http://127.0.0.1/\r\nSet-Cookie: a=b\r\n\r\n<script>"},
         {"redirect_uri": "http://127.0.0.1/\u0436"},
         {"redirect_uri": "http://["},
+        {"redirect_uri": "http://evil.example\\@localhost/x"},
+        {"redirect_uri": "http://user@localhost/x"},
+        {"redirect_uri": "http://127.0.0.1/#"},
+        {"redirect_uri": "http://127.0.0.1:99999/"},
+        {"redirect_uri": "http:localhost"},
         {"redirect_uri": ""},
         {"redirect_uri": ["http://127.0.0.1/a", "http://127.0.0.1/b"]},
         {"response_type": "token"},
@@ -169,7 +175,10 @@ def test_a_malformed_request_gets_no_code(running: Running, changes: dict[str, A
         ("/token", "code=" + "x" * 100_001, {}, "invalid_request"),
         ("/revoke", "", {}, "invalid_request"),
         ("/token", "", {"Content-Length": "\u00b2"}, "invalid_request"),
+        ("/token", "", {"Content-Length": "9" * 5000}, "invalid_request"),
         ("/token", "grant_type=password", {"Host": "evil.example:8400"}, "invalid_request"),
+        ("/token", "grant_type=password", {"Host": ""}, "invalid_request"),
+        ("/token", "grant_type=password", {"Host": "LOCALHOST"}, "unsupported_grant_type"),
     ],
 )
 def test_a_malformed_form_is_refused(
@@ -181,6 +190,15 @@ def test_a_malformed_form_is_refused(
     with requests.Session() as session:
         answer = session.send(request, timeout=10)
     assert (answer.status_code, answer.json()) == (400, {"error": error})
+
+
+def test_a_client_that_says_nothing_is_left(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loopback_provider._Handler, "timeout", 0.1)
+    address = "127.0.0.1", int(running.url.rpartition(":")[2])
+    for said in (b"", b"POST /token HTTP/1.0\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nabc"):
+        with socket.create_connection(address, timeout=10) as connection:
+            connection.sendall(said)
+            assert b"200 OK" not in connection.recv(1000)
 
 
 def test_it_has_nothing_else(running: Running) -> None:

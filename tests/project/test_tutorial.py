@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,7 +73,11 @@ class Terminals:
         """Wait for the first line that it prints: each program prints one when it has begun."""
         assert self.second
         assert self.second.stdout
+        timer = threading.Timer(60, self.second.kill)
+        timer.start()
         self.first_line = self.second.stdout.readline()
+        timer.cancel()
+        assert self.first_line, "it printed nothing"
 
     def stop_second(self) -> str:
         """Press Ctrl-C."""

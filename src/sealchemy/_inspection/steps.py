@@ -8,6 +8,9 @@ from collections.abc import Collection, Iterator, Sequence
 from .findings import WIDENED, Finding, Severity
 from .table_plan import VALUES_A_SECOND, ColumnPlan, TablePlan
 
+_REWRITES = {"reindex", "encrypt", "bind"}
+"""The commands that triggers fire for, but for `rekey`, which comes with the next key."""
+
 
 def steps(
     found: Collection[TablePlan], *, command_options: str, prefix: str, accept: Collection[str] = ()
@@ -26,7 +29,26 @@ def steps(
     if any(not table.columns for table in found) or any(item.code == "binding" for item in _findings(found)):
         yield from _repairs(found)
     else:
-        yield from _all_steps(found, columns, command_options, accepted, prefix)
+        lines = list(_all_steps(found, columns, command_options, accepted, prefix))
+        yield from _with_triggers_disabled(
+            lines, [item for item in _findings(found) if item.severity is Severity.ACCEPT]
+        )
+
+
+def _with_triggers_disabled(lines: Sequence[str], to_accept: Sequence[Finding]) -> Iterator[str]:
+    """Yield the steps, and around those that rewrite rows, what the operator disables meanwhile or accepts."""
+    commands = [line.partition("  #")[0].split()[:2] for line in lines]
+    of_rows = [at for at, words in enumerate(commands) if words[0] == "sealchemy" and words[-1] in _REWRITES]
+    for at, line in enumerate(lines):
+        if of_rows and at == of_rows[0]:
+            for item in to_accept:
+                yield (
+                    f"disable {item.label} for the commands that rewrite rows, or keep"
+                    f" --accept {shlex.quote(item.label)}"
+                )
+        yield line
+        if of_rows and at == of_rows[-1] and to_accept:
+            yield "enable again what you disabled"
 
 
 def _all_steps(
@@ -85,13 +107,7 @@ def _steps_to_encrypt(found: Collection[TablePlan], options: str, accepted: str,
             yield f"sealchemy generate-key  # another one, for the blind index; set {prefix}_INDEX_KEY everywhere"
         yield f"deploy everywhere with {prefix}_ROLLOUT=prepare"
         yield f"sealchemy check{options}"
-    to_accept = [item for item in _findings(found) if item.severity is Severity.ACCEPT]
-    disable = [
-        f"disable {item.label} for the commands that rewrite rows, or keep --accept {shlex.quote(item.label)}"
-        for item in to_accept
-    ]
     if _is_to_index(found):
-        yield from disable
         yield from _steps_to_index(found, accepted)
     yield from _repairs(found)
     if any(column.is_narrow for table in found for column in table.columns):
@@ -103,12 +119,8 @@ def _steps_to_encrypt(found: Collection[TablePlan], options: str, accepted: str,
     values = sum(column.status.plaintext for table in found for column in table.columns)
     size = sum(table.plaintext_bytes for table in found)
     seconds = sum(table.seconds for table in found)
-    if not _is_to_index(found):
-        yield from disable
     yield f"sealchemy encrypt{accepted}  # {values:,} values, {size:,} bytes, {_describe_time(seconds)}"
     yield f"sealchemy verify{options}"
-    if to_accept:
-        yield "enable again what you disabled"
 
 
 def _missing_index_columns(found: Collection[TablePlan]) -> Iterator[str]:
@@ -136,7 +148,7 @@ def _steps_to_index(found: Collection[TablePlan], accepted: str) -> Iterator[str
 def _steps_to_uniqueness(found: Collection[TablePlan]) -> Iterator[str]:
     """Yield what comes before the unique constraint of the secret is dropped."""
     for table in () if _is_to_index(found) else found:
-        names = [item.name for item in table.findings if item.code == "not-unique"]
+        names = dict.fromkeys(item.name for item in table.findings if item.code == "not-unique")
         if names:
             listed = ", ".join(f"{table.table}.{name}" for name in names)
             yield f"create the unique index that the models declare: {listed}"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import Connection, Index, Table, UniqueConstraint, inspect
+from sqlalchemy import Column, Connection, Index, Inspector, Table, UniqueConstraint, inspect
+from sqlalchemy.exc import SAWarning
 
 from sealchemy._inspection.findings import Finding, Severity
 
@@ -17,28 +20,53 @@ def missing_uniqueness(connection: Connection, table: Table, index: str) -> Iter
         table: as the models declare it.
         index: the name of the column, which exists.
     """
-    existing = _existing(connection, table)
-    for names in _declared(table):
-        if index in names and frozenset(names) not in existing:
-            listed = ", ".join(names)
-            yield Finding(
-                "not-unique",
-                Severity.SAYS,
-                index,
-                f"the models declare ({listed}) unique, and the database does not have that, so it accepts equal"
-                f" secrets; once every row has its digest, create it: UNIQUE ({listed})",
-            )
+    if (inspector := inspect(connection)).has_table(table.name, table.schema) and not _is_view(inspector, table):
+        existing = _existing(inspector, table)
+        for names in _declared(table):
+            if index in names and not any(found <= set(names) for found in existing):
+                listed = ", ".join(names)
+                yield Finding(
+                    "not-unique",
+                    Severity.SAYS,
+                    index,
+                    f"the models declare ({listed}) unique, and the database does not have that, so it accepts equal"
+                    f" secrets; once every row has its digest, create it: UNIQUE ({listed})",
+                )
+
+
+def _is_view(inspector: Inspector, table: Table) -> bool:
+    return table.name in inspector.get_view_names(table.schema)
 
 
 def _declared(table: Table) -> Iterator[list[str]]:
+    """Yield the columns of what is declared unique, but for expressions and indexes over a part of the rows."""
     for item in (*table.constraints, *table.indexes):
-        if isinstance(item, UniqueConstraint) or (isinstance(item, Index) and item.unique):
+        if isinstance(item, UniqueConstraint):
             yield [column.name for column in item.columns]
+        elif isinstance(item, Index) and item.unique and not _conditions(item.dialect_kwargs):
+            expressions: Sequence[object] = item.expressions
+            if all(isinstance(expression, Column) for expression in expressions):
+                yield [column.name for column in item.columns]
 
 
-def _existing(connection: Connection, table: Table) -> set[frozenset[str | None]]:
-    inspector = inspect(connection)
-    found: list[list[str | None]]
-    found = [[*item["column_names"]] for item in inspector.get_unique_constraints(table.name, schema=table.schema)]
-    found += [item["column_names"] for item in inspector.get_indexes(table.name, schema=table.schema) if item["unique"]]
-    return {frozenset(names) for names in found}
+def _existing(inspector: Inspector, table: Table) -> list[set[str | None]]:
+    """Return the columns of what the database keeps unique in all rows."""
+    name, schema = table.name, table.schema
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SAWarning)  # of expressions, which are skipped
+        indexes = inspector.get_indexes(name, schema, include_auto_indexes=True)  # of SQLite, for constraints
+    found = [
+        item["column_names"] for item in indexes if item["unique"] and not _conditions(item.get("dialect_options", {}))
+    ]
+    found += [[*item["column_names"]] for item in inspector.get_unique_constraints(name, schema)]
+    found.append([*inspector.get_pk_constraint(name, schema)["constrained_columns"]])
+    return [{*names} for names in found if names and None not in names]
+
+
+def _conditions(options: Mapping[str, Any]) -> list[str]:
+    """Return the names of the options with which an index is not of all rows, or not valid."""
+    return [
+        name
+        for name, value in options.items()
+        if name.endswith(("_where", "_invalid")) and value is not None and value is not False
+    ]

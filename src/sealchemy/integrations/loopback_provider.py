@@ -14,6 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ class Provider:
 
     Attributes:
         lifetime: seconds for which an access token is valid.
-        clock: the time, in seconds from any moment.
+        clock: the time, in seconds from a moment in the past.
     """
 
     lifetime: int
@@ -126,18 +127,22 @@ class Provider:
 
 def _check_host(environment: WSGIEnvironment) -> None:
     """Refuse a request that a page of another host has sent here under its own name."""
-    if environment.get("HTTP_HOST", "").rpartition(":")[0] not in _THIS_MACHINE:
+    if _host("//" + environment.get("HTTP_HOST", "")) not in _THIS_MACHINE:
         raise RefusedError("invalid_request")
+
+
+def _host(address: str) -> str | None:
+    """Return the host of an address, and None for one with more than a host, a port, a path and a query, in ASCII."""
+    if address.isascii() and address.isprintable() and not set(address) & set(" \\@#"):
+        with suppress(ValueError):
+            parts = urlsplit(address)
+            return parts.hostname if parts.port != 0 else None
+    return None
 
 
 def _redirect_uri(fields: dict[str, str]) -> str:
     target = _required(fields, "redirect_uri")
-    try:
-        parts = urlsplit(target)
-    except ValueError:
-        parts = urlsplit("")
-    is_text = target.isascii() and target.isprintable() and " " not in target  # it becomes a header
-    if not is_text or parts.scheme not in {"http", "https"} or parts.hostname not in _THIS_MACHINE or parts.fragment:
+    if not target.startswith(("http://", "https://")) or _host(target) not in _THIS_MACHINE:  # it becomes a header
         raise RefusedError("invalid_request")
     return target
 
@@ -147,9 +152,13 @@ def _fields(environment: WSGIEnvironment) -> dict[str, str]:
     text = environment.get("QUERY_STRING", "")
     if environment["REQUEST_METHOD"] == "POST":
         length = environment.get("CONTENT_LENGTH") or "0"
-        if not (length.isascii() and length.isdigit()) or int(length) > _LONGEST_FORM:
+        is_number = length.isascii() and length.isdigit() and len(length) < 10  # noqa: PLR2004 - digits
+        if not is_number or int(length) > _LONGEST_FORM:
             raise RefusedError("invalid_request")
-        text = environment["wsgi.input"].read(int(length)).decode("utf-8", "replace")
+        try:
+            text = environment["wsgi.input"].read(int(length)).decode("utf-8", "replace")
+        except OSError:  # the client said no more
+            raise RefusedError("invalid_request") from None
     pairs = parse_qsl(text)
     if len(dict(pairs)) < len(pairs):
         raise RefusedError("invalid_request")
@@ -175,6 +184,11 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _Handler(WSGIRequestHandler):
     timeout = 10  # seconds for which a client may be silent
+
+    def handle(self) -> None:
+        """Answer one request, unless the client goes away or says nothing."""
+        with suppress(TimeoutError, ConnectionError):
+            super().handle()
 
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 - the signature of the base class
         """Log nothing: the line of a request has its code."""
