@@ -420,7 +420,8 @@ def test_a_wrong_key_raises_a_counter_that_opentelemetry_reads(
     connect(sessions, oauth_provider)
     token = get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
     assert token
-    before = read("sealchemy.values.unreadable", error_type="UnknownKeyError")
+    wanted = {"error_type": "UnknownKeyError", "sealchemy_context": "integrations.access_token"}
+    before = read("sealchemy.values.unreadable", **wanted)
     handed = read("sealchemy.tokens", sealchemy_event="handed_out")
     refreshed = read("sealchemy.tokens", sealchemy_event="refreshed", sealchemy_provider="google")
     assert handed > 0
@@ -429,7 +430,6 @@ def test_a_wrong_key_raises_a_counter_that_opentelemetry_reads(
     attach_key_ring(sessions.kw["bind"], KeyRing(primary=Key.generate()))
     with pytest.raises(UnknownKeyError):
         get_valid_token(sessions, **WHOSE, client=oauth_provider.client())
-    wanted = {"error_type": "UnknownKeyError", "sealchemy_context": "integrations.access_token"}
     assert read("sealchemy.values.unreadable", **wanted) > before
     assert read("sealchemy.tokens", sealchemy_event="handed_out") == handed
 
