@@ -600,33 +600,54 @@ def test_run_that_finds_nothing_to_do_cleans_up_after_one_that_was_killed(
     assert "SENTINEL" not in samples()
 
 
-def test_the_plan_disables_triggers_before_any_rewrite_and_widens_before_views_come_back(
-    postgresql_url: str,
-) -> None:
+def steps_of(url: str, statements: list[str], *columns: Column[Any]) -> list[str]:
+    """Return the steps for a table `accounts` with these columns, and a trigger that writes elsewhere."""
     models = MetaData()
-    Table(
-        "accounts",
-        models,
-        Column("id", Integer, primary_key=True),
-        Column("token", EncryptedString("accounts.token")),
-        Column("token_index", BlindIndex("accounts.token")),
-    )
-    engine = create_engine(postgresql_url)
+    Table("accounts", models, Column("id", Integer, primary_key=True), *columns)
+    engine = create_engine(url)
     with engine.begin() as connection:
         for statement in (
-            "CREATE TABLE accounts (id integer PRIMARY KEY, token varchar(255), token_index varchar(64))",
-            "INSERT INTO accounts VALUES (1, 'a token')",
-            "CREATE VIEW report AS SELECT token FROM accounts",
+            *statements,
             "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
             "CREATE TRIGGER audit AFTER UPDATE ON accounts FOR EACH ROW EXECUTE FUNCTION note()",
         ):
             connection.exec_driver_sql(statement)
-    lines = list(steps(plan(engine, models), command_options="", prefix="P"))
+    lines = [line.partition("  #")[0] for line in steps(plan(engine, models), command_options="", prefix="P")]
     engine.dispose()
+    return lines
+
+
+def test_the_plan_disables_triggers_before_any_rewrite_and_widens_before_views_come_back(postgresql_url: str) -> None:
+    lines = steps_of(
+        postgresql_url,
+        [
+            "CREATE TABLE accounts (id integer PRIMARY KEY, token varchar(255), token_index varchar(64))",
+            "INSERT INTO accounts VALUES (1, 'a token')",
+            "CREATE VIEW report AS SELECT token FROM accounts",
+        ],
+        Column("token", EncryptedString("accounts.token")),
+        Column("token_index", BlindIndex("accounts.token")),
+    )
     order = ("disable trigger:audit", "sealchemy reindex", "repair", "sealchemy widen", "create the views again")
     order += ("deploy everywhere with P_ROLLOUT=migrate", "sealchemy encrypt", "enable again")
     found = [next(number for number, line in enumerate(lines) if line.startswith(part)) for part in order]
     assert found == sorted(found)
+
+
+def test_steps_that_rewrite_rows_stand_between_disabling_and_enabling(postgresql_url: str) -> None:
+    lines = steps_of(
+        postgresql_url,
+        [
+            "CREATE TABLE accounts (id integer PRIMARY KEY, user_id integer NOT NULL, token text)",
+            f"INSERT INTO accounts VALUES (1, 7, 'a token'), (2, 7, '{RING.encrypt('another', 'accounts.token')}')",
+        ],
+        Column("user_id", Integer, nullable=False),
+        Column("token", EncryptedString("accounts.token", bind_to=("user_id",))),
+    )
+    begins = next(number for number, line in enumerate(lines) if line.startswith("disable trigger:audit"))
+    ends = lines.index("enable again what you disabled")
+    assert [begins < lines.index(name) < ends for name in ("sealchemy encrypt", "sealchemy bind")] == [True, True]
+    assert lines.count("enable again what you disabled") == 1
 
 
 @pytest.mark.parametrize(
@@ -684,29 +705,3 @@ def test_an_inline_unique_of_sqlite_and_a_view_count(tmp_path: Path) -> None:
         connection.exec_driver_sql("ALTER TABLE accounts RENAME TO others")
         connection.exec_driver_sql("CREATE VIEW accounts AS SELECT * FROM others")
         assert list(missing_uniqueness(connection, table, "i")) == []
-
-
-def test_steps_that_rewrite_rows_stand_between_disabling_and_enabling(postgresql_url: str) -> None:
-    models = MetaData()
-    Table(
-        "accounts",
-        models,
-        Column("id", Integer, primary_key=True),
-        Column("user_id", Integer, nullable=False),
-        Column("token", EncryptedString("accounts.token", bind_to=("user_id",))),
-    )
-    engine = create_engine(postgresql_url)
-    with engine.begin() as connection:
-        for statement in (
-            "CREATE TABLE accounts (id integer PRIMARY KEY, user_id integer NOT NULL, token text)",
-            f"INSERT INTO accounts VALUES (1, 7, 'a token'), (2, 7, '{RING.encrypt('another', 'accounts.token')}')",
-            "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
-            "CREATE TRIGGER audit AFTER UPDATE ON accounts FOR EACH ROW EXECUTE FUNCTION note()",
-        ):
-            connection.exec_driver_sql(statement)
-    lines = [line.partition("  #")[0] for line in steps(plan(engine, models), command_options="", prefix="P")]
-    engine.dispose()
-    begins = next(number for number, line in enumerate(lines) if line.startswith("disable trigger:audit"))
-    ends = lines.index("enable again what you disabled")
-    assert [begins < lines.index(name) < ends for name in ("sealchemy encrypt", "sealchemy bind")] == [True, True]
-    assert lines.count("enable again what you disabled") == 1

@@ -84,6 +84,10 @@ def test_links_point_to_existing_files(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+def test_no_page_names_the_address_of_a_package_registry() -> None:
+    assert re.findall(r"https?://[\w.]*(?:pypi|npmjs|pythonhosted|rubygems|packagist|hex)\.\w+\S*", EVERYTHING) == []
+
+
 def test_evidence_tables_are_up_to_date() -> None:
     assert evidence.written() == evidence.PAGE.read_text(), "run `python -m tests.evidence`"
 

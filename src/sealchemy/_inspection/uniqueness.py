@@ -20,7 +20,8 @@ def missing_uniqueness(connection: Connection, table: Table, index: str) -> Iter
         table: as the models declare it.
         index: the name of the column, which exists.
     """
-    if (inspector := inspect(connection)).has_table(table.name, table.schema) and not _is_view(inspector, table):
+    inspector = inspect(connection)
+    if table.name not in inspector.get_view_names(table.schema):
         existing = _existing(inspector, table)
         for names in _declared(table):
             if index in names and not any(found <= set(names) for found in existing):
@@ -34,16 +35,12 @@ def missing_uniqueness(connection: Connection, table: Table, index: str) -> Iter
                 )
 
 
-def _is_view(inspector: Inspector, table: Table) -> bool:
-    return table.name in inspector.get_view_names(table.schema)
-
-
 def _declared(table: Table) -> Iterator[list[str]]:
     """Yield the columns of what is declared unique, but for expressions and indexes over a part of the rows."""
     for item in (*table.constraints, *table.indexes):
         if isinstance(item, UniqueConstraint):
             yield [column.name for column in item.columns]
-        elif isinstance(item, Index) and item.unique and not _conditions(item.dialect_kwargs):
+        elif isinstance(item, Index) and item.unique and not _is_partial(item.dialect_kwargs):
             expressions: Sequence[object] = item.expressions
             if all(isinstance(expression, Column) for expression in expressions):
                 yield [column.name for column in item.columns]
@@ -55,18 +52,14 @@ def _existing(inspector: Inspector, table: Table) -> list[set[str | None]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SAWarning)  # of expressions, which are skipped
         indexes = inspector.get_indexes(name, schema, include_auto_indexes=True)  # of SQLite, for constraints
-    found = [
-        item["column_names"] for item in indexes if item["unique"] and not _conditions(item.get("dialect_options", {}))
-    ]
+    of_all_rows = [item for item in indexes if not _is_partial(item.get("dialect_options", {}))]
+    found = [item["column_names"] for item in of_all_rows if item["unique"]]
     found += [[*item["column_names"]] for item in inspector.get_unique_constraints(name, schema)]
     found.append([*inspector.get_pk_constraint(name, schema)["constrained_columns"]])
     return [{*names} for names in found if names and None not in names]
 
 
-def _conditions(options: Mapping[str, Any]) -> list[str]:
-    """Return the names of the options with which an index is not of all rows, or not valid."""
-    return [
-        name
-        for name, value in options.items()
-        if name.endswith(("_where", "_invalid")) and value is not None and value is not False
-    ]
+def _is_partial(options: Mapping[str, Any]) -> bool:
+    """Return whether the options of an index say that it is of a part of the rows, or not valid."""
+    set_options = {name for name, value in options.items() if value is not None and value is not False}
+    return any(name.endswith(("_where", "_invalid")) for name in set_options)
