@@ -92,7 +92,7 @@ def everything(added: dict[str, dict[str, dict[str, float]]], only: str) -> Iter
             "finished on postgresql": lambda: rewriting.finished(url, 500_000, rounds=3),
             "profile": lambda: rewriting.profile(url, 40_000),
             "in place on sqlite": lambda: rewriting.in_place(file, 200_000, rounds=3),
-            "connections and processes": lambda: jobs.parallel(url, 300_000, rounds=3),
+            "connections and processes": lambda: jobs.parallel(url, 300_000, rounds=5),
             "boundaries": lambda: ranges.boundaries(url, 3_000_000, rounds=5),
             "shards": lambda: rewriting.shards(url, 200_000, rounds=3),
             "longest statement": lambda: rewriting.longest(url, 2_000_000),

@@ -1,4 +1,4 @@
-"""Measure a rewrite on two connections, and in two processes."""
+"""Measure a rewrite on several connections, and in two processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ONE = "one connection"
-TWO = "two connections"
+SEVERAL = "three connections"
 JOBS = "two jobs"
 TOUCHED = "`UPDATE … SET c = c || ''` of all rows"
 WAL = "write-ahead log of a row"
@@ -30,13 +30,13 @@ CLOCK_TICKS = 100  # a second, on Linux
 
 
 def parallel(url: str, rows: int, rounds: int) -> Section:
-    """Measure encrypting on one connection, on two, and in two processes, side by side."""
+    """Measure encrypting on one connection, on three, and in two processes, side by side."""
     ring = KeyRing(primary=Key.generate())
     engine = attach_key_ring(create_engine(url), ring)
     single = attach_key_ring(create_engine(url, pool_size=1, max_overflow=0), ring)
     calls: dict[str, Callable[[], Any]] = {
         ONE: lambda: rewrite(ENCRYPT, single, "bench", CONTEXTS),
-        TWO: lambda: rewrite(ENCRYPT, engine, "bench", CONTEXTS),
+        SEVERAL: lambda: rewrite(ENCRYPT, engine, "bench", CONTEXTS),
         JOBS: lambda: rewrite(ENCRYPT, engine, "bench", CONTEXTS, options=Options(jobs=2)),
         BARE: lambda: batches(engine),
         TOUCHED: lambda: update(engine, TOUCH),
@@ -71,10 +71,10 @@ def parallel(url: str, rows: int, rounds: int) -> Section:
         )
 
     add(ONE, BARE, None)  # bounded by what psycopg reaches with the encryption inline, see the rewrite
-    add(TWO, BARE, 0.65)
-    add(TWO, ONE, 1.15)
+    add(SEVERAL, BARE, 0.65)
+    add(SEVERAL, ONE, 1.15)
     add(JOBS, ONE, 1.6)
-    add(JOBS, TWO, None)
+    add(JOBS, SEVERAL, None)
     add(JOBS, TOUCHED, 0.27)
     server = {name: statistics.median(values) / rows * 1e6 for name, values in used.items()}
     detail = f"{server[JOBS]:.1f} µs a row against {server[ONE]:.1f}"
@@ -82,7 +82,7 @@ def parallel(url: str, rows: int, rounds: int) -> Section:
         Result(f"the server's processor time: {JOBS}, against {ONE}", server[JOBS] / server[ONE], 1.15, detail=detail)
     )
     section.results.append(Result("the start of two jobs, which is subtracted", start, unit="s"))
-    for name in (ONE, TWO, JOBS):
+    for name in (ONE, SEVERAL, JOBS):
         section.results.append(Result(f"a billion rows on {name}", 1e9 / rate[name] / 3600, unit="hours"))
     for name, values in sizes.items():
         section.results.append(Result(name, statistics.median(values), unit="bytes"))

@@ -1,4 +1,4 @@
-"""A large table is rewritten on two connections; what one of them meets, the other does not suffer from."""
+"""A large table is rewritten on three connections; what one of them meets, the others do not suffer from."""
 
 from __future__ import annotations
 
@@ -49,22 +49,25 @@ def count(engine: Engine, like: str = "sealchemy:%") -> int:
 
 
 class Writers:
-    """Which threads and which sessions have sent an UPDATE."""
+    """Which threads and which sessions have sent an UPDATE; so many wait for each other before their first one."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, together: int = 1) -> None:
         self.threads: set[int] = set()
         self.sessions: set[int] = set()
+        self._barrier = threading.Barrier(together, timeout=25)
         event.listen(engine, "before_cursor_execute", self._see)
 
     def _see(self, connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
         if statement.startswith("UPDATE t SET"):
             self.threads.add(threading.get_ident())
-            driver: Any = connection.connection.driver_connection
-            self.sessions.add(driver.info.backend_pid)
+            session = connection.connection.driver_connection.info.backend_pid  # type: ignore[union-attr]
+            if session not in self.sessions:
+                self.sessions.add(session)
+                self._barrier.wait()
 
 
-def test_two_connections_do_the_work_of_one(engine: Engine) -> None:
-    writers, seen = Writers(engine), list[Progress]()
+def test_three_connections_do_the_work_of_one(engine: Engine) -> None:
+    writers, seen = Writers(engine, together=3), list[Progress]()
     threads, before = set[int](), set(threading.enumerate())
 
     def see(progress: Progress) -> None:
@@ -72,7 +75,7 @@ def test_two_connections_do_the_work_of_one(engine: Engine) -> None:
         threads.add(threading.get_ident())
 
     assert rewrite(ENCRYPT, engine, "t", COLUMNS, progress=see, options=Options(batch_size=100)).rewritten == ROWS
-    assert (len(writers.threads), len(writers.sessions), count(engine)) == (2, 2, ROWS)
+    assert (len(writers.threads), len(writers.sessions), count(engine)) == (3, 3, ROWS)
     assert (threads, seen[-1].done, seen[-1].total) == ({threading.get_ident()}, ROWS, ROWS)
     attach_key_ring(engine, KeyRing(primary=OTHER, previous=[KEY]), rollout=Rollout.MIGRATE)
     assert rewrite(REKEY, engine, "t", COLUMNS).rewritten == ROWS
@@ -82,8 +85,9 @@ def test_two_connections_do_the_work_of_one(engine: Engine) -> None:
     assert set(threading.enumerate()) <= before
 
 
-def test_the_reader_of_another_library_is_called_on_both(engine: Engine) -> None:
+def test_the_reader_of_another_library_is_called_on_each(engine: Engine) -> None:
     threads = set[int]()
+    Writers(engine, together=3)
 
     def read(value: str) -> str:
         threads.add(threading.get_ident())
@@ -91,7 +95,7 @@ def test_the_reader_of_another_library_is_called_on_both(engine: Engine) -> None
 
     options = Options(batch_size=100)
     assert rewrite(ENCRYPT, engine, "t", COLUMNS, legacy_reader=read, options=options).rewritten == ROWS
-    assert len(threads) == 2
+    assert len(threads) == 3
     assert rewrite(DECRYPT, engine, "t", COLUMNS).rewritten == ROWS
     assert count(engine, "token-%") == 0
 
@@ -102,33 +106,37 @@ def test_the_reader_of_another_library_is_called_on_both(engine: Engine) -> None
     [
         ({"pool_size": 1, "max_overflow": 0}, 1),
         ({"pool_size": 1, "max_overflow": 1}, 2),
-        ({"pool_size": 1, "max_overflow": -1}, 2),
+        ({"pool_size": 1, "max_overflow": -1}, 3),
         ({"pool_size": 2, "max_overflow": 0}, 2),
-        ({"poolclass": NullPool}, 2),
+        ({"pool_size": 9, "max_overflow": 0}, 3),
+        ({"poolclass": NullPool}, 3),
         ({"poolclass": StaticPool}, 1),
     ],
     ids=str,
 )
-def test_one_connection_is_enough(engine: Engine, pool: dict[str, Any], sessions: int) -> None:
+def test_fewer_connections_are_enough(engine: Engine, pool: dict[str, Any], sessions: int) -> None:
     own = create_engine(engine.url, **pool)
     attach_key_ring(own, KeyRing(primary=KEY), rollout=Rollout.MIGRATE)
-    writers, began = Writers(own), time.monotonic()
+    writers, began = Writers(own, together=sessions), time.monotonic()
     assert rewrite(ENCRYPT, own, "t", COLUMNS, options=Options(batch_size=100)).rewritten == ROWS
     assert len(writers.sessions) == sessions
     assert time.monotonic() - began < 25  # it has not waited for a connection, which takes 30 s
     own.dispose()
 
 
-def test_a_connection_of_the_callers_and_limits_are_for_one(engine: Engine) -> None:
+def test_a_connection_of_the_callers_and_limits_and_rests_are_for_one(engine: Engine) -> None:
     writers = Writers(engine)
-    for options in (Options(max_rows=50), Options(shard=(1, 9)), Options(range='[null, ["2"]]')):
+    limits = [{"max_rows": 50}, {"shard": (1, 9)}, {"range": '[null, ["2"]]'}, {"pause": 0.001}, {"nice": 0.01}]
+    for options in (Options(**limit) for limit in limits):
         rewrite(ENCRYPT, engine, "t", COLUMNS, options=options)
+        assert len(writers.threads) == 1
+        fill(engine)
     with engine.begin() as connection:
         rewrite(ENCRYPT, connection, "t", COLUMNS)
     assert (len(writers.threads), count(engine)) == (1, ROWS)
 
 
-def test_a_second_connection_that_cannot_be_made_is_done_without(engine: Engine) -> None:
+def test_connections_that_cannot_be_made_are_done_without(engine: Engine) -> None:
     own = create_engine(engine.url)
     connections = itertools.count()
 
@@ -142,7 +150,7 @@ def test_a_second_connection_that_cannot_be_made_is_done_without(engine: Engine)
     own.dispose()
 
 
-def test_a_second_connection_to_another_table_is_not_used(engine: Engine) -> None:
+def test_connections_to_another_table_are_not_used(engine: Engine) -> None:
     own = create_engine(engine.url)
     connections = itertools.count()
     with engine.begin() as connection:
@@ -167,7 +175,7 @@ def test_a_second_connection_to_another_table_is_not_used(engine: Engine) -> Non
 
 
 @pytest.mark.parametrize("row", [1, 1000, 2500, 6000, ROWS])
-def test_an_error_on_either_connection_ends_both(engine: Engine, row: int) -> None:
+def test_an_error_on_any_connection_ends_all(engine: Engine, row: int) -> None:
     fill(engine, key="lpad(i::text, 9, '0')")
     with engine.begin() as connection:
         connection.exec_driver_sql(f"ALTER TABLE t ADD CHECK (id::int <> {row} OR token LIKE 'token-%%')")
@@ -186,7 +194,7 @@ def test_an_error_of_a_callback_ends_the_run(engine: Engine) -> None:
         rewrite(ENCRYPT, engine, "t", COLUMNS, progress=fail)
 
 
-def test_a_listener_that_fails_for_the_second_connection_is_done_without(
+def test_a_listener_that_fails_for_further_connections_is_done_without(
     engine: Engine, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     own, connections = create_engine(engine.url), itertools.count()
@@ -198,7 +206,7 @@ def test_a_listener_that_fails_for_the_second_connection_is_done_without(
 
     attach_key_ring(own, KeyRing(primary=KEY), rollout=Rollout.MIGRATE)
     assert rewrite(ENCRYPT, own, "t", COLUMNS).rewritten == ROWS
-    assert "t: no second connection (LookupError)" in caplog.messages
+    assert "t: one connection fewer (LookupError)" in caplog.messages
     assert "SENTINEL" not in "".join(capfd.readouterr())
     own.dispose()
 
@@ -207,9 +215,9 @@ def test_a_listener_for_new_connections_may_leave_a_transaction_open(engine: Eng
     own = create_engine(engine.url)
     event.listen(own, "connect", lambda driver, _record: driver.execute("SET statement_timeout = '1min'"))
     attach_key_ring(own, KeyRing(primary=KEY), rollout=Rollout.MIGRATE)
-    writers = Writers(own)
+    writers = Writers(own, together=3)
     assert rewrite(ENCRYPT, own, "t", COLUMNS, options=Options(batch_size=100)).rewritten == ROWS
-    assert len(writers.sessions) == 2
+    assert len(writers.sessions) == 3
     own.dispose()
 
 
@@ -220,7 +228,7 @@ def test_the_connection_that_watches_standbys_comes_first(engine: Engine) -> Non
     own.dispose()
 
 
-def test_failures_of_both_connections_are_reported(engine: Engine) -> None:
+def test_failures_of_all_connections_are_reported(engine: Engine) -> None:
     elsewhere = KeyRing(primary=KEY).encrypt("token", "another.context")
     with engine.begin() as connection:
         connection.execute(text("UPDATE t SET token = :value WHERE token LIKE 'token-1__'"), {"value": elsewhere})

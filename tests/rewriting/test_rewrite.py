@@ -36,6 +36,7 @@ from sealchemy import (
     UnsupportedOperationError,
     attach_key_ring,
 )
+from sealchemy._databases import postgresql_parts
 from sealchemy._rewriting import walk
 from sealchemy.rewrite import DECRYPT, ENCRYPT, REKEY, VERIFY, Options, Progress, rewrite
 from tests.support import constraint
@@ -628,6 +629,8 @@ def test_column_definitions_are_unchanged(engine: Engine) -> None:
 
 def test_ctrl_c_ends_the_light_walk_after_its_step(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walk, "_LONGEST_STEP", 10)
+    monkeypatch.setattr(postgresql_parts, "_BLOCKS", 1)
+    monkeypatch.setattr(postgresql_parts, "_FEWEST", 1)
     grants(engine, 200)
     steps = 0
 

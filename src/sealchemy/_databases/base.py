@@ -62,6 +62,9 @@ class Database(Definition):
     has_snapshots: ClassVar[bool] = True
     """Whether a transaction can see the same rows throughout without making others wait."""
 
+    has_parts: ClassVar[bool] = False
+    """Whether `parts` has as many as it takes to read each of them in a moment, in the order of the table's files."""
+
     def refuse_missing(self, url: sa.URL) -> None:
         """Raise `UnsupportedOperationError` if connecting would create the database."""
 
@@ -140,7 +143,7 @@ class Database(Definition):
         return sa.tuple_(*key) <= sa.tuple_(*last)
 
     def parts(self, connection: sa.Connection, target: Target) -> Iterator[sa.ColumnElement[bool]]:
-        """Yield tests for parts of the table that are all of it together, and each read in a moment where possible."""
+        """Yield tests for parts of the table that are all of it together."""
         yield sa.true()
 
     def in_shard(self, key: Elements, number: int, count: int) -> sa.ColumnElement[bool]:

@@ -50,6 +50,8 @@ class PostgreSQL(Database):
 
     validates_separately = True
 
+    has_parts = True
+
     parallel = PostgreSQLParallel()
 
     encryption_checks = (

@@ -42,6 +42,7 @@ class Pages:
     ) -> None:
         self._access, self._target, self._database = access, access.target, access.database
         self.first, self._high_end = ends
+        self.is_whole = ends == (None, None)
         self._only = [self._database.in_shard(access.target.key, *shard)] if shard else []
         sizes = [func.coalesce(self._database.size(item), 0) for item in self._target.columns]
         self._size: ColumnElement[Any] = sum(sizes[1:], sizes[0])
@@ -153,6 +154,13 @@ class Pages:
     def _find(self, where: Sequence[ColumnElement[bool]], *, has_low: bool) -> Select[Any]:
         query: Select[Any] = select(literal_column("1")).select_from(self._target.table)
         return query.where(*self.within(has_low=has_low), *where, *self._only).limit(1)
+
+    def has_in_parts(self, *where: ColumnElement[bool]) -> Iterator[bool]:
+        """Yield of one part of the table after the other whether it has such a row."""
+        query: Select[Any] = select(literal_column("1")).select_from(self._target.table)
+        query = query.where(*where, *self._only).limit(1)
+        for part in self._database.parts(self._access.connection, self._target):
+            yield self._access.connection.scalar(query.where(part)) is not None
 
     def last(self) -> RowKey | None:
         """Return the last key, where a walk ends: a writer may append for ever."""

@@ -1,6 +1,6 @@
-"""Rewrite on two connections at the same time: while the server works for one, this process encrypts for the other.
+"""Rewrite on three connections at the same time: while the server works for some, this process encrypts for another.
 
-The second one belongs to a thread. Both take one range of the table after the other.
+Each further one belongs to a thread. All of them take one range of the table after the other.
 """
 
 import logging
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from contextvars import copy_context
 from functools import partial
+from math import inf
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import TypeAlias
@@ -26,6 +27,7 @@ from .walk import Step
 
 _BYTES_OF_A_RANGE = 8_000_000
 _MOST_RANGES = 64
+_FURTHER_CONNECTIONS = 2  # encryption keeps one core busy with these; a fourth connection adds nothing
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 logger = logging.getLogger("sealchemy")
@@ -36,11 +38,12 @@ Cross: TypeAlias = Callable[[Access, str, Tell, Callable[[Report], None]], None]
 
 
 class Pipeline:
-    """A run on two connections."""
+    """A run on several connections."""
 
     def __init__(self, access: Access, options: Options, interrupted: Event, report: Report) -> None:
         """Prepare it; `is_possible` finds the ranges."""
         self._access, self._options, self._interrupted, self._report = access, options, interrupted, report
+        self._further = 0
         self._ranges: deque[str] = deque()
         self._identity = ""
         self._steps: SimpleQueue[Step] = SimpleQueue()
@@ -48,11 +51,16 @@ class Pipeline:
         self._errors: list[BaseException] = []
 
     def is_possible(self) -> bool:
-        """Return whether the pool has a second connection, and the table is large enough; limits are for one."""
+        """Return whether the pool has another connection, and the table is large enough.
+
+        A run with limits, or one that rests, has one connection.
+        """
         options, connection = self._options, self._access.connection
         is_whole = options.range is None and options.shard is None and options.max_rows is None
-        more = 1 if options.max_lag is None and options.max_wal_retained is None else 2
-        if not is_whole or not self._access.owns_connection or not _has_connections(connection.engine, more):
+        rests = options.pause or options.nice
+        for_throttle = 0 if options.max_lag is None and options.max_wal_retained is None else 1
+        self._further = int(min(_free_connections(connection.engine) - for_throttle, _FURTHER_CONNECTIONS))
+        if not is_whole or rests or not self._access.owns_connection or self._further < 1:
             return False
         size = partial(self._access.database.parallel.size, connection, self._access.target)
         count = min(self._access.run(size, write=False) // _BYTES_OF_A_RANGE, _MOST_RANGES)
@@ -63,21 +71,26 @@ class Pipeline:
 
     def run(self, cross: Cross, tell: Tell) -> None:
         """Cross the whole table, and add what happened to the report; `tell` is called in this thread."""
-        second = Thread(target=copy_context().run, args=(self._work_on_second, cross), daemon=True)
-        second.start()
+        threads = [
+            Thread(target=copy_context().run, args=(self._work_on_another, cross), daemon=True)
+            for _ in range(self._further)
+        ]
+        for thread in threads:
+            thread.start()
         try:
             self._work(self._access, cross, partial(self._tell, tell))
-            while second.is_alive():
-                second.join(_SECONDS_BETWEEN_LOOKS)
-                self._tell_of_second(tell)
-            self._tell_of_second(tell)
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(_SECONDS_BETWEEN_LOOKS)
+                    self._tell_of_others(tell)
+            self._tell_of_others(tell)
         except BaseException as error:
             self._interrupted.set()
-            if isinstance(error, Exception):  # after a second Ctrl-C, nothing is waited for
-                second.join()
+            for thread in threads if isinstance(error, Exception) else ():  # after a second Ctrl-C, none is waited for
+                thread.join()
             raise
         finally:
-            self._tell_of_second(lambda _step: None)
+            self._tell_of_others(lambda _step: None)
             for report in self._reports:
                 self._report.add(report)
         for raised in self._errors:
@@ -86,9 +99,9 @@ class Pipeline:
     def _tell(self, tell: Tell, step: Step) -> None:
         self._report.rewritten += step.written
         tell(step)
-        self._tell_of_second(tell)
+        self._tell_of_others(tell)
 
-    def _tell_of_second(self, tell: Tell) -> None:
+    def _tell_of_others(self, tell: Tell) -> None:
         with suppress(Empty):
             while True:
                 step = self._steps.get_nowait()
@@ -99,31 +112,31 @@ class Pipeline:
         while not self._interrupted.is_set():
             try:
                 line = self._ranges.popleft()
-            except IndexError:  # the other one took the last range
+            except IndexError:  # another one took the last range
                 return
             cross(access, line, tell, self._reports.append)
 
-    def _work_on_second(self, cross: Cross) -> None:
+    def _work_on_another(self, cross: Cross) -> None:
         first = self._access
         with ExitStack() as stack:
             try:
-                second = stack.enter_context(open_table(first.connection.engine, first.wanted, first.lock_timeout))
-                identity = second.run(partial(identity_of, second), write=False)
+                another = stack.enter_context(open_table(first.connection.engine, first.wanted, first.lock_timeout))
+                identity = another.run(partial(identity_of, another), write=False)
             except Exception as error:  # noqa: BLE001 - the first connection goes on, and meets what is the matter
-                logger.warning("%s: no second connection (%s)", first.target.name, type(error).__name__)
+                logger.warning("%s: one connection fewer (%s)", first.target.name, type(error).__name__)
                 return
             try:
                 if identity == self._identity:
-                    self._work(second, cross, self._steps.put)
-            except BaseException as error:  # noqa: BLE001 - it is raised in the other thread
+                    self._work(another, cross, self._steps.put)
+            except BaseException as error:  # noqa: BLE001 - it is raised in the first thread
                 self._errors.append(error)
                 self._interrupted.set()
 
 
-def _has_connections(engine: Engine, more: int) -> bool:
+def _free_connections(engine: Engine) -> float:
     pool = engine.pool
     if engine.dialect.is_async or type(pool) not in {NullPool, QueuePool}:
-        return False
+        return 0
     if isinstance(pool, QueuePool) and pool._max_overflow >= 0:  # noqa: SLF001 - it has no public name
-        return pool.checkedout() + more <= pool.size() + pool._max_overflow  # noqa: SLF001
-    return True
+        return pool.size() + pool._max_overflow - pool.checkedout()  # noqa: SLF001
+    return inf

@@ -112,7 +112,7 @@ class Run:
         """Rewrite in as many walks as it takes, and return how many rows the last of them wrote."""
         written, is_left, passes = self.first_walk(), False, 1
         while not self._is_stopped():
-            is_left = self._walk().is_anything_found(self.steps.find)
+            is_left = self._walk().has(self.is_pending)
             if not is_left or passes > FURTHER_PASSES or (passes > 1 and not written):
                 break
             written, passes = self._write(self.steps.rewrite), passes + 1
@@ -198,7 +198,7 @@ class Run:
 
     def _has_more_pending(self) -> bool:
         if self.has_more is None:
-            self.has_more = self._walk().is_anything_found(self.steps.find)
+            self.has_more = self._walk().has(self.is_pending)
         return self.has_more
 
     def _rewrite_stragglers(self) -> None:

@@ -37,10 +37,6 @@ class Steps:
         """Cross rows without reading them."""
         return Step(self._pages.start(span, count)[1])
 
-    def find(self, span: Span, count: int) -> Step:
-        span = self._pages.start(span, count)
-        return Step(span[1], found=self._pages.has(span, self._is_pending))
-
     def look(self, span: Span, count: int) -> Step:
         """Report the rows that are pending, and the values of such rows that cannot be read."""
         span = self._pages.start(span, count)

@@ -32,7 +32,7 @@ class Throttle:
             if not access.owns_connection:
                 raise UnsupportedOperationError(
                     f"{access.target.name}: max_lag and max_wal_retained need an engine, since they are watched on a"
-                    " second connection; pass the engine"
+                    " connection of their own; pass the engine"
                 )
 
     def rest(self, seconds: float) -> None:
@@ -42,7 +42,7 @@ class Throttle:
 
     def wait(self) -> None:
         """Wait while the limits of replication are exceeded; they are looked at once a second."""
-        with self._lock:  # two connections of a run wait together
+        with self._lock:  # the connections of a run wait together
             self._wait()
 
     def _wait(self) -> None:

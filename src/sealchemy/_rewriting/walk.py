@@ -7,6 +7,8 @@ from functools import partial
 from threading import Event
 from typing import NamedTuple, TypeAlias
 
+from sqlalchemy import ColumnElement
+
 from sealchemy._databases.access import Access
 from sealchemy._databases.table import RowKey
 from sealchemy.errors import SealchemyError
@@ -83,16 +85,25 @@ class Walk:
             lambda span, count: self._in_transaction(partial(work, span, count), write=False), self._last()
         )
 
-    def is_anything_found(self, work: Callable[[Span, int], Step]) -> bool:
-        """Return whether a function finds something, in a snapshot: a row whose key changes is not missed."""
-        if not (self._access.owns_connection and self._access.database.has_snapshots):
-            return any(step.found for step in self.read(work))
-        return self._access.run(
-            lambda: any(step.found for step in self._steps(work, self._pages.last())),
-            write=False,
-            walk=True,
-            snapshot=True,
-        )
+    def has(self, *where: ColumnElement[bool]) -> bool:
+        """Return whether there is such a row, in a snapshot where possible: a row whose key changes is not missed."""
+        database, find = self._access.database, partial(self._find, where)
+        if not (self._access.owns_connection and database.has_snapshots):
+            return any(step.found for step in self.read(find))
+
+        def look() -> bool:
+            if not (database.has_parts and self._pages.is_whole):
+                return any(step.found for step in self._steps(find, self._pages.last()))
+            for is_found in self._pages.has_in_parts(*where):
+                if is_found or self._interrupted.is_set():
+                    return is_found
+            return False
+
+        return self._access.run(look, write=False, walk=True, snapshot=True)
+
+    def _find(self, where: Sequence[ColumnElement[bool]], span: Span, count: int) -> Step:
+        span = self._pages.start(span, count)
+        return Step(span[1], found=self._pages.has(span, *where))
 
     def write(self, work: Callable[[Span, int, int], Step], limit: Callable[[], int]) -> Iterator[Step]:
         """Do the same with a function that writes, and is given how many rows it may.

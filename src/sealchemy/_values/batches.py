@@ -35,10 +35,10 @@ def encryptor(
             data = []
             return [encrypt(plaintext, aad) for plaintext, aad in zip(plaintexts, associated_data, strict=True)]
         prefix, random = os.urandom(xaes.PREFIX_SIZE), os.urandom(12 * len(data))
-        seal = key.cipher(prefix).encrypt
+        seal, common = key.cipher(prefix).encrypt, header + to_base64(prefix)  # which has no padding
         tails = [random[start : start + 12] for start in range(0, len(random), 12)]
         return [
-            header + to_base64(prefix + tail + seal(tail, item, aad))
+            common + to_base64(tail + seal(tail, item, aad))
             for tail, item, aad in zip(tails, data, associated_data, strict=True)
         ]
 
