@@ -251,16 +251,13 @@ def light_walk(engine: Engine) -> float:
     from sealchemy._databases.access import open_table  # noqa: PLC0415 - only here
     from sealchemy._databases.table import TableColumns  # noqa: PLC0415
     from sealchemy._rewriting.pages import Pages  # noqa: PLC0415
-    from sealchemy._rewriting.steps import Steps  # noqa: PLC0415
     from sealchemy._rewriting.walk import Walk  # noqa: PLC0415
 
     ring: Any = KeyRing(primary=Key.generate())
     with open_table(engine, TableColumns("bench", CONTEXTS)) as access:
         pages = Pages(access)
         is_pending = or_(*(ENCRYPT.pending(access.database, ring, item) for item in access.target.columns))
-        columns: Any = None
-        steps = Steps(access, pages, columns, is_pending, 1000)
-        return seconds(lambda: [step.found for step in Walk(access, pages, 1000, Event()).read(steps.find)])
+        return seconds(lambda: Walk(access, pages, 1000, Event()).has(is_pending))
 
 
 def shards(url: str, rows: int, rounds: int, processes: int = 4) -> Section:

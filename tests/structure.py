@@ -14,6 +14,7 @@ OUTSIDE_THE_CORE = {  # the core: values, column, databases, rewriting, and the 
     *("_inspection", "plan"),  # a room of its own, which a reader of the rewrite need not know
     *("kms", "_values/kms"),  # another one, which a reader of plain keys need not know
     "_column/rows",  # another one, which a reader of columns without `bind_to` need not know
+    "_rewriting/jobs",  # another one, which a reader of a run in one process need not know
     # another one, which a reader of columns without an index need not know
     *("_column/blind_index", "_rewriting/blind_index", "_values/blind_index"),
     *("operations", "autogenerate", "plugin", "cli_options", "display"),  # names in earlier versions

@@ -24,7 +24,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.pool import Pool
 
 from sealchemy import Key, KeyRing, Rollout, SealchemyError, UnsupportedOperationError, attach_key_ring
-from sealchemy._rewriting import carried, jobs
+from sealchemy._rewriting.jobs import carried, processes
 from sealchemy.rewrite import DECRYPT, ENCRYPT, REKEY, VERIFY, Options, Progress, RewriteError, rewrite
 from tests.support.cli import Project
 from tests.support.leaks import assert_silent
@@ -63,7 +63,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Started:
             super().__init__(*arguments, **options)
             found.processes.append(self)
 
-    monkeypatch.setattr(jobs.subprocess, "Popen", Popen)
+    monkeypatch.setattr(processes.subprocess, "Popen", Popen)
     return found
 
 
@@ -221,7 +221,7 @@ def test_no_key_and_no_password_stands_where_others_can_read_it(table: Engine, s
     rewrite(ENCRYPT, engine, "t", COLUMNS, options=Options(jobs=2), progress=look)
     engine.dispose()
     if Path("/proc/self").exists():
-        assert any(b"sealchemy._rewriting.worker" in item for item in seen)
+        assert any(b"sealchemy._rewriting.jobs.worker" in item for item in seen)
     for secret in (b"SENTINEL", KEY.reveal().encode(), KEY.reveal().partition(".")[2].encode()):
         assert not any(secret in item for item in seen)
 

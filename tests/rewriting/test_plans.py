@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,7 @@ from sealchemy._databases import postgresql_parts
 from sealchemy._databases.access import open_table
 from sealchemy._databases.table import TableColumns
 from sealchemy._rewriting.pages import Pages
+from sealchemy._rewriting.walk import Walk
 from sealchemy.rewrite import ENCRYPT, REKEY, VERIFY, Options, rewrite
 
 if TYPE_CHECKING:
@@ -88,6 +90,28 @@ def test_no_plan_has_a_scan_or_a_sort_of_the_table(engine: Engine, share: float)
         assert wrong == []
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM t WHERE access LIKE 'sealchemy:v1:%'")) == ROWS
+
+
+@pytest.mark.parametrize("is_partitioned", [False, True])
+def test_the_light_walk_finds_a_row_wherever_it_is(
+    is_partitioned: bool, postgresql_url: str, make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql_parts, "_BLOCKS", 4)
+    monkeypatch.setattr(postgresql_parts, "_FEWEST", 1)
+    engine = make_engine(postgresql_url, RING)
+    with engine.begin() as connection:
+        partitions = " PARTITION BY HASH (id)" if is_partitioned else ""
+        connection.exec_driver_sql(f"CREATE TABLE t (id integer PRIMARY KEY, access text){partitions}")
+        for number in range(3 if is_partitioned else 0):
+            connection.exec_driver_sql(
+                f"CREATE TABLE t{number} PARTITION OF t FOR VALUES WITH (MODULUS 3, REMAINDER {number})"
+            )
+        connection.exec_driver_sql(f"INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, {ROWS}) AS i")
+    with open_table(engine, TableColumns("t", {"access": "t.access"})) as access:
+        walk, key = Walk(access, Pages(access), 1000, Event()), access.target.key[0]
+        assert [number for number in range(0, ROWS, 7) if not walk.has(key == number)] == [0]
+        assert walk.has(key == ROWS)
+        assert not walk.has(key == ROWS + 1)
 
 
 @pytest.mark.parametrize("is_partitioned", [False, True])

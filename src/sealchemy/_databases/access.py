@@ -83,6 +83,10 @@ class Access:
             self.database.begin(self.connection, self.target, options)
             yield
 
+    def identity(self) -> str:
+        """Return what tells the table from one of the same name elsewhere, in a transaction; on PostgreSQL."""
+        return self.database.parallel.identity(self.connection, self.target)
+
     def require_text(self) -> None:
         """Raise `ColumnDefinitionError` if a column is of a type that ciphertext, which is text, does not fit."""
         found = self.run(partial(self.database.columns_to_convert, self.connection, self.target), write=False)

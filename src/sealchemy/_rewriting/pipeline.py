@@ -6,11 +6,11 @@ Each further one belongs to a thread. All of them take one range of the table af
 import logging
 from collections import deque
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from contextvars import copy_context
 from functools import partial
 from math import inf
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from threading import Event, Thread
 from typing import TypeAlias
 
@@ -19,7 +19,6 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from sealchemy._databases.access import Access, open_table
 
-from .carried import identity_of
 from .options import Options
 from .ranges import split
 from .report import Report
@@ -66,14 +65,14 @@ class Pipeline:
         count = min(self._access.run(size, write=False) // _BYTES_OF_A_RANGE, _MOST_RANGES)
         if count > 1:
             self._ranges.extend(map(str, split(self._access, count)))
-            self._identity = self._access.run(partial(identity_of, self._access), write=False)
+            self._identity = self._access.run(self._access.identity, write=False)
         return len(self._ranges) > 1
 
     def run(self, cross: Cross, tell: Tell) -> None:
         """Cross the whole table, and add what happened to the report; `tell` is called in this thread."""
         threads = [
             Thread(target=copy_context().run, args=(self._work_on_another, cross), daemon=True)
-            for _ in range(self._further)
+            for _ in range(min(self._further, len(self._ranges) - 1))
         ]
         for thread in threads:
             thread.start()
@@ -102,11 +101,10 @@ class Pipeline:
         self._tell_of_others(tell)
 
     def _tell_of_others(self, tell: Tell) -> None:
-        with suppress(Empty):
-            while True:
-                step = self._steps.get_nowait()
-                self._report.rewritten += step.written
-                tell(step)
+        while not self._steps.empty():
+            step = self._steps.get()
+            self._report.rewritten += step.written
+            tell(step)
 
     def _work(self, access: Access, cross: Cross, tell: Tell) -> None:
         while not self._interrupted.is_set():
@@ -121,7 +119,7 @@ class Pipeline:
         with ExitStack() as stack:
             try:
                 another = stack.enter_context(open_table(first.connection.engine, first.wanted, first.lock_timeout))
-                identity = another.run(partial(identity_of, another), write=False)
+                identity = another.run(another.identity, write=False)
             except Exception as error:  # noqa: BLE001 - the first connection goes on, and meets what is the matter
                 logger.warning("%s: one connection fewer (%s)", first.target.name, type(error).__name__)
                 return

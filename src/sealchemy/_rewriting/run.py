@@ -27,7 +27,7 @@ from .cipher import LegacyReader
 from .columns import Columns
 from .conversions import VERIFY, Conversion
 from .interrupt import interrupt_between_batches
-from .jobs import Jobs
+from .jobs.processes import Jobs
 from .options import Options
 from .pages import Pages, Span
 from .pipeline import Pipeline

@@ -1,4 +1,4 @@
-"""The process of one worker of `jobs.py`: `python -m sealchemy._rewriting.worker`.
+"""The process of one worker of `processes.py`: `python -m sealchemy._rewriting.jobs.worker`.
 
 Standard input brings a line of settings, then a range on each line; its end stops the work after the transaction that
 it is in. Standard output takes the messages; what others print goes to standard error.
@@ -23,18 +23,18 @@ from sqlalchemy.exc import DBAPIError
 from sealchemy._databases.access import database_of, open_table
 from sealchemy._databases.async_drivers import NeedsEventLoopError, run
 from sealchemy._databases.table import TableColumns
+from sealchemy._rewriting.conversions import CONVERSIONS
+from sealchemy._rewriting.options import Options
+from sealchemy._rewriting.pages import Span
+from sealchemy._rewriting.problems import explaining
+from sealchemy._rewriting.report import Report
+from sealchemy._rewriting.run import Run
+from sealchemy._rewriting.throttle import Throttle
+from sealchemy._rewriting.walk import Step
 from sealchemy.errors import SealchemyError
 
 from . import carried
-from .conversions import CONVERSIONS
 from .messages import Committing, Crossed, Finished, Logged, Message, Refused, Unavailable
-from .options import Options
-from .pages import Span
-from .problems import explaining
-from .report import Report
-from .run import Run
-from .throttle import Throttle
-from .walk import Step
 
 Send = Callable[[Message], None]
 

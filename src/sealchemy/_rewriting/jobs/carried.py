@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from functools import partial
 from importlib import import_module
 from inspect import getclosurevars, isfunction
 from typing import Any
@@ -20,12 +19,11 @@ from sealchemy._column.engine_keys import engine_keys
 from sealchemy._column.rollout import Rollout
 from sealchemy._databases.access import Access
 from sealchemy._databases.async_drivers import make_engine
+from sealchemy._rewriting.conversions import Conversion
+from sealchemy._rewriting.options import Options
 from sealchemy._values.key_ring import KeyRing
 from sealchemy._values.keys import Key
 from sealchemy.errors import KeyRingError, SealchemyError, UnsupportedOperationError
-
-from .conversions import Conversion
-from .options import Options
 
 _OBSERVERS = {"ddtrace", "elasticapm", "newrelic", "opentelemetry", "sentry_sdk"}
 """Packages that only watch statements, most of them those of every engine."""
@@ -45,7 +43,7 @@ def pack(access: Access, conversion: Conversion, options: Options) -> str:
         UnsupportedOperationError: the engine cannot be made again from its URL; the text says why.
     """
     keys, factory, wanted = engine_keys(access.connection.dialect), options.engine_factory, access.wanted
-    identity = access.run(partial(identity_of, access), write=False)
+    identity = access.run(access.identity, write=False)
     return json.dumps(
         {
             "conversion": conversion.name,
@@ -64,11 +62,6 @@ def pack(access: Access, conversion: Conversion, options: Options) -> str:
             "ring": None if factory else _describe_ring(keys.require_ring(access.target.name)),
         }
     )
-
-
-def identity_of(access: Access) -> str:
-    """Return what tells the table from one of the same name elsewhere, in a transaction."""
-    return access.database.parallel.identity(access.connection, access.target)
 
 
 def parse(line: str) -> dict[str, Any]:
@@ -103,7 +96,7 @@ def make_carried_engine(given: Mapping[str, Any]) -> Engine:
 def require_same(access: Access, given: Mapping[str, Any]) -> None:
     """Raise `UnsupportedOperationError` if this table is not the one that was meant."""
     with access.transaction(write=False):
-        found = identity_of(access)
+        found = access.identity()
     if found != given["identity"]:
         raise UnsupportedOperationError(
             f"{access.target.name}: the engine of engine_factory connects to another server, database or table"

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from .report import Report
+from sealchemy._rewriting.report import Report
 
 
 class Committing(NamedTuple):

@@ -20,16 +20,16 @@ from typing import Any, cast
 
 from sealchemy import errors
 from sealchemy._databases.access import Access
+from sealchemy._rewriting.conversions import Conversion
+from sealchemy._rewriting.options import Options
+from sealchemy._rewriting.ranges import split
+from sealchemy._rewriting.report import Report
+from sealchemy._rewriting.walk import Step
 from sealchemy._values.secret import hide
 from sealchemy.errors import RewriteError, SealchemyError, UnsupportedOperationError
 
 from . import carried
-from .conversions import Conversion
 from .messages import Committing, Crossed, Finished, Logged, Message, Refused, Unavailable
-from .options import Options
-from .ranges import split
-from .report import Report
-from .walk import Step
 
 _RANGES = 64  # so that the processes end at about the same time
 _TRIES = 3
@@ -50,7 +50,7 @@ class _Worker:
         self.problem: str | None = None
         self.committing: list[Committing] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "sealchemy._rewriting.worker"],
+            [sys.executable, "-P", "-m", "sealchemy._rewriting.jobs.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
