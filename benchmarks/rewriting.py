@@ -335,7 +335,7 @@ PHASES = {
     "fetching rows as columns, including that wait": ("_rewriting/pages.py", "fetch"),
     "encrypting": ("_rewriting/columns.py", "convert"),
     "decrypting the values read back": ("_rewriting/columns.py", "authenticate"),
-    "the light walk": ("_rewriting/steps.py", "rewrite"),
+    "the light walk": ("_rewriting/walk.py", "has"),
 }
 
 

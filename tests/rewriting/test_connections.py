@@ -82,7 +82,7 @@ def test_sessions_that_are_ended_cost_nothing(
 @pytest.mark.parametrize("connections", [1, 3])
 def test_a_server_that_restarts_is_waited_for(connections: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if connections > 1:
-        monkeypatch.setattr(pipeline, "_BYTES_OF_A_RANGE", 10_000)
+        monkeypatch.setattr(pipeline, "_LEAST_SIZE", 10_000)
     server = postgresql.start_any()
     if server is None:
         pytest.fail(postgresql.WHAT_TO_INSTALL)

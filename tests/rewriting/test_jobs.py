@@ -528,6 +528,7 @@ def test_ctrl_c_ends_every_process_after_its_transaction(project: Project) -> No
     os.killpg(command.pid, signal.SIGINT)  # as a terminal does
     out, err = command.communicate(timeout=30)
     assert (command.returncode, "SENTINEL" in out + err) == (130, False)
+    assert "ending after the transactions that have begun" in err
     assert "interrupted after" in err
     result = json.loads(out.splitlines()[-1])
     assert 0 < result["rewritten"] == encrypted(project) < at_least + 150  # a range has 312 rows

@@ -26,7 +26,7 @@ ROWS = 10_000
 
 @pytest.fixture(autouse=True)
 def _small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_BYTES_OF_A_RANGE", 50_000)
+    monkeypatch.setattr(pipeline, "_LEAST_SIZE", 50_000)
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_a_connection_of_the_callers_and_limits_and_rests_are_for_one(engine: En
     assert (len(writers.threads), count(engine)) == (1, ROWS)
 
 
-def test_connections_that_cannot_be_made_are_done_without(engine: Engine) -> None:
+def test_connections_that_cannot_be_made_are_done_without(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     own = create_engine(engine.url)
     connections = itertools.count()
 
@@ -147,6 +147,7 @@ def test_connections_that_cannot_be_made_are_done_without(engine: Engine) -> Non
 
     attach_key_ring(own, KeyRing(primary=KEY), rollout=Rollout.MIGRATE)
     assert rewrite(ENCRYPT, own, "t", COLUMNS).rewritten == ROWS
+    assert [item for item in caplog.messages if "fewer connections" in item]
     own.dispose()
 
 
@@ -186,6 +187,20 @@ def test_an_error_on_any_connection_ends_all(engine: Engine, row: int) -> None:
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
+def test_a_thread_that_cannot_be_started_leaves_none_behind(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, start, count_started = set(threading.enumerate()), threading.Thread.start, itertools.count()
+
+    def refuse(thread: threading.Thread) -> None:
+        if next(count_started):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(pipeline.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="new thread"):
+        rewrite(ENCRYPT, engine, "t", COLUMNS)
+    assert set(threading.enumerate()) <= before
+
+
 def test_an_error_of_a_callback_ends_the_run(engine: Engine) -> None:
     def fail(_: Progress) -> None:
         raise IndexError("list index out of range")
@@ -206,7 +221,7 @@ def test_a_listener_that_fails_for_further_connections_is_done_without(
 
     attach_key_ring(own, KeyRing(primary=KEY), rollout=Rollout.MIGRATE)
     assert rewrite(ENCRYPT, own, "t", COLUMNS).rewritten == ROWS
-    assert "t: one connection fewer (LookupError)" in caplog.messages
+    assert caplog.messages.count("t: fewer connections (LookupError)") == 1
     assert "SENTINEL" not in "".join(capfd.readouterr())
     own.dispose()
 

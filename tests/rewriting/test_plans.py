@@ -7,7 +7,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import event, func, select, text
 
 from sealchemy import Key, KeyRing, attach_key_ring
 from sealchemy._databases import postgresql_parts
@@ -96,8 +96,7 @@ def test_no_plan_has_a_scan_or_a_sort_of_the_table(engine: Engine, share: float)
 def test_the_light_walk_finds_a_row_wherever_it_is(
     is_partitioned: bool, postgresql_url: str, make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgresql_parts, "_BLOCKS", 4)
-    monkeypatch.setattr(postgresql_parts, "_FEWEST", 1)
+    monkeypatch.setattr(postgresql_parts, "_BYTES", 4 * 8192)
     engine = make_engine(postgresql_url, RING)
     with engine.begin() as connection:
         partitions = " PARTITION BY HASH (id)" if is_partitioned else ""
@@ -114,13 +113,32 @@ def test_the_light_walk_finds_a_row_wherever_it_is(
         assert not walk.has(key == ROWS + 1)
 
 
+def test_the_values_of_a_part_are_few_where_they_are_large(
+    postgresql_url: str, make_engine: Callable[..., Engine]
+) -> None:
+    engine = make_engine(postgresql_url, RING)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (id integer PRIMARY KEY, access text)")
+        connection.exec_driver_sql("ALTER TABLE t ALTER COLUMN access SET STORAGE EXTERNAL")
+        connection.exec_driver_sql("INSERT INTO t SELECT i, repeat('x', 200000) FROM generate_series(1, 2000) AS i")
+    with open_table(engine, TableColumns("t", {"access": "t.access"})) as access:
+        parts = list(access.database.parts(access.connection, access.target))
+        counted = select(func.count(), func.coalesce(func.sum(func.length(access.target.columns[0])), 0))
+        found = [access.connection.execute(counted.where(part)).one() for part in parts]
+        with engine.begin() as connection:
+            connection.exec_driver_sql("INSERT INTO t SELECT i, 'late' FROM generate_series(3001, 3500) AS i")
+        last = access.connection.execute(counted.where(parts[-1])).one()
+    assert sum(count for count, _ in found) == 2000
+    assert max(size for _, size in found) < 200_000_000
+    assert last[0] > found[-1][0] + 400  # what came meanwhile
+
+
 @pytest.mark.parametrize("is_partitioned", [False, True])
 def test_the_light_walk_and_a_cross_check_read_the_table_in_parts(
     is_partitioned: bool, postgresql_url: str, make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The latter is needed for keys that may not compare as the table orders them."""
-    monkeypatch.setattr(postgresql_parts, "_BLOCKS", 8)
-    monkeypatch.setattr(postgresql_parts, "_FEWEST", 1)
+    monkeypatch.setattr(postgresql_parts, "_BYTES", 8 * 8192)
     engine, counts, looks = make_engine(postgresql_url, RING), list[str](), list[str]()
     with engine.begin() as connection:
         partitions = " PARTITION BY RANGE (id)" if is_partitioned else ""

@@ -627,12 +627,9 @@ def test_column_definitions_are_unchanged(engine: Engine) -> None:
     assert repr(inspect(engine).get_columns("grants")) == repr(before)
 
 
-def test_ctrl_c_ends_the_light_walk_after_its_step(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_ctrl_c_ends_the_light_walk_after_its_step(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walk, "_LONGEST_STEP", 10)
-    monkeypatch.setattr(postgresql_parts, "_BLOCKS", 1)
-    monkeypatch.setattr(postgresql_parts, "_FEWEST", 1)
+    monkeypatch.setattr(postgresql_parts, "_BYTES", 8192)
     grants(engine, 200)
     steps = 0
 
@@ -648,7 +645,6 @@ def test_ctrl_c_ends_the_light_walk_after_its_step(
     with pytest.raises(RewriteError, match="interrupted after 0 rows"):
         rewrite(REKEY, engine, "grants", COLUMNS, options=Options(batch_size=10))
     assert steps == 5
-    assert "ending after the transactions that have begun; Ctrl-C again ends at once" in caplog.messages
 
 
 def test_a_few_plaintext_values_among_finished_rows_are_found(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

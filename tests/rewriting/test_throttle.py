@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 
 from sealchemy import Key, KeyRing, Rollout, UnsupportedOperationError, attach_key_ring
@@ -103,17 +105,24 @@ def _wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def _see(threads: set[int], _connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+    if statement.startswith("UPDATE t SET"):
+        threads.add(threading.get_ident())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("connections", [1, 3])
+@pytest.mark.parametrize("connections", [1, 2])  # and one that watches
 def test_a_run_waits_for_a_standby_and_goes_on(
     pair: Pair, connections: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "_BYTES_OF_A_RANGE", 100_000 if connections > 1 else 10**9)
+    monkeypatch.setattr(pipeline, "_LEAST_SIZE", 0 if connections > 1 else 10**9)
     primary = pair.primary
     fill(primary, 20_000)
     execute(pair.standby, "SELECT pg_wal_replay_pause()")
     caplog.set_level(logging.WARNING, "sealchemy")
     event.listen(primary, "before_cursor_execute", lambda *_: time.sleep(0.01))  # a run that rests has one connection
+    threads = set[int]()
+    event.listen(primary, "before_cursor_execute", partial(_see, threads))
     run = Run(primary, max_lag=1.0)
     _wait_for(lambda: any("waiting, because the standby" in item for item in caplog.messages))
     time.sleep(0.5)
@@ -123,6 +132,7 @@ def test_a_run_waits_for_a_standby_and_goes_on(
     assert done(primary) == before
     execute(pair.standby, "SELECT pg_wal_replay_resume()")
     assert run.finish().rewritten == 20_000
+    assert len(threads) == connections
     assert rewrite(VERIFY, primary, "t", COLUMNS).failed == 0
 
 
@@ -196,11 +206,32 @@ def test_limits_need_an_engine_and_postgresql(postgresql_url: str, make_engine: 
             rewrite(ENCRYPT, sqlite, "t", COLUMNS, options=options)
 
 
+def test_a_server_without_a_connection_to_watch_is_named(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pipeline, "_LEAST_SIZE", 0)
+    engine = create_engine(postgresql_url)
+    attach_key_ring(engine, RING, rollout=Rollout.MIGRATE)
+    fill(engine, 100)
+    own, connections = create_engine(postgresql_url), itertools.count()
+    attach_key_ring(own, RING, rollout=Rollout.MIGRATE)
+
+    @event.listens_for(own, "do_connect")
+    def connect(_dialect: Any, _record: Any, _arguments: list[Any], options: dict[str, Any]) -> None:
+        if next(connections) >= 1:
+            options["port"] = "1"
+
+    assert rewrite(ENCRYPT, own, "t", COLUMNS, options=Options(max_lag=5)).rewritten == 100
+    assert any("going on without a look at replication" in item for item in caplog.messages)
+    own.dispose()
+    engine.dispose()
+
+
 def test_a_pool_of_one_connection_is_too_small(postgresql_url: str) -> None:
     engine = create_engine(postgresql_url, pool_size=1, max_overflow=0, pool_timeout=0.1)
     attach_key_ring(engine, RING, rollout=Rollout.MIGRATE)
     fill(engine, 10)
-    with pytest.raises(UnsupportedOperationError, match="second connection, and the pool"):
+    with pytest.raises(UnsupportedOperationError, match="of their own, and the pool"):
         rewrite(ENCRYPT, engine, "t", COLUMNS, options=Options(max_lag=5))
     engine.dispose()
 

@@ -84,7 +84,7 @@ class Access:
             yield
 
     def identity(self) -> str:
-        """Return what tells the table from one of the same name elsewhere, in a transaction; on PostgreSQL."""
+        """On PostgreSQL, return what tells the table from one of the same name elsewhere, in a transaction."""
         return self.database.parallel.identity(self.connection, self.target)
 
     def require_text(self) -> None:

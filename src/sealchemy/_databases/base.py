@@ -37,7 +37,7 @@ class TransactionOptions(NamedTuple):
         lock_timeout: seconds to wait for locks.
         write: whether it writes.
         owned: whether the connection is not the caller's, so that statements may have no time limit.
-        walk: whether its statements follow the primary key, whatever the planner would prefer.
+        walk: whether its statements follow the primary key or the blocks, whatever the planner would prefer.
         snapshot: whether all of them see the same rows.
     """
 
@@ -63,7 +63,7 @@ class Database(Definition):
     """Whether a transaction can see the same rows throughout without making others wait."""
 
     has_parts: ClassVar[bool] = False
-    """Whether `parts` has as many as it takes to read each of them in a moment, in the order of the table's files."""
+    """Whether `parts` divides a table by where its rows are stored, into parts that are read in a moment."""
 
     def refuse_missing(self, url: sa.URL) -> None:
         """Raise `UnsupportedOperationError` if connecting would create the database."""

@@ -1,25 +1,39 @@
 """Parts of a table on PostgreSQL, by where its rows are stored."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.types import UserDefinedType
 
 from .postgresql_columns import quoted_name
 from .table import Target
 
-_BLOCKS = 16_384  # of 8 KiB, which are read in a moment
-_FEWEST = 64  # of one partition
+_BYTES = 128 * 2**20  # with those of large values, which are read in a moment
 
 _SIZES = """
-SELECT coalesce(max(pg_relation_size(relid) / current_setting('block_size')::int), 0), count(*)
+SELECT coalesce(max(pg_relation_size(relid) / current_setting('block_size')::int), 0),
+    coalesce(sum(pg_table_size(relid)), 0)
 FROM (SELECT relid FROM pg_partition_tree(to_regclass(:name)) UNION SELECT to_regclass(:name)) AS tables
 """
 
 
+class _TID(UserDefinedType[str]):
+    cache_ok = True
+
+    def get_col_spec(self, **_options: Any) -> str:
+        return "tid"
+
+
 def parts(connection: sa.Connection, target: Target) -> Iterator[sa.ColumnElement[bool]]:
-    """Yield tests for the blocks of the table, and at the same time of its partitions."""
-    longest, tables = connection.execute(sa.text(_SIZES), {"name": quoted_name(connection, target)}).one()
-    step = max(_BLOCKS // tables, _FEWEST)
+    """Yield tests for the blocks of the table, and at the same time of its partitions.
+
+    The last one has no end: outside of a snapshot, the table may grow meanwhile.
+    """
+    longest, size = connection.execute(sa.text(_SIZES), {"name": quoted_name(connection, target)}).one()
+    step = max(int(longest * _BYTES // max(size, 1)), 1)
+    place = sa.literal_column("ctid", _TID())
     for start in range(0, max(longest, 1), step):
-        up_to = f" AND ctid < '({start + step},0)'" if start + step < longest else ""
-        yield sa.literal_column(f"ctid >= '({start},0)'{up_to}", sa.Boolean())
+        after = place >= sa.cast(sa.literal(f"({start},0)"), _TID())
+        is_last = start + step >= longest
+        yield after if is_last else sa.and_(after, place < sa.cast(sa.literal(f"({start + step},0)"), _TID()))

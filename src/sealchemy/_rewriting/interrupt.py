@@ -1,13 +1,10 @@
 """What does not happen within a batch: Ctrl-C, and the collection of garbage."""
 
 import gc
-import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, current_thread, main_thread
-
-logger = logging.getLogger("sealchemy")
 
 
 @contextmanager
@@ -21,7 +18,6 @@ def interrupt_between_batches() -> Iterator[Event]:
     def stop(*_: object) -> None:
         event.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        logger.warning("ending after the transactions that have begun; Ctrl-C again ends at once")
 
     signal.signal(signal.SIGINT, stop)
     try:

@@ -7,7 +7,7 @@ from typing import Any
 from sealchemy._databases.table import RowKey
 
 BATCH_BYTES = 16 * 1024 * 1024
-"""How much of a table is in memory at a time, apart from a single row."""
+"""How much of a table is in memory at a time for each connection, apart from a single row."""
 
 LARGE_ROW = 64 * 1024
 

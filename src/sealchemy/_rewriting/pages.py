@@ -156,7 +156,7 @@ class Pages:
         return query.where(*self.within(has_low=has_low), *where, *self._only).limit(1)
 
     def has_in_parts(self, *where: ColumnElement[bool]) -> Iterator[bool]:
-        """Yield of one part of the table after the other whether it has such a row."""
+        """Yield, for one part of the table after the other, whether it has such a row."""
         query: Select[Any] = select(literal_column("1")).select_from(self._target.table)
         query = query.where(*where, *self._only).limit(1)
         for part in self._database.parts(self._access.connection, self._target):

@@ -1,6 +1,7 @@
 """Rewrite on three connections at the same time: while the server works for some, this process encrypts for another.
 
-Each further one belongs to a thread. All of them take one range of the table after the other.
+Each further one belongs to a thread. All of them take one range of the table after the other, large ones first: a range
+takes a while to begin, and in the end none should wait for long for the others.
 """
 
 import logging
@@ -11,7 +12,7 @@ from contextvars import copy_context
 from functools import partial
 from math import inf
 from queue import SimpleQueue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import TypeAlias
 
 from sqlalchemy import Engine
@@ -20,12 +21,12 @@ from sqlalchemy.pool import NullPool, QueuePool
 from sealchemy._databases.access import Access, open_table
 
 from .options import Options
-from .ranges import split
+from .ranges import Range, split
 from .report import Report
 from .walk import Step
 
-_BYTES_OF_A_RANGE = 8_000_000
-_MOST_RANGES = 64
+_LEAST_SIZE = 16_000_000  # bytes of a table for which it is worth it
+_PARTS = 64
 _FURTHER_CONNECTIONS = 2  # encryption keeps one core busy with these; a fourth connection adds nothing
 _SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -43,11 +44,13 @@ class Pipeline:
         """Prepare it; `is_possible` finds the ranges."""
         self._access, self._options, self._interrupted, self._report = access, options, interrupted, report
         self._further = 0
-        self._ranges: deque[str] = deque()
+        self._parts: deque[Range] = deque()
+        self._lock = Lock()
         self._identity = ""
         self._steps: SimpleQueue[Step] = SimpleQueue()
         self._reports: list[Report] = []
         self._errors: list[BaseException] = []
+        self._has_warned = False
 
     def is_possible(self) -> bool:
         """Return whether the pool has another connection, and the table is large enough.
@@ -58,25 +61,23 @@ class Pipeline:
         is_whole = options.range is None and options.shard is None and options.max_rows is None
         rests = options.pause or options.nice
         for_throttle = 0 if options.max_lag is None and options.max_wal_retained is None else 1
-        self._further = int(min(_free_connections(connection.engine) - for_throttle, _FURTHER_CONNECTIONS))
+        self._further = int(min(_free_connections(connection.engine), _FURTHER_CONNECTIONS)) - for_throttle
         if not is_whole or rests or not self._access.owns_connection or self._further < 1:
             return False
         size = partial(self._access.database.parallel.size, connection, self._access.target)
-        count = min(self._access.run(size, write=False) // _BYTES_OF_A_RANGE, _MOST_RANGES)
-        if count > 1:
-            self._ranges.extend(map(str, split(self._access, count)))
+        if self._access.run(size, write=False) >= _LEAST_SIZE:
+            self._parts.extend(split(self._access, _PARTS))
             self._identity = self._access.run(self._access.identity, write=False)
-        return len(self._ranges) > 1
+        return len(self._parts) > 1
 
     def run(self, cross: Cross, tell: Tell) -> None:
         """Cross the whole table, and add what happened to the report; `tell` is called in this thread."""
-        threads = [
-            Thread(target=copy_context().run, args=(self._work_on_another, cross), daemon=True)
-            for _ in range(min(self._further, len(self._ranges) - 1))
-        ]
-        for thread in threads:
-            thread.start()
+        threads: list[Thread] = []
         try:
+            for _ in range(self._further):
+                thread = Thread(target=copy_context().run, args=(self._work_on_another, cross), daemon=True)
+                thread.start()
+                threads.append(thread)
             self._work(self._access, cross, partial(self._tell, tell))
             for thread in threads:
                 while thread.is_alive():
@@ -107,12 +108,15 @@ class Pipeline:
             tell(step)
 
     def _work(self, access: Access, cross: Cross, tell: Tell) -> None:
-        while not self._interrupted.is_set():
-            try:
-                line = self._ranges.popleft()
-            except IndexError:  # another one took the last range
-                return
-            cross(access, line, tell, self._reports.append)
+        while not self._interrupted.is_set() and (next_range := self._take()):
+            cross(access, str(next_range), tell, self._reports.append)
+
+    def _take(self) -> Range | None:
+        """Return a share of what is left, at least one part; None at the end."""
+        with self._lock:
+            count = max(len(self._parts) // (self._further + 2), 1)
+            taken = [self._parts.popleft() for _ in range(min(count, len(self._parts)))]
+        return Range(taken[0].low, taken[-1].high) if taken else None
 
     def _work_on_another(self, cross: Cross) -> None:
         first = self._access
@@ -121,7 +125,9 @@ class Pipeline:
                 another = stack.enter_context(open_table(first.connection.engine, first.wanted, first.lock_timeout))
                 identity = another.run(another.identity, write=False)
             except Exception as error:  # noqa: BLE001 - the first connection goes on, and meets what is the matter
-                logger.warning("%s: one connection fewer (%s)", first.target.name, type(error).__name__)
+                if not self._has_warned:
+                    self._has_warned = True
+                    logger.warning("%s: fewer connections (%s)", first.target.name, type(error).__name__)
                 return
             try:
                 if identity == self._identity:

@@ -68,9 +68,8 @@ class Run:
         progress: OnProgress | None = None,
         legacy_reader: LegacyReader | None = None,
     ) -> None:
-        """Prepare it; raises `ColumnDefinitionError` for a column that is not text."""
+        """Prepare it."""
         key_ring = engine_keys(access.connection.dialect).require_ring(access.target.name)
-        access.require_text()
         self.access, self.database, self.conversion, self.options = access, access.database, conversion, options
         self.progress, self.interrupted, self.legacy_reader = progress, interrupted, legacy_reader
         self.on_step: OnStep | None = None
@@ -91,6 +90,7 @@ class Run:
         return explaining(self._run, self.access, self.conversion, self.report)
 
     def _run(self) -> Report:
+        self.access.require_text()
         if not self.only_reads:
             self.access.require_transactions()
         if self.progress:

@@ -53,10 +53,13 @@ class Throttle:
             self._looked = time.monotonic()
             if reason is None:
                 return
-            if self._looked - self._logged >= _SECONDS_BETWEEN_LOGS:
-                self._logged = self._looked
-                logger.warning("%s: waiting, because %s", self._access.target.name, reason)
+            self._warn(f"waiting, because {reason}")
             self._interrupted.wait(_SECONDS_BETWEEN_LOOKS)
+
+    def _warn(self, text: str) -> None:
+        if time.monotonic() - self._logged >= _SECONDS_BETWEEN_LOGS:
+            self._logged = time.monotonic()
+            logger.warning("%s: %s", self._access.target.name, text)
 
     def _look(self, replication: Replication) -> str | None:
         try:
@@ -64,10 +67,11 @@ class Throttle:
                 return replication.reason_to_wait(connection)
         except PoolTimeoutError:
             raise UnsupportedOperationError(
-                f"{self._access.target.name}: max_lag and max_wal_retained are watched on a second connection, and the"
-                " pool of the engine has none left; give it another one (pool_size, max_overflow)"
+                f"{self._access.target.name}: max_lag and max_wal_retained are watched on a connection of their own,"
+                " and the pool of the engine has none left; give it another one (pool_size, max_overflow)"
             ) from None
         except DBAPIError as error:
             if not self._access.database.is_lost(error):
                 raise
-        return None  # the run's own connection is lost as well, and goes on when there is a server again
+            self._warn("going on without a look at replication, as the server takes no connection for it")
+        return None  # mostly the run's own connection is lost as well, and goes on when there is a server again

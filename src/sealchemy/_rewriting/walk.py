@@ -1,4 +1,4 @@
-"""`Walk`: cross a table along its primary key, one transaction after the other."""
+"""`Walk`: cross a table along its primary key, one transaction after the other, or look through it in one."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence

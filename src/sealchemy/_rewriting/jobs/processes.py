@@ -128,7 +128,8 @@ class Jobs:
             while self._workers or (self._waiting and not self._is_stopping):
                 if not self._workers:  # one could not connect, and the others had ended
                     self._start()
-                if self._interrupted.is_set():
+                if self._interrupted.is_set() and not self._is_stopping:
+                    logger.warning("%s: ending after the transactions that have begun", self._report.table)
                     self._stop()
                 with suppress(Empty):
                     self._take(*self._inbox.get(timeout=_SECONDS_BETWEEN_LOOKS), tell)
