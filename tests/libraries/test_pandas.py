@@ -104,7 +104,7 @@ def test_an_insert_of_the_model_encrypts_and_fills_the_index(url: str) -> None:
     engine.dispose()
 
 
-def test_the_check_refuses_what_pandas_would_store_in_clear(url: str, ring: KeyRing) -> None:
+def test_the_check_refuses_what_pandas_would_store_as_plaintext(url: str, ring: KeyRing) -> None:
     engine = attach_key_ring(create_engine(url), ring)
     Base.metadata.create_all(engine)
     with engine.begin() as connection:
