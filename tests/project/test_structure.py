@@ -12,7 +12,7 @@ FIGURES = structure.measure(structure.HERE)
 @pytest.mark.parametrize(
     ("name", "most"),
     [
-        ("lines of the core", 9750),
+        ("lines of the core", 9800),
         ("modules of more than 250 lines", 2),
         ("functions of more than 40 lines", 2),  # one of which is `OAuthClient(...)`, since providers differ in so much
         ("del statements", 12),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 from sealchemy import Key, KeyRing, Rollout, attach_key_ring
 from sealchemy._rewriting import pipeline
+from sealchemy._rewriting.interrupt import collector_paused
 from sealchemy.rewrite import DECRYPT, ENCRYPT, REKEY, VERIFY, Options, Progress, RewriteError, rewrite
 
 if TYPE_CHECKING:
@@ -199,6 +202,50 @@ def test_a_thread_that_cannot_be_started_leaves_none_behind(engine: Engine, monk
     with pytest.raises(RuntimeError, match="new thread"):
         rewrite(ENCRYPT, engine, "t", COLUMNS)
     assert set(threading.enumerate()) <= before
+
+
+def test_a_connection_that_is_not_made_holds_nothing_up(engine: Engine) -> None:
+    own, connections, is_over = create_engine(engine.url), itertools.count(), threading.Event()
+    before = set(threading.enumerate())
+
+    @event.listens_for(own, "do_connect")
+    def block(*_: Any) -> None:
+        if next(connections) >= 1:
+            is_over.wait(60)
+
+    attach_key_ring(own, KeyRing(primary=KEY), rollout=Rollout.MIGRATE)
+    began = time.monotonic()
+    assert rewrite(ENCRYPT, own, "t", COLUMNS).rewritten == ROWS
+    assert time.monotonic() - began < 30
+    is_over.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join()
+    own.dispose()
+
+
+def test_the_garbage_collector_is_on_again_after_three_threads_have_paused_it() -> None:
+    interval, is_over = sys.getswitchinterval(), threading.Event()
+
+    def pause() -> None:
+        while not is_over.is_set():
+            with collector_paused():
+                sum(range(20))
+
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(3):
+            is_over.clear()
+            threads = [threading.Thread(target=pause) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            time.sleep(0.5)
+            is_over.set()
+            for thread in threads:
+                thread.join()
+            assert gc.isenabled()
+    finally:
+        sys.setswitchinterval(interval)
+        gc.enable()
 
 
 def test_an_error_of_a_callback_ends_the_run(engine: Engine) -> None:

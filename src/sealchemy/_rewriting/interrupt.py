@@ -4,7 +4,9 @@ import gc
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Event, current_thread, main_thread
+from threading import Event, Lock, current_thread, main_thread
+
+_pausing = Lock()
 
 
 @contextmanager
@@ -28,7 +30,13 @@ def interrupt_between_batches() -> Iterator[Event]:
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Keep the garbage collector from walking all objects of the process for those of a batch, which make no cycles."""
+    """Keep the garbage collector from walking all objects of the process for those of a batch, which make no cycles.
+
+    One thread at a time does so: two could not tell whose state they restore, and it would never run.
+    """
+    if not _pausing.acquire(blocking=False):
+        yield
+        return
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -36,3 +44,4 @@ def collector_paused() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+        _pausing.release()

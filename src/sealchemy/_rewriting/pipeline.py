@@ -5,14 +5,15 @@ takes a while to begin, and in the end none should wait for long for the others.
 """
 
 import logging
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from contextvars import copy_context
 from functools import partial
 from math import inf
 from queue import SimpleQueue
-from threading import Event, Lock, Thread
+from threading import Event, Lock, Thread, current_thread
 from typing import TypeAlias
 
 from sqlalchemy import Engine
@@ -29,6 +30,7 @@ _LEAST_SIZE = 16_000_000  # bytes of a table for which it is worth it
 _PARTS = 64
 _FURTHER_CONNECTIONS = 2  # encryption keeps one core busy with these; a fourth connection adds nothing
 _SECONDS_BETWEEN_LOOKS = 0.2
+_SECONDS_FOR_CONNECTING = 1.0
 
 logger = logging.getLogger("sealchemy")
 
@@ -50,6 +52,7 @@ class Pipeline:
         self._steps: SimpleQueue[Step] = SimpleQueue()
         self._reports: list[Report] = []
         self._errors: list[BaseException] = []
+        self._working: set[Thread] = set()
         self._has_warned = False
 
     def is_possible(self) -> bool:
@@ -79,22 +82,29 @@ class Pipeline:
                 thread.start()
                 threads.append(thread)
             self._work(self._access, cross, partial(self._tell, tell))
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(_SECONDS_BETWEEN_LOOKS)
-                    self._tell_of_others(tell)
-            self._tell_of_others(tell)
+            self._join(threads, tell)
         except BaseException as error:
             self._interrupted.set()
-            for thread in threads if isinstance(error, Exception) else ():  # after a second Ctrl-C, none is waited for
-                thread.join()
+            if isinstance(error, Exception):  # after a second Ctrl-C, nothing is waited for
+                self._join(threads, _ignore)
             raise
         finally:
-            self._tell_of_others(lambda _step: None)
+            self._tell_of_others(_ignore)
             for report in self._reports:
                 self._report.add(report)
         for raised in self._errors:
             raise raised
+
+    def _join(self, threads: Sequence[Thread], tell: Tell) -> None:
+        """Wait for those that have work, and a moment for those that still connect, as nothing is left for them."""
+        with self._lock:
+            self._parts.clear()
+        deadline = time.monotonic() + _SECONDS_FOR_CONNECTING
+        for thread in threads:
+            while thread.is_alive() and (thread in self._working or time.monotonic() < deadline):
+                thread.join(_SECONDS_BETWEEN_LOOKS)
+                self._tell_of_others(tell)
+        self._tell_of_others(tell)
 
     def _tell(self, tell: Tell, step: Step) -> None:
         self._report.rewritten += step.written
@@ -116,6 +126,8 @@ class Pipeline:
         with self._lock:
             count = max(len(self._parts) // (self._further + 2), 1)
             taken = [self._parts.popleft() for _ in range(min(count, len(self._parts)))]
+            if taken:
+                self._working.add(current_thread())
         return Range(taken[0].low, taken[-1].high) if taken else None
 
     def _work_on_another(self, cross: Cross) -> None:
@@ -135,6 +147,10 @@ class Pipeline:
             except BaseException as error:  # noqa: BLE001 - it is raised in the first thread
                 self._errors.append(error)
                 self._interrupted.set()
+
+
+def _ignore(_step: Step) -> None:
+    pass
 
 
 def _free_connections(engine: Engine) -> float:
