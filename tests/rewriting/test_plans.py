@@ -7,13 +7,14 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import event, func, select, text
+from sqlalchemy import Connection, create_engine, event, func, select, text
 
 from sealchemy import Key, KeyRing, attach_key_ring
 from sealchemy._databases import postgresql_parts
 from sealchemy._databases.access import open_table
 from sealchemy._databases.table import TableColumns
 from sealchemy._rewriting.pages import Pages
+from sealchemy._rewriting.ranges import ends
 from sealchemy._rewriting.walk import Walk
 from sealchemy.rewrite import ENCRYPT, REKEY, VERIFY, Options, rewrite
 
@@ -113,6 +114,40 @@ def test_the_light_walk_finds_a_row_wherever_it_is(
         assert not walk.has(key == ROWS + 1)
 
 
+@pytest.mark.parametrize("range_", [None, '[null, ["3000"]]'])
+@pytest.mark.parametrize("statement", ["ALTER TABLE {} ALTER COLUMN n TYPE bigint", "VACUUM FULL {}"])
+@pytest.mark.parametrize("is_partitioned", [False, True])
+def test_the_light_walk_sees_the_rows_of_a_table_that_is_copied_meanwhile(
+    is_partitioned: bool, statement: str, range_: str | None, postgresql_url: str, make_engine: Callable[..., Engine]
+) -> None:
+    """In its snapshot, the table would look empty."""
+    engine = make_engine(postgresql_url, RING)
+    with engine.begin() as connection:
+        partitions = " PARTITION BY RANGE (id)" if is_partitioned else ""
+        connection.exec_driver_sql(f"CREATE TABLE t (id integer PRIMARY KEY, n integer, access text){partitions}")
+        if is_partitioned:
+            connection.exec_driver_sql("CREATE TABLE t1 PARTITION OF t DEFAULT")
+        connection.exec_driver_sql(f"INSERT INTO t SELECT i, i, 'x' FROM generate_series(1, {ROWS}) AS i")
+    copies, others = list[str](), create_engine(postgresql_url, isolation_level="AUTOCOMMIT")
+
+    def copy(connection: Connection, _cursor: Any, sent: str, *_: Any) -> None:
+        """Copy the table once the snapshot is there, before anything has locked the table."""
+        if "lock_timeout" in sent and connection.get_isolation_level() == "REPEATABLE READ" and not copies:
+            copies.append(sent)
+            table = "t1" if is_partitioned and statement.startswith("VACUUM") else "t"
+            with others.connect() as other:
+                other.exec_driver_sql(statement.format(table))
+
+    with open_table(engine, TableColumns("t", {"access": "t.access"})) as access:
+        pages = Pages(access, None, ends(access, range_)) if range_ else Pages(access)
+        walk, key = Walk(access, pages, 1000, Event()), access.target.key[0]
+        event.listen(engine, "after_cursor_execute", copy)
+        assert walk.has(key == ROWS // 2)
+        assert copies
+        assert not walk.has(key == ROWS + 1)
+    others.dispose()
+
+
 def test_the_values_of_a_part_are_few_where_they_are_large(
     postgresql_url: str, make_engine: Callable[..., Engine]
 ) -> None:
@@ -122,7 +157,7 @@ def test_the_values_of_a_part_are_few_where_they_are_large(
         connection.exec_driver_sql("ALTER TABLE t ALTER COLUMN access SET STORAGE EXTERNAL")
         connection.exec_driver_sql("INSERT INTO t SELECT i, repeat('x', 200000) FROM generate_series(1, 2000) AS i")
     with open_table(engine, TableColumns("t", {"access": "t.access"})) as access:
-        parts = list(access.database.parts(access.connection, access.target))
+        parts = list(access.database.parts.of(access.connection, access.target))
         counted = select(func.count(), func.coalesce(func.sum(func.length(access.target.columns[0])), 0))
         found = [access.connection.execute(counted.where(part)).one() for part in parts]
         with engine.begin() as connection:

@@ -16,6 +16,7 @@ from sealchemy.errors import UnsupportedOperationError
 
 from .definition import Definition
 from .parallel import Parallel
+from .parts import Parts
 from .replication import Replication
 from .table import RowKey, Target, without_collation
 
@@ -59,11 +60,10 @@ class Database(Definition):
     parallel: ClassVar[Parallel] = Parallel()
     """What runs that share a table ask."""
 
+    parts: ClassVar[Parts] = Parts()
+
     has_snapshots: ClassVar[bool] = True
     """Whether a transaction can see the same rows throughout without making others wait."""
-
-    has_parts: ClassVar[bool] = False
-    """Whether `parts` divides a table by where its rows are stored, into parts that are read in a moment."""
 
     def refuse_missing(self, url: sa.URL) -> None:
         """Raise `UnsupportedOperationError` if connecting would create the database."""
@@ -141,10 +141,6 @@ class Database(Definition):
     def up_to(self, key: Elements, last: Elements) -> sa.ColumnElement[bool]:
         """Return the test for the rows up to a key, that one included."""
         return sa.tuple_(*key) <= sa.tuple_(*last)
-
-    def parts(self, connection: sa.Connection, target: Target) -> Iterator[sa.ColumnElement[bool]]:
-        """Yield tests for parts of the table that are all of it together."""
-        yield sa.true()
 
     def in_shard(self, key: Elements, number: int, count: int) -> sa.ColumnElement[bool]:
         """Return the test for the rows of one share of `count`, which depends on their key alone."""

@@ -22,7 +22,7 @@ from .postgresql_arrays import arrays_of, rows_as_table, same_keys, typed
 from .postgresql_columns import kind_of, quoted_name, to_text, types_of
 from .postgresql_keys import key_problem
 from .postgresql_parallel import PostgreSQLParallel
-from .postgresql_parts import parts
+from .postgresql_parts import PostgreSQLParts
 from .postgresql_session import sqlstate
 from .replication import Replication
 from .table import RowKey, Target
@@ -49,11 +49,8 @@ class PostgreSQL(Database):
     """PostgreSQL 14 and later."""
 
     validates_separately = True
-
-    has_parts = True
-
     parallel = PostgreSQLParallel()
-
+    parts = PostgreSQLParts()
     encryption_checks = (
         *by_regular_expression('{}::text COLLATE "C" ~ \'^', "$'"),  # the cast is for citext, which ignores case
         *by_start('{}::text COLLATE "C" ~~ \'', "'", to_like),
@@ -139,10 +136,6 @@ class PostgreSQL(Database):
     def after(self, key: Elements, previous: Elements) -> sa.ColumnElement[bool]:
         """Return it with the types of the columns: a `real` in the table does not compare with a double."""
         return sa.tuple_(*key) > typed(key, previous)
-
-    @override
-    def parts(self, connection: sa.Connection, target: Target) -> Iterator[sa.ColumnElement[bool]]:
-        return parts(connection, target)
 
     @override
     def in_shard(self, key: Elements, number: int, count: int) -> sa.ColumnElement[bool]:

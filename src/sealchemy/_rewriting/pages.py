@@ -155,11 +155,11 @@ class Pages:
         query: Select[Any] = select(literal_column("1")).select_from(self._target.table)
         return query.where(*self.within(has_low=has_low), *where, *self._only).limit(1)
 
-    def has_in_parts(self, *where: ColumnElement[bool]) -> Iterator[bool]:
+    def has_in_parts(self, where: ColumnElement[bool]) -> Iterator[bool]:
         """Yield, for one part of the table after the other, whether it has such a row."""
         query: Select[Any] = select(literal_column("1")).select_from(self._target.table)
-        query = query.where(*where, *self._only).limit(1)
-        for part in self._database.parts(self._access.connection, self._target):
+        query = query.where(where, *self._only).limit(1)
+        for part in self._database.parts.of(self._access.connection, self._target):
             yield self._access.connection.scalar(query.where(part)) is not None
 
     def last(self) -> RowKey | None:
@@ -199,7 +199,7 @@ class Pages:
             with self._access.transaction(write=False):
                 return self._access.connection.scalar(query.where(*within)) or 0
         with self._access.transaction(write=False, snapshot=True):
-            for part in self._database.parts(self._access.connection, self._target):
+            for part in self._database.parts.of(self._access.connection, self._target):
                 total += self._access.connection.scalar(query.where(part)) or 0
         return total
 

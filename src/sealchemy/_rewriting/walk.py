@@ -85,25 +85,34 @@ class Walk:
             lambda span, count: self._in_transaction(partial(work, span, count), write=False), self._last()
         )
 
-    def has(self, *where: ColumnElement[bool]) -> bool:
+    def has(self, where: ColumnElement[bool]) -> bool:
         """Return whether there is such a row, in a snapshot where possible: a row whose key changes is not missed."""
-        database, find = self._access.database, partial(self._find, where)
-        if not (self._access.owns_connection and database.has_snapshots):
+        access, find = self._access, partial(self._find, where)
+        if not (access.owns_connection and access.database.has_snapshots):
             return any(step.found for step in self.read(find))
 
-        def look() -> bool:
-            if not (database.has_parts and self._pages.is_whole):
-                return any(step.found for step in self._steps(find, self._pages.last()))
-            for is_found in self._pages.has_in_parts(*where):
-                if is_found or self._interrupted.is_set():
-                    return is_found
-            return False
+        def look() -> bool | None:
+            if access.database.parts.are_short and self._pages.is_whole:
+                is_found = any(self._until_interrupted(self._pages.has_in_parts(where)))
+            else:
+                is_found = any(step.found for step in self._steps(find, self._pages.last()))
+            if is_found or not access.database.parts.are_replaced(access.connection, access.target):
+                return is_found
+            return None  # its rows are not in this snapshot
 
-        return self._access.run(look, write=False, walk=True, snapshot=True)
+        while (found := access.run(look, write=False, walk=True, snapshot=True)) is None:
+            pass
+        return found
 
-    def _find(self, where: Sequence[ColumnElement[bool]], span: Span, count: int) -> Step:
+    def _until_interrupted(self, found: Iterator[bool]) -> Iterator[bool]:
+        for item in found:
+            yield item
+            if self._interrupted.is_set():
+                return
+
+    def _find(self, where: ColumnElement[bool], span: Span, count: int) -> Step:
         span = self._pages.start(span, count)
-        return Step(span[1], found=self._pages.has(span, *where))
+        return Step(span[1], found=self._pages.has(span, where))
 
     def write(self, work: Callable[[Span, int, int], Step], limit: Callable[[], int]) -> Iterator[Step]:
         """Do the same with a function that writes, and is given how many rows it may.
